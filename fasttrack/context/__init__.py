@@ -1,0 +1,1 @@
+"""What is looked up once per run: rank, names, secrets to hide."""

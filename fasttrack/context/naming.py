@@ -1,0 +1,47 @@
+"""Run ids and run names."""
+
+from __future__ import annotations
+
+import secrets
+import string
+import subprocess
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ALPHABET = string.ascii_lowercase + string.digits
+_GIT_TIMEOUT_S = 0.5  # the constructor must not wait for a slow file system
+
+
+def make_run_id() -> str:
+    """Return a new run id of W&B's form: 8 lower-case letters and digits.
+
+    Drawn from the system's randomness: the user's seeded generators stay as they were.
+    """
+    return "".join(secrets.choice(_ALPHABET) for _ in range(8))
+
+
+def make_run_name(tags: Mapping[str, str], now: datetime) -> str:
+    """Return `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{git_short}`.
+
+    A tag that is not there is left out, and so is the commit outside a git repository.
+    """
+    parts = [tags.get("model"), tags.get("objective"), tags.get("dataset")]
+    parts += [now.strftime("%Y%m%d_%H%M%S"), _git_short()]
+    return "_".join(part for part in parts if part)
+
+
+def _git_short() -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "--short=6", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

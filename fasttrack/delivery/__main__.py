@@ -1,0 +1,80 @@
+"""The delivery process: `python -m fasttrack.delivery RUN_DIR`.
+
+Started by the trainer with `--trainer-pid`, it follows the run until that process is done. Started
+by hand, it delivers what the run directory holds and exits with 0 if all of it is proven to have
+arrived, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from fasttrack.delivery.backends.wandb import WandbBackend
+from fasttrack.delivery.courier import Courier
+
+_NICENESS = 10  # training comes first
+# Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
+# the trainer to drain what it left.
+_IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+class Reporter:
+    """Tell the trainer what happens, over a pipe, without ever waiting for it."""
+
+    def __init__(self, fd: int | None) -> None:
+        """Write to `fd`; None: print what a person wants to know."""
+        self._fd = fd
+        if fd is not None:
+            os.set_blocking(fd, False)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Send one event; drop it where the trainer does not read, or is gone."""
+        if self._fd is None:
+            if event["event"] != "progress":
+                print(json.dumps(event), file=sys.__stdout__, flush=True)
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._fd, json.dumps(event).encode() + b"\n")
+
+
+def _settle(trainer_pid: int | None) -> None:
+    """Become a process that no signal to the job ends and that training does not feel."""
+    if trainer_pid is None:
+        return
+    for name in _IGNORED_SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    with contextlib.suppress(OSError, AttributeError):  # trainers are often bound to one core
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def main() -> int:
+    """Deliver; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
+    parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not any(arguments.run_dir.glob("segment-*.jsonl")):
+        parser.error(f"{arguments.run_dir} holds no journal (no segment-*.jsonl)")
+    _settle(arguments.trainer_pid)
+    trainer_pid = arguments.trainer_pid
+    courier = Courier(
+        arguments.run_dir,
+        WandbBackend(in_trainer=False),
+        trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
+        report=Reporter(arguments.report_fd),
+    )
+    return 0 if courier.run() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

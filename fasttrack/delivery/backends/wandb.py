@@ -1,0 +1,247 @@
+"""Weights & Biases. The only file that imports wandb.
+
+What is worked around here, each seen with wandb 0.31 (which is why older ones are refused):
+
+* `init` with an unreachable server blocks for 100 s: we probe first, and set small timeouts. A
+  failed `init` leaves an empty run folder and keeps the run id busy until `teardown`.
+* `finish` blocks for days when the server is gone: it gets a timeout.
+* One refused upload (most 4xx) ends uploading for the run with a printed warning only:
+  `stop_on_fatal_error` tells us through `stop_fn`.
+* `log` and `finish` raise whatever their socket raises once wandb-core has died.
+* `_timestamp` is overwritten by the client, and a row behind the last `_step` is dropped: the
+  courier sends its own axis, `step`, and only rising `_step`s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.delivery.backends.base import Lost, Unavailable
+from fasttrack.delivery.backends.wandb_file import read_payloads
+
+if TYPE_CHECKING:
+    import wandb
+
+STEP_KEY = "step"
+_PROBE_TIMEOUT_S = 5.0
+_PROOF_POLL_S = 0.25
+# wandb's client raises these from a run whose wandb-core has died, besides its own errors.
+_CORE_DIED = (OSError, RuntimeError)
+
+
+class WandbBackend:
+    """Deliver one run to W&B, online or into an offline run directory.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, *, in_trainer: bool) -> None:
+        """Prepare; nothing is imported or opened yet.
+
+        Args:
+            in_trainer: True where this process is the training process, whose identity and
+                console wandb then finds by itself.
+        """
+        self._in_trainer = in_trainer
+        self._run: wandb.Run | None = None
+        self._online = False
+        self._path = ""
+        self._directory = Path()
+        self._stopped = False
+        self.starting_step = 0
+        self.url: str | None = None
+        self.directory_name = ""
+
+    def open(self, header: dict[str, Any], *, online: bool, timeout_s: float) -> None:
+        """Start the W&B run. See `Backend.open`."""
+        wandb = _import_wandb()
+        self._stopped = False
+        base_dir = Path(header["base_dir"])
+        if online:
+            _probe(wandb.Settings().base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+        before = set(_run_folders(base_dir, header["run_id"]))
+        try:
+            run = wandb.init(
+                project=header["project"],
+                entity=header["entity"],
+                id=header["run_id"],
+                name=header["name"],
+                tags=header["tags"],
+                group=header["group"],
+                notes=header["notes"],
+                config=header["config"],
+                dir=str(base_dir),
+                mode="online" if online else "offline",
+                resume="allow",
+                reinit="create_new",
+                settings=self._settings(wandb, header, timeout_s),
+            )
+        except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
+            self.abandon()
+            for folder in set(_run_folders(base_dir, header["run_id"])) - before:
+                shutil.rmtree(folder, ignore_errors=True)
+            final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+            raise Unavailable(_one_line(error), final=final) from error
+        run.define_metric(STEP_KEY, hidden=True)
+        run.define_metric("*", step_metric=STEP_KEY)
+        self._run = run
+        self._online = online
+        self._path = f"{run.entity}/{run.project}/{run.id}"
+        self.starting_step = run.starting_step
+        self.url = run.url if online else None
+        self._directory = Path(run.dir).parent
+        self.directory_name = self._directory.name
+
+    def _settings(self, wandb: Any, header: dict[str, Any], timeout_s: float) -> Any:
+        settings: dict[str, Any] = {
+            "init_timeout": timeout_s,
+            "finish_timeout": header["finish_timeout_s"],
+            "finish_timeout_raises": True,
+            "x_transaction_log_flush_interval": 1,
+            "stop_on_fatal_error": True,
+            "stop_fn": self._stop,
+        }
+        if not self._in_trainer:
+            sys.argv = list(header["argv"])
+            settings |= {
+                "program": header["program"],
+                "program_relpath": header["program_relpath"],
+                "host": header["host"],
+                "x_executable": header["executable"],
+                "x_stats_pid": header["pid"],
+                "x_start_time": header["time"],
+                "console": "wrap" if header["console"] else "off",
+                "silent": True,
+            }
+        return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """Hand over one row. See `Backend.log`."""
+        assert self._run is not None
+        try:
+            self._run.log(values, step=step)
+        except _failures() as error:
+            raise Lost(_one_line(error)) from error
+
+    def console(self, stream: str, text: str) -> None:
+        """Write to this process's own stream, which wandb has wrapped."""
+        target = sys.stderr if stream == "stderr" else sys.stdout
+        with contextlib.suppress(OSError, ValueError):
+            target.write(text)
+
+    def check(self) -> None:
+        """Raise Lost once wandb has said that it uploads no more."""
+        if self._stopped:
+            raise Lost("W&B ended the upload")
+
+    def finish(self, *, exit_code: int, preempting: bool) -> None:
+        """Finish the W&B run. See `Backend.finish`."""
+        assert self._run is not None
+        try:
+            if preempting:
+                self._run.mark_preempting()
+            self._run.finish(exit_code=exit_code)
+        except _failures() as error:
+            raise Lost(_one_line(error)) from error
+        finally:
+            self._run = None
+
+    def prove(self, *, last_step: int, rows: int, timeout_s: float) -> str | None:
+        """Ask the server for its last step, or read the closed file back."""
+        if last_step < 0:
+            return "no rows"
+        return (
+            self._prove_online(last_step, timeout_s)
+            if self._online
+            else self._prove_file(last_step, rows)
+        )
+
+    def _prove_online(self, last_step: int, timeout_s: float) -> str | None:
+        wandb = _import_wandb()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                api = wandb.Api(timeout=max(1, int(timeout_s)))
+                seen = api.run(self._path).lastHistoryStep
+            except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
+                return f"only the client's word: the server did not answer ({_one_line(error)})"
+            if seen >= last_step:
+                return f"the server's last step is {seen}"
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_PROOF_POLL_S)  # the server takes rows in asynchronously
+
+    def _prove_file(self, last_step: int, rows: int) -> str | None:
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+        counted, seen, ended = 0, -1, False
+        for file in self._directory.glob("run-*.wandb"):
+            for payload in read_payloads(file):
+                record = Record.FromString(payload)
+                kind = record.WhichOneof("record_type")
+                ended = ended or kind == "exit"
+                if kind == "history":
+                    counted += 1
+                    seen = max(seen, record.history.step.num)
+        if ended and counted == rows and seen == last_step:
+            return f"{counted} rows read back from {self._directory.name}"
+        return None
+
+    def abandon(self) -> None:
+        """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
+        self._run = None
+        if "wandb" in sys.modules:
+            with contextlib.suppress(*_failures()):
+                _import_wandb().teardown(exit_code=1)
+
+
+def _import_wandb() -> Any:
+    # Offline means silent: wandb sends telemetry even then, unless told otherwise before import.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Saves two "who am I" queries of 5 s each against a server that does not answer.
+    os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")
+    try:
+        import wandb
+    except ImportError as error:
+        raise Unavailable(
+            f"wandb cannot be imported ({error}): pip install wandb", final=True
+        ) from error
+    return wandb
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    return (_import_wandb().errors.Error, *_CORE_DIED)
+
+
+def _probe(base_url: str, timeout_s: float) -> None:
+    """Find out cheaply whether anything answers HTTP at `base_url`, through a proxy if one is set.
+
+    Raises:
+        Unavailable: nothing does.
+    """
+    try:
+        urllib.request.urlopen(f"{base_url}/healthz", timeout=timeout_s).close()
+    except urllib.error.HTTPError:
+        return  # any answer is an answer
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unavailable(f"{base_url} does not answer: {_one_line(reason)}") from error
+
+
+def _run_folders(base_dir: Path, run_id: str) -> list[Path]:
+    return [*(base_dir / "wandb").glob(f"run-*-{run_id}")]
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

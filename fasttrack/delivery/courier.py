@@ -1,0 +1,371 @@
+"""Follow a run's journal and deliver it, whatever happens to the trainer, the server or wandb.
+
+One *session* opens the backend, replays all segments that are not proven delivered, follows the
+last one until its trainer is done, finishes and proves. A session that breaks is simply begun
+anew: the mapping of rows to `_step`s is deterministic, so online the server's own last step says
+which rows to skip, and offline the half-written run directory is thrown away. The journal is the
+record; no session needs the memory of another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from fasttrack.delivery.backends.base import Lost, Unavailable
+from fasttrack.delivery.steps import StepMapper
+from fasttrack.journal.cursor import load_cursor
+from fasttrack.journal.format import segments
+from fasttrack.journal.reader import SegmentReader, read_finish, read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fasttrack.delivery.backends.base import Backend
+    from fasttrack.journal.cursor import Cursor
+
+OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
+
+_POLL_S = 0.1  # how often the journal is looked at when it has nothing new
+_REPORT_EVERY_S = 1.0
+_INIT_TIMEOUT_S = 10.0
+_LAST_TRY_S = 10.0  # what a last upload at the end may wait for the server to open the run
+_PROOF_S = 10.0
+_OFFLINE_TRIES = 3  # once the trainer is gone
+_OFFLINE_PAUSE_S = 5.0
+_LATE_S = 60.0  # rows delivered later than this carry the time they were logged
+_LONGEST_PAUSE_S = 300.0  # between attempts to get a lost server back while the trainer runs on
+_VANISHED_EXIT_CODE = 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the trainer left."""
+
+    exit_code: int
+    preempting: bool
+    deadline_s: float  # unix time by which delivery should be over
+
+
+class Courier:
+    """Deliver one run.
+
+    Threads: one; `report` is called on it.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        backend: Backend,
+        *,
+        trainer_alive: Callable[[], bool],
+        report: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take charge of the newest segment in `run_dir`, and of all that earlier ones left.
+
+        Args:
+            run_dir: the run's journal directory; it holds at least one segment.
+            backend: where to deliver to.
+            trainer_alive: tells whether more rows may come.
+            report: told what happens, as small JSON-able dicts with a key "event".
+            clock: unix time in seconds.
+            pause: waits, in seconds.
+        """
+        self._run_dir = run_dir
+        self._backend = backend
+        self._trainer_alive = trainer_alive
+        self._report = report
+        self._clock = clock
+        self._pause = pause
+        self._wandb_dir = run_dir.resolve().parents[1]
+        self._paths = segments(run_dir)
+        self._header = _full_header(self._paths)
+        self._cursor_path = run_dir / "cursor.json"
+        self._cursor: Cursor = load_cursor(self._cursor_path)
+        self._ending: Ending | None = None
+        self._rows = 0
+        self._reported_at_s = 0.0
+
+    def run(self) -> bool:
+        """Deliver until the trainer is done or gone; return whether all rows are proven delivered.
+
+        Blocks for the life of the run. Only the lock's owner delivers: a courier that finds
+        another at work on the run waits for it.
+        """
+        lock = os.open(self._run_dir / "courier.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._acquire(lock)
+            self._cursor = load_cursor(self._cursor_path)
+            delivered = self._deliver()
+        finally:
+            os.close(lock)
+        self._report({"event": "done", "delivered": delivered, "rows": self._rows})
+        return delivered
+
+    def _acquire(self, lock: int) -> None:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                self._pause(_POLL_S)
+            except OSError:  # a file system without locks: better two couriers than none
+                return
+
+    # --- strategy ---------------------------------------------------------------------------
+
+    def _deliver(self) -> bool:
+        online = self._header["mode"] == "online"
+        if all(self._proven(path, online) for path in self._paths):
+            return True
+        if not online:
+            return self._deliver_offline()
+        connected = False
+        pause_s = 1.0
+        while True:
+            try:
+                self._open_online()
+                connected = True
+                return self._session(online=True)
+            except Unavailable as error:
+                if not connected:
+                    return self._fall_back(error)
+                reason = str(error)
+            except Lost as error:
+                self._backend.abandon()
+                reason = str(error)
+            self._report({"event": "trouble", "reason": reason, "rows": self._rows})
+            if self._seconds_left() < pause_s:
+                return False
+            self._wait_unless_over(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _fall_back(self, error: Unavailable) -> bool:
+        delivered = self._deliver_offline(str(error))
+        # What the troubleshooting guide promises: a run that fell back uploads at finish if it can.
+        if error.final or self._seconds_left() < _LAST_TRY_S:
+            return delivered
+        try:
+            self._backend.open(self._header, online=True, timeout_s=_LAST_TRY_S)
+            return self._session(online=True) or delivered
+        except (Unavailable, Lost):
+            self._backend.abandon()
+            return delivered
+
+    def _open_online(self) -> None:
+        """Open the backend online, trying for `online_timeout_s`.
+
+        Raises:
+            Unavailable: it did not open.
+        """
+        retrying = tenacity.Retrying(
+            stop=lambda state: (
+                (state.seconds_since_start or 0.0) >= self._header["online_timeout_s"]
+                or self._find_ending() is not None
+            ),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5),
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, Unavailable) and not error.final
+            ),
+            sleep=self._wait_unless_over,
+            reraise=True,
+        )
+        retrying(self._backend.open, self._header, online=True, timeout_s=_INIT_TIMEOUT_S)
+
+    def _deliver_offline(self, reason: str | None = None) -> bool:
+        tries_left = _OFFLINE_TRIES  # wandb-core may be killed while it writes, or the disk be full
+        while tries_left:
+            self._discard_unfinished()
+            try:
+                self._backend.open(self._header, online=False, timeout_s=_INIT_TIMEOUT_S)
+                directory = self._wandb_dir / self._backend.directory_name
+                self._cursor.open_directory = directory.name
+                self._cursor.save(self._cursor_path)
+                self._report({"event": "offline", "reason": reason, "directory": str(directory)})
+                if self._session(online=False):
+                    self._cursor.offline_directories.append(directory.name)
+                    self._cursor.open_directory = None
+                    self._cursor.save(self._cursor_path)
+                    return True
+            except (Unavailable, Lost) as error:
+                self._backend.abandon()
+                self._report({"event": "trouble", "reason": str(error), "rows": self._rows})
+                self._wait_unless_over(_OFFLINE_PAUSE_S)
+            if self._find_ending() is not None:
+                tries_left -= 1
+        return False
+
+    def _discard_unfinished(self) -> None:
+        # A run directory that a courier died over holds some of the rows; all of them are replayed.
+        directory = self._cursor.open_directory
+        if directory is not None and directory.startswith("offline-run-"):
+            shutil.rmtree(self._wandb_dir / directory, ignore_errors=True)
+
+    # --- one session --------------------------------------------------------------------------
+
+    def _session(self, *, online: bool) -> bool:
+        """Replay and follow with the open backend, finish it, and prove.
+
+        Raises:
+            Lost: the backend went away; what this session delivered may or may not be there.
+        """
+        if online:
+            self._report({"event": "online", "url": self._backend.url})
+        pending = [path for path in self._paths if not self._proven(path, online)]
+        skip_below = self._backend.starting_step if online else 0
+        mapper = StepMapper(self._base_step(pending, online))
+        self._rows = 0
+        first_step, ends = None, {}
+        for path, entries in self._follow(pending):
+            self._backend.check()
+            for entry in entries:
+                kind = entry.get("kind")
+                if kind == "row":
+                    target = mapper.place(entry["step"], entry["values"])
+                    if target >= skip_below:
+                        first_step = mapper.placed if first_step is None else first_step
+                        self._backend.log(self._values(entry), target)
+                    self._rows += 1
+                elif kind == "console" and (first_step is not None or not skip_below):
+                    self._backend.console(entry["stream"], entry["text"])
+            if path is not None:
+                mapper.close()
+                ends[path.name] = (self._rows, mapper.last)
+            self._report_progress()
+        ending = self._find_ending() or Ending(_VANISHED_EXIT_CODE, False, self._clock())
+        self._backend.finish(exit_code=ending.exit_code, preempting=ending.preempting)
+        handed_over = 0 if first_step is None else mapper.placed - first_step + 1
+        proof = self._backend.prove(last_step=mapper.last, rows=handed_over, timeout_s=_PROOF_S)
+        if proof is None:
+            return False
+        for name, (rows, last_step) in ends.items():
+            state = self._cursor.segment(name)
+            state.rows, state.last_step = rows, last_step
+            if online:
+                state.online_proof = proof
+            else:
+                state.offline_proof = proof
+        if online:
+            self._cursor.url = self._backend.url
+            for directory in self._cursor.offline_directories:
+                _mark_synced(self._wandb_dir / directory)
+        self._cursor.save(self._cursor_path)
+        return True
+
+    def _values(self, entry: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = entry["values"]
+        values["step"] = entry["step"]
+        if self._clock() - entry["time"] > _LATE_S:
+            values["time/logged_at"] = entry["time"]
+        return values
+
+    def _proven(self, path: Path, online: bool) -> bool:
+        state = self._cursor.segments.get(path.name)
+        if state is None:
+            return False
+        return bool(state.online_proof or (not online and state.offline_proof))
+
+    def _base_step(self, pending: list[Path], online: bool) -> int:
+        """Return the highest `_step` that was taken before the first pending row."""
+        position = self._paths.index(pending[0])
+        if position > 0:
+            return self._cursor.segment(self._paths[position - 1].name).last_step
+        if online and self._cursor.base_step is None:
+            # Rows that the server has of a resumed run are either ours, uploaded by the user's
+            # own `wandb sync`, or were logged from another directory: then ours go behind them.
+            ours = any(_is_synced(self._wandb_dir / d) for d in self._cursor.offline_directories)
+            foreign = read_header(pending[0]).get("resumed", False) and not ours
+            self._cursor.base_step = self._backend.starting_step - 1 if foreign else -1
+            self._cursor.save(self._cursor_path)
+        return -1 if self._cursor.base_step is None else self._cursor.base_step
+
+    def _follow(self, paths: list[Path]) -> Iterator[tuple[Path | None, list[dict[str, Any]]]]:
+        """Yield (None, entries) as they come, and (path, []) at the end of each segment."""
+        for path in paths:
+            reader = SegmentReader(path)
+            try:
+                last = path == self._paths[-1]
+                finished = False
+                while not finished:
+                    alive = last and self._trainer_alive()  # asked before the last look at the file
+                    entries = reader.read()
+                    finished = any(entry.get("kind") == "finish" for entry in entries)
+                    if entries:
+                        yield None, entries
+                    elif alive:
+                        self._pause(_POLL_S)
+                        yield None, []
+                    else:
+                        break
+                yield path, []
+            finally:
+                reader.close()
+
+    # --- the end of the run -------------------------------------------------------------------
+
+    def _find_ending(self) -> Ending | None:
+        """Return how the trainer left; None while it is still there."""
+        if self._ending is None:
+            gone = not self._trainer_alive()
+            finish = read_finish(self._paths[-1])
+            if finish is not None:
+                self._ending = Ending(finish["exit_code"], finish["preempting"], finish["deadline"])
+            elif gone:
+                deadline_s = self._clock() + self._header["finish_timeout_s"]
+                self._ending = Ending(_VANISHED_EXIT_CODE, False, deadline_s)
+        return self._ending
+
+    def _seconds_left(self) -> float:
+        ending = self._find_ending()
+        return math.inf if ending is None else ending.deadline_s - self._clock()
+
+    def _wait_unless_over(self, seconds: float) -> None:
+        until_s = self._clock() + seconds
+        while self._clock() < until_s and self._find_ending() is None:
+            self._pause(min(_POLL_S, seconds))
+
+    def _report_progress(self) -> None:
+        now_s = self._clock()
+        if now_s - self._reported_at_s >= _REPORT_EVERY_S:
+            self._reported_at_s = now_s
+            self._report({"event": "progress", "rows": self._rows})
+
+
+def _full_header(paths: list[Path]) -> dict[str, Any]:
+    """Return the newest header, with what a resumed attempt left out taken from earlier ones."""
+    header = read_header(paths[-1])
+    # Not recorded but found: a run's directories may be moved, or copied from another machine.
+    header["base_dir"] = str(paths[-1].resolve().parents[3])
+    for path in reversed(paths[:-1]):
+        earlier = read_header(path)
+        for name in ("name", "tags", "group", "notes", "entity"):
+            if header.get(name) is None:
+                header[name] = earlier.get(name)
+    return header
+
+
+def _marker(directory: Path) -> Path | None:
+    file = next(directory.glob("run-*.wandb"), None)
+    return None if file is None else file.with_name(file.name + ".synced")
+
+
+def _is_synced(directory: Path) -> bool:
+    marker = _marker(directory)
+    return marker is not None and marker.exists()
+
+
+def _mark_synced(directory: Path) -> None:
+    # `wandb sync` skips what carries this marker; without it the rows would be uploaded twice.
+    marker = _marker(directory)
+    if marker is not None:
+        marker.touch()

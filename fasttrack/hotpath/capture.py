@@ -1,0 +1,168 @@
+"""Turn what a caller logs into values that stay true until the worker reads them.
+
+Two ways to keep a tensor's value without waiting for the device:
+
+* snapshot (default): an asynchronous copy on the device. Safe against CUDA-graph outputs that the
+  next step overwrites (`torch.compile(mode="reduce-overhead")`), values changed in place after
+  they were logged, and live autograd graphs.
+* reference: the detached tensor itself and its `_version`; the worker drops the value as stale
+  when the version has moved, and the metric is captured by snapshot from then on.
+
+A CPU tensor's number is there already, so its snapshot is the number: reading it costs a third of
+copying it (bench/README.md) and leaves the worker nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fasttrack.hotpath.records import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from fasttrack.hotpath.records import Captured
+
+_PLAIN = frozenset((float, int))
+_FLOAT8 = frozenset(
+    (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+)
+_FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64)) | _FLOAT8
+_INTEGERS = frozenset(
+    getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
+)
+_DTYPES = _FLOATS | _INTEGERS | {torch.bool}
+
+
+class Refused(Exception):
+    """A value cannot be logged; the message says why and what to pass. Never leaves fasttrack."""
+
+
+class Capture:
+    """Capture scalars for the worker.
+
+    Threads: any; it holds nothing that changes but a set of names, whose operations are atomic.
+    """
+
+    def __init__(self, mode: str) -> None:
+        """Capture by "snapshot" or by "reference"."""
+        self._by_reference = mode == "reference"
+        self.snapshot_always: set[str] = set()  # metrics whose reference was once found stale
+
+    def scalar(self, name: str, value: Any) -> Captured:
+        """Return what keeps `value`: a plain number, or a tensor for the worker to read.
+
+        Raises:
+            Refused: `value` is not one real number.
+        """
+        if type(value) in _PLAIN:
+            return value  # type: ignore[no-any-return]
+        if isinstance(value, torch.Tensor):
+            return self._tensor(name, value)
+        if isinstance(value, (bool, int, float)):
+            return float(value) if isinstance(value, float) else int(value)
+        if isinstance(value, (np.number, np.bool_, np.ndarray)) and value.size == 1:
+            number = value.item()
+            if isinstance(number, (bool, int, float)):
+                return int(number) if isinstance(number, bool) else number
+        raise Refused(f"a {_describe(value)} is not one real number")
+
+    def _tensor(self, name: str, tensor: torch.Tensor) -> Captured:
+        if tensor.numel() != 1:
+            raise Refused(
+                f"a tensor of shape {tuple(tensor.shape)} is not one number; pass a reduction "
+                "such as tensor.mean()"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise Refused(f"a tensor of dtype {tensor.dtype} is not one real number")
+        if type(tensor) is not torch.Tensor and hasattr(tensor, "full_tensor"):
+            raise Refused("a DTensor's value needs a collective; pass tensor.full_tensor()")
+        if (
+            self._by_reference
+            and name not in self.snapshot_always
+            and tensor.dtype not in _FLOAT8
+            and not tensor.is_inference()  # it has no version
+        ):
+            kept = tensor.detach()
+            return Reference(kept, kept._version)
+        if tensor.is_cpu:
+            number = tensor.item()
+            return int(number) if number is True or number is False else number
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise Refused("nothing can be logged while a CUDA graph is being captured")
+        if tensor.dtype in _FLOAT8:  # few kernels know these; the copy can be a wider one
+            return tensor.detach().float()
+        return tensor.detach().clone()
+
+    def mapping(
+        self, metrics: Mapping[Any, Any], refuse: Callable[[str, str], None]
+    ) -> dict[str, Captured]:
+        """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be."""
+        if _PLAIN.issuperset(map(type, metrics.values())):
+            return dict(metrics)
+        values: dict[str, Captured] = {}
+        for name, value in metrics.items():
+            try:
+                values[name] = self.scalar(name, value)
+            except (Refused, RuntimeError, TypeError, ValueError) as error:
+                refuse(name, str(error))
+        return values
+
+
+def pending_tensors(values: dict[str, Captured]) -> dict[str, torch.Tensor]:
+    """Return, by name, the tensors that the worker has still to read."""
+    if _PLAIN.issuperset(map(type, values.values())):
+        return {}
+    return {
+        name: value.tensor if isinstance(value, Reference) else value
+        for name, value in values.items()
+        if isinstance(value, (Reference, torch.Tensor))
+    }
+
+
+def step_number(step: Any) -> int:
+    """Return `step` as an int.
+
+    Raises:
+        Refused: it is not an integer, or reading it would wait for a device.
+    """
+    if isinstance(step, torch.Tensor) and not step.is_cpu:
+        raise Refused("step is a tensor on a device; pass an int")
+    if not isinstance(step, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(step)
+        if isinstance(step, float) and step.is_integer():
+            return int(step)
+    raise Refused(f"step must be an integer, not {_describe(step)}")
+
+
+def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
+    """Record one event per accelerator on the caller's current stream.
+
+    The worker's stream waits for these before it reads anything. The CPU needs none.
+    """
+    events = []
+    for device in devices:
+        if device.type in _EVENTLESS:
+            continue
+        try:
+            event = torch.Event(device)
+            event.record(torch.accelerator.current_stream(device))
+        except (RuntimeError, NotImplementedError):  # a backend without events (MPS)
+            _EVENTLESS.add(device.type)
+        else:
+            events.append(event)
+    return tuple(events)
+
+
+_EVENTLESS: set[str] = {"cpu", "meta"}
+
+
+def _describe(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, bytes, bool, float)) else ""
+    return f"{type(value).__name__} {text[:40]}".strip()

@@ -1,0 +1,161 @@
+"""Find a model's gradients for the grad norm, and compute the norm.
+
+`grad_norm="worker"` sends references to the gradients through the ring; `"inline"` launches the
+fused norm on the caller's thread and sends its 0-dim result. `"auto"` takes the worker while the
+gradients are small, because small models have short steps where a launch is felt, and goes inline
+above `grad_hold_limit_gb`, because there holding gradients past `zero_grad` could run the device
+out of memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fasttrack.hotpath.records import Gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_RELIST_EVERY = 256  # logged steps after which a model's parameters are listed anew
+_STALE_LIMIT = 2  # stale norms in a row after which the worker mode gives way to inline
+
+
+class GradientSource:
+    """Answer "what is the gradient norm of this model now?" for the hot path.
+
+    Threads: any caller; the worker only calls `was_stale` and `was_valid`.
+    """
+
+    def __init__(self, mode: str, hold_limit_bytes: int, warn: Callable[[str, str], None]) -> None:
+        """Set the mode ("auto", "worker", "inline" or "off").
+
+        Args:
+            mode: the user's choice.
+            hold_limit_bytes: in "auto", gradients above this total go inline.
+            warn: called with (key, text) for what the user should hear once.
+        """
+        self._mode = mode
+        self._hold_limit_bytes = hold_limit_bytes
+        self._warn = warn
+        # caller thread
+        self._model: weakref.ref[torch.nn.Module] | None = None
+        self._parameters: list[torch.Tensor] = []
+        self._devices: frozenset[torch.device] = frozenset()
+        self._effective = "off"
+        self._age = 0
+        # worker thread
+        self._stale_in_a_row = 0
+
+    def capture(self, model: Any) -> Gradients | torch.Tensor | float | None:
+        """Return references (worker), a 0-dim norm (inline), a number (engine) or None.
+
+        Blocks on nothing on an accelerator; inline on the CPU it computes the norm here.
+        """
+        if self._mode == "off":
+            return None
+        engine_norm = getattr(model, "get_global_grad_norm", None)
+        if callable(engine_norm):
+            norm = engine_norm()
+            if norm is not None:
+                return norm  # type: ignore[no-any-return]
+        self._age += 1
+        if self._model is None or self._model() is not model or self._age >= _RELIST_EVERY:
+            self._list_parameters(model)
+        if self._effective == "off":
+            return None
+        gradients = [grad for p in self._parameters if (grad := p.grad) is not None]
+        if not gradients:
+            self._warn(
+                "grad_norm",
+                "train/grad_norm: the model holds no gradients when log_training_step is called; "
+                "call it before zero_grad(), or pass grad_norm=clip_grad_norm_(...)",
+            )
+            return None
+        if self._effective == "inline":
+            return fused_norm(gradients)
+        return Gradients(gradients, [grad._version for grad in gradients], self._devices)
+
+    def _list_parameters(self, model: Any) -> None:
+        self._age = 0
+        if not isinstance(model, torch.nn.Module):
+            self._effective = "off"
+            self._warn("grad_norm", f"model must be a torch.nn.Module, not {type(model).__name__}")
+            return
+        self._model = weakref.ref(model)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._devices = frozenset(p.device for p in self._parameters)
+        why = _why_local_norm_is_wrong(model, self._parameters)
+        if why:
+            self._effective = "off"
+            self._warn("grad_norm", f"train/grad_norm is not computed: {why}")
+            return
+        if self._mode == "auto":
+            total = sum(p.numel() * p.element_size() for p in self._parameters)
+            self._effective = "inline" if total > self._hold_limit_bytes else "worker"
+        else:
+            self._effective = self._mode
+        if self._stale_in_a_row >= _STALE_LIMIT:
+            self._effective = "inline"
+
+    def was_stale(self) -> None:
+        """Note that gradients changed before the worker had read them."""
+        self._stale_in_a_row += 1
+        if self._stale_in_a_row == _STALE_LIMIT and self._effective == "worker":
+            self._effective = "inline"
+            self._warn(
+                "grad_norm_stale",
+                "train/grad_norm: gradients change in place before the worker reads them "
+                "(zero_grad(set_to_none=False)?); the norm is now launched inline",
+            )
+
+    def was_valid(self) -> None:
+        """Note that the worker read gradients in time."""
+        if self._stale_in_a_row < _STALE_LIMIT:
+            self._stale_in_a_row = 0
+
+
+def _why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
+    # A sharded gradient's local norm is wrong, and a collective on rank 0's worker would hang the
+    # job. The modules are looked up, not imported: a model can only be of a class that is loaded.
+    mend = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(
+        isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()
+    ):
+        return f"FSDP shards the gradients; {mend}"
+    for p in parameters:
+        if hasattr(p, "full_tensor") and type(p) is not torch.nn.Parameter:
+            return f"a parameter is a sharded DTensor; {mend}"
+        if hasattr(p, "ds_id"):
+            return f"DeepSpeed ZeRO-3 shards the parameters; {mend}"
+    return None
+
+
+@torch.no_grad()
+def fused_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Return the L2 norm over all `gradients` as a 0-dim tensor, without synchronising.
+
+    One `torch._foreach_norm` per device and dtype, as `torch.nn.utils.get_total_norm` does; half
+    precision is accumulated in float32, sparse gradients count their (coalesced) values.
+
+    Args:
+        gradients: at least one tensor; devices, dtypes and layouts may be mixed.
+    """
+    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+    for grad in gradients:
+        dense = grad.coalesce().values() if grad.is_sparse else grad
+        groups.setdefault((grad.device, grad.dtype), []).append(dense)
+    norms: list[torch.Tensor] = []
+    for (_, dtype), tensors in groups.items():
+        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+        norms.extend(torch._foreach_norm(tensors, 2, dtype=wide))
+    first = norms[0]
+    if len(groups) > 1:
+        dtype = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+        norms = [n.to(device=first.device, dtype=dtype, non_blocking=True) for n in norms]
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

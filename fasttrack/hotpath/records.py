@@ -1,0 +1,66 @@
+"""The values that travel from the caller to the journal. No behaviour.
+
+A `Record` is unresolved: its values may be tensors whose numbers the device has not computed yet.
+A `Row` is resolved: plain numbers only.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    import torch
+
+Scalar: TypeAlias = "float | int"
+Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
+
+
+class Reference(NamedTuple):
+    """A tensor that was not copied, and the version it had when it was logged."""
+
+    tensor: torch.Tensor
+    version: int
+
+
+class Gradients(NamedTuple):
+    """References to a model's gradients, with the versions they had when the step was logged."""
+
+    tensors: list[torch.Tensor]
+    versions: list[int]
+    devices: frozenset[torch.device]
+
+
+class Record(NamedTuple):
+    """One logged call, as the caller saw it."""
+
+    step: int
+    time_s: float  # unix time of the call
+    values: dict[str, Captured]
+    pending: dict[str, torch.Tensor]  # the tensors among `values`, References undone
+    ticks: deque[tuple[float, Any]] | None  # (perf_counter, batch size) of each step since the last
+    gradients: Gradients | None
+    events: tuple[torch.Event, ...]  # what the device must have reached before values are read
+
+
+class Console(NamedTuple):
+    """Text that the training program wrote to stdout or stderr."""
+
+    stream: str
+    text: str
+    time_s: float
+
+
+class Row(NamedTuple):
+    """One logged call, resolved to plain numbers."""
+
+    step: int
+    time_s: float
+    values: dict[str, Scalar]
+
+
+# A NamedTuple's own constructor parses keywords and costs twice this; the hot path uses these.
+make_record = partial(tuple.__new__, Record)
+make_console = partial(tuple.__new__, Console)

@@ -1,0 +1,99 @@
+"""Append to a run's segment; survive a full disk without tearing a line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.journal.format import encode, segment_name, segments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HELD_LIMIT_BYTES = 8 * 2**20  # what is kept in memory while the disk takes nothing
+
+
+class SegmentWriter:
+    """Write one attempt's segment.
+
+    Threads: the worker only, after construction.
+    """
+
+    def __init__(self, run_dir: Path, header: dict[str, Any]) -> None:
+        """Create the next free segment in `run_dir` (0700) and write its header.
+
+        Raises:
+            OSError: the directory cannot be made or written.
+        """
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = segments(run_dir)
+        attempt = int(taken[-1].stem.split("-")[1]) + 1 if taken else 1
+        while True:
+            self.path = run_dir / segment_name(attempt)
+            try:
+                self._fd = os.open(
+                    self.path,
+                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                    0o600,
+                )
+                break
+            except FileExistsError:  # another process resumed the same run this instant
+                attempt += 1
+        self.attempt = attempt
+        self._size_bytes = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._failing = False
+        self._append_all(encode({"kind": "header", "attempt": attempt, **header}))
+
+    def append(self, lines: list[bytes]) -> OSError | None:
+        """Append whole lines, or hold them in memory while the disk refuses.
+
+        Lines that were held are written first, so their order stays. Nothing is torn: a write
+        that came through in part is cut off again.
+
+        Returns:
+            None when all is on disk; else what the disk said, and `held_lines` tells how many
+            lines wait. They are tried again with the next call.
+        """
+        self._held.extend(lines)
+        self._held_bytes += sum(map(len, lines))
+        try:
+            self._append_all(b"".join(self._held))
+        except OSError as error:
+            return error
+        self._held.clear()
+        self._held_bytes = 0
+        return None
+
+    def trim_held(self) -> int:
+        """Drop the newest held lines above the memory limit; return how many were dropped."""
+        dropped = 0
+        while self._held_bytes > _HELD_LIMIT_BYTES:
+            self._held_bytes -= len(self._held.pop())
+            dropped += 1
+        return dropped
+
+    @property
+    def held_lines(self) -> int:
+        """The number of lines that are in memory only."""
+        return len(self._held)
+
+    def _append_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view):
+                written += os.write(self._fd, view[written:])
+        except OSError:
+            os.ftruncate(self._fd, self._size_bytes)
+            raise
+        self._size_bytes += written
+
+    def close(self) -> None:
+        """Flush the file to the device and close it. Blocks on the disk."""
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            pass  # a file system without fsync; the rows are in the page cache
+        os.close(self._fd)

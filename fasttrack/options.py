@@ -1,0 +1,136 @@
+"""The tracker's settings. The W&B environment variables are read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttrack.errors import ConfigurationError
+
+DEFAULT_PROJECT = "vla-lego"
+MODES = ("online", "offline", "disabled")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a user may tune, validated at construction.
+
+    Raises:
+        ConfigurationError: a value is out of range; the message names it.
+    """
+
+    capture: str = "snapshot"
+    """How a tensor is kept until the worker reads it: "snapshot" copies it (asynchronously on an
+    accelerator), which is always right; "reference" keeps it as it is and drops it as stale if it
+    was changed in place meanwhile."""
+
+    grad_norm: str = "auto"
+    """Where `train/grad_norm` is computed: "worker", "inline", "auto" (worker for gradients of at
+    most `grad_hold_limit_gb`, else inline) or "off"."""
+
+    grad_hold_limit_gb: float = 1.0
+    """GiB of gradients that "auto" lets the worker hold; more could exhaust the device's memory."""
+
+    ring_capacity: int = 65_536
+    """Records between the training loop and the worker; a power of two. Each slot is 8 bytes."""
+
+    full_wait_s: float = 1.0
+    """Seconds that a call may wait when the ring is full, before its record is dropped and counted.
+    A burst loses nothing; a worker that hangs stops training once, for this long."""
+
+    flush_interval_s: float = 0.2
+    """Seconds between the worker's rounds: the longest that a row stays in memory, beside the
+    device's lag. Longer intervals cost more, not less: memory that went cold is slow."""
+
+    finish_timeout_s: float = 60.0
+    """Seconds that `finish()` waits for everything to be delivered."""
+
+    online_timeout_s: float = 30.0
+    """Seconds that delivery tries to reach W&B before it falls back to offline."""
+
+    delivery: str = "process"
+    """Where wandb runs: "process", a process of its own that costs training nothing, or "thread",
+    for notebooks and for code that needs `wandb.run` in this process."""
+
+    console: bool = True
+    """Whether what the program prints becomes the run's console log."""
+
+    log_rank: int = 0
+    """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _require_choice("Options.capture", self.capture, ("snapshot", "reference"))
+        _require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
+        _require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        for name in ("grad_hold_limit_gb", "full_wait_s", "finish_timeout_s", "online_timeout_s"):
+            require_number(f"Options.{name}", getattr(self, name), least=0)
+        require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
+        require_integer("Options.log_rank", self.log_rank, least=0)
+        require_integer("Options.ring_capacity", self.ring_capacity, least=2)
+        if self.ring_capacity & (self.ring_capacity - 1):
+            raise ConfigurationError(
+                f"Options.ring_capacity must be a power of two, not {self.ring_capacity}; "
+                f"take {1 << self.ring_capacity.bit_length()}"
+            )
+
+
+def require_integer(name: str, value: Any, *, least: int) -> None:
+    """Raise ConfigurationError unless `value` is an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def require_number(name: str, value: Any, *, least: float) -> None:
+    """Raise ConfigurationError unless `value` is a number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise ConfigurationError(f"{name} must be a number of at least {least}, not {value!r}")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def resolve_mode(mode: str | None, enabled: bool) -> str:
+    """Return "online", "offline" or "disabled": `enabled` > argument > WANDB_MODE > "online".
+
+    Raises:
+        ConfigurationError: the mode is none of these.
+    """
+    if not enabled:
+        return "disabled"
+    source = "mode" if mode is not None else "WANDB_MODE"
+    chosen = mode if mode is not None else os.environ.get("WANDB_MODE") or "online"
+    _require_choice(source, chosen, MODES)
+    return chosen
+
+
+def resolve_project(project: str | None) -> str:
+    """Return the W&B project: argument > WANDB_PROJECT > "vla-lego".
+
+    Raises:
+        ConfigurationError: W&B would refuse the name.
+    """
+    chosen = project if project is not None else os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+    if not isinstance(chosen, str) or not chosen.strip():
+        raise ConfigurationError(f"project must be a non-empty string, not {chosen!r}")
+    bad = sorted(set(chosen) & set("/\\#?%:"))
+    if bad or len(chosen) > 128:
+        fault = f"holds {' '.join(bad)}" if bad else f"has {len(chosen)} characters"
+        raise ConfigurationError(
+            f"project {chosen[:60]!r} {fault}; W&B takes up to 128 characters, none of / \\ # ? % :"
+        )
+    return chosen
+
+
+def resolve_entity(entity: str | None) -> str | None:
+    """Return the W&B entity: argument > WANDB_ENTITY > the account's default (None)."""
+    return entity if entity is not None else os.environ.get("WANDB_ENTITY") or None
+
+
+def resolve_base_dir() -> Path:
+    """Return the parent of `wandb/`, absolute: WANDB_DIR > the working directory."""
+    return Path(os.environ.get("WANDB_DIR") or ".").absolute()

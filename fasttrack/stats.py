@@ -1,0 +1,33 @@
+"""What `ExperimentTracker.stats()` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """Counts since the tracker was made. Threads: a value, made anew at every call."""
+
+    rows_written: int
+    """Rows in the journal."""
+    rows_delivered: int
+    """Rows that delivery has handed to W&B so far; proven only once the run is finished."""
+    dropped: int
+    """Records lost because the ring stayed full for `Options.full_wait_s`."""
+    refused: int
+    """Values that are not one real number, or whose name W&B keeps for itself."""
+    stale: int
+    """Values dropped because they were changed in place before the worker had read them."""
+    out_of_order: int
+    """Rows whose step lay behind the row before; they are kept."""
+    journal_errors: int
+    """Rows lost because the disk took none for too long."""
+    worker_errors: int
+    """Records lost to an unexpected error in the worker."""
+    failed_calls: int
+    """Calls to log_* that had to be given up as a whole (a step that is no integer, say)."""
+    late_calls: int
+    """Calls to log_* after `finish()`."""
+    ring_high_water: int
+    """The most records that the worker found waiting in one round."""

@@ -1,0 +1,568 @@
+"""ExperimentTracker: the API, and the only place that wires the parts together."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrack import process
+from fasttrack.context.config import to_plain
+from fasttrack.context.distributed import get_world_size, is_main_process
+from fasttrack.context.naming import make_run_id, make_run_name
+from fasttrack.context.redaction import redact, redact_argv
+from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
+from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
+from fasttrack.hotpath.capture import (
+    Capture,
+    Refused,
+    mark_streams,
+    pending_tensors,
+    step_number,
+)
+from fasttrack.hotpath.console import ConsoleCapture
+from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.records import Gradients, make_record
+from fasttrack.hotpath.ring import Ring
+from fasttrack.journal.format import FORMAT_VERSION, run_directory
+from fasttrack.journal.writer import SegmentWriter
+from fasttrack.options import (
+    Options,
+    require_integer,
+    resolve_base_dir,
+    resolve_entity,
+    resolve_mode,
+    resolve_project,
+)
+from fasttrack.stats import Stats
+from fasttrack.tally import Tally, say
+from fasttrack.worker.loop import Worker
+from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    import torch
+
+    from fasttrack.delivery.supervisor import Delivery
+    from fasttrack.hotpath.records import Captured, Console, Record
+
+REQUIRED_TAGS = ("model", "dataset", "objective", "experiment_group")
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_TAG_LIMIT = 64  # characters; W&B's
+_GIB = 2**30
+_CONSOLE_SLOTS = 4096
+_PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
+
+
+class State(enum.Enum):
+    """A tracker's life."""
+
+    RUNNING = enum.auto()
+    FINISHING = enum.auto()
+    FINISHED = enum.auto()
+    INERT = enum.auto()  # another rank, disabled, or a forked child
+
+
+_RUNNING = State.RUNNING
+_INERT = State.INERT
+
+
+class ExperimentTracker:
+    """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
+
+    Only the main process records; on other ranks, and when disabled, every method answers and
+    does nothing. Use it as a context manager: an exception that leaves the block marks the run as
+    failed. After construction nothing raises into training.
+
+    Threads: log from any; build, finish and close from one.
+    """
+
+    def __init__(
+        self,
+        project: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        name: str | None = None,
+        resume_id: str | None = None,
+        *,
+        mode: str | None = None,
+        entity: str | None = None,
+        enabled: bool = True,
+        log_interval: int = 10,
+        gpu_stats_interval: int = 50,
+        group: str | None = None,
+        notes: str | None = None,
+        required_tags: Sequence[str] = REQUIRED_TAGS,
+        options: Options | None = None,
+    ) -> None:
+        """Open the journal and start the worker and delivery.
+
+        Never waits for the network: returns in well under a second. Arguments beat the
+        environment.
+
+        Args:
+            project: W&B project; default WANDB_PROJECT, then "vla-lego".
+            config: the training configuration; secrets in it are redacted.
+            tags: the run's tags, written to W&B as `name:value`; also the parts of its name.
+            name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`.
+            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one.
+            mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
+            entity: W&B user or team; default WANDB_ENTITY, then the account's own.
+            enabled: False is the same as mode="disabled".
+            log_interval: training steps between logged rows; a step is logged when
+                `step % log_interval == 0`.
+            gpu_stats_interval: training steps between samples of `gpu/` metrics, taken with the
+                first logged step of each interval.
+            group: W&B group; default the tag `experiment_group`.
+            notes: free text for the run's page.
+            required_tags: tags that must be there, unless a run is resumed without tags.
+            options: everything else; see `Options`.
+
+        Raises:
+            ConfigurationError: an argument or environment variable is wrong.
+            DirectoryError: the run's directory cannot be made or written.
+        """
+        options = Options() if options is None else options
+        if not isinstance(options, Options):
+            raise ConfigurationError(f"options must be fasttrack.Options, not {options!r}")
+        chosen_mode = resolve_mode(mode, enabled)
+        chosen_project = resolve_project(project)
+        require_integer("log_interval", log_interval, least=1)
+        require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
+        _require_strings(name=name, entity=entity, group=group, notes=notes)
+        _require_mapping("config", config)
+        if resume_id is not None and not (
+            isinstance(resume_id, str) and _RUN_ID.fullmatch(resume_id)
+        ):
+            raise ConfigurationError(
+                f"resume_id {resume_id!r} is no run id (letters, digits, '_', '-' and '.' only); "
+                "pass what get_run_id() returned"
+            )
+        needs_tags = chosen_mode != "disabled" and not (resume_id is not None and tags is None)
+        chosen_tags = _check_tags(tags, required_tags if needs_tags else ())
+
+        self._options = options
+        self._run_id = resume_id
+        self._state = _INERT
+        self._offline = chosen_mode == "offline"
+        if chosen_mode == "disabled" or not is_main_process(options.log_rank):
+            return
+
+        now_s = time.time()
+        self._run_id = resume_id or make_run_id()
+        if name is None and chosen_tags:
+            name = make_run_name(chosen_tags, datetime.fromtimestamp(now_s))
+        self._run_dir = run_directory(resolve_base_dir(), self._run_id)
+        header = {
+            "version": FORMAT_VERSION,
+            "run_id": self._run_id,
+            "resumed": resume_id is not None,
+            "project": chosen_project,
+            "entity": resolve_entity(entity),
+            "name": name,
+            "tags": [f"{key}:{value}" for key, value in chosen_tags.items()] or None,
+            "group": group if group is not None else chosen_tags.get("experiment_group"),
+            "notes": notes,
+            "config": redact(to_plain(config or {})),
+            "mode": chosen_mode,
+            "time": now_s,
+            "console": options.console,
+            "finish_timeout_s": options.finish_timeout_s,
+            "online_timeout_s": options.online_timeout_s,
+            "world_size": get_world_size(),
+            **_identity(),
+        }
+        try:
+            writer = SegmentWriter(self._run_dir, header)
+        except OSError as error:
+            raise DirectoryError(
+                f"cannot write run files to {self._run_dir}: {error}; "
+                "set WANDB_DIR to a directory that can be written"
+            ) from error
+
+        # caller thread
+        self._log_interval = log_interval
+        self._tally = Tally()
+        self._ring: Ring[Record] = Ring(options.ring_capacity, options.full_wait_s)
+        self._capture = Capture(options.capture)
+        self._gradients = GradientSource(
+            options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._tally.warn
+        )
+        self._ticks: deque[tuple[float, Any]] = deque(maxlen=2 * log_interval)
+        self._lr_names: tuple[str, ...] = ("train/lr",)
+        # worker thread
+        console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
+        self._delivery = self._start_delivery()
+        self._worker = Worker(
+            self._ring,
+            console_ring,
+            Resolver(self._capture, self._gradients, self._tally),
+            writer,
+            self._tally,
+            delivery=self._delivery,
+            flush_interval_s=options.flush_interval_s,
+            gpu_stats_interval=gpu_stats_interval,
+        )
+        self._worker.start()
+        # In the thread mode wandb, being in this process, captures the console by itself.
+        capture_console = options.console and options.delivery == "process"
+        self._console = ConsoleCapture(console_ring) if capture_console else None
+        self._finish_lock = threading.Lock()
+        self._state = _RUNNING
+        process.register(self)
+
+    def _start_delivery(self) -> Delivery:
+        if self._options.delivery == "thread":
+            return DeliveryThread(self._run_dir, self._tally.warn, process.run_first_at_exit)
+        try:
+            return DeliveryProcess(self._run_dir, self._tally.warn)
+        except OSError as error:
+            raise FasttrackError(
+                f"the delivery process could not be started ({sys.executable!r}: {error}); "
+                "where Python is embedded, pass options=Options(delivery='thread')"
+            ) from error
+
+    # --- logging: the caller's thread, microseconds ------------------------------------------
+
+    def log_training_step(
+        self,
+        loss: Any,
+        step: int,
+        batch_size: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        model: torch.nn.Module | None = None,
+        *,
+        scaler: Any = None,
+        loss_ar: Any = None,
+        loss_fm: Any = None,
+        grad_norm: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Queue this step's metrics. Never waits for the device, the disk or the network.
+
+        Call it at every step: all but every `log_interval`-th return after noting the time, from
+        which `perf/` metrics are made. Values are single numbers: floats, ints, bools, NumPy
+        scalars, or one-element tensors on any device (pass `loss`, not `loss.item()`). Anything
+        else is refused, counted and said once.
+
+        Args:
+            loss: the total loss, `loss/total`.
+            step: the training step, an integer.
+            batch_size: this rank's samples in the step, for `perf/samples_per_sec` (global).
+            optimizer: `train/lr` is its first parameter group's; further groups are
+                `train/lr/<name or number>`.
+            model: for `train/grad_norm`, the L2 norm over its gradients as they are at the call,
+                so call before `zero_grad()`. A DeepSpeed engine gives its own.
+            scaler: a GradScaler, for `train/amp_scale`.
+            loss_ar: autoregressive part, `loss/ar`.
+            loss_fm: flow-matching part, `loss/fm`.
+            grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
+                spares computing one and is the only right one for sharded gradients.
+            extra: further metrics by name.
+        """
+        if self._state is not _RUNNING:
+            if self._state is not _INERT:
+                self._late_call()
+            return
+        try:
+            if type(step) is not int:
+                step = step_number(step)
+            self._ticks.append((time.perf_counter(), batch_size))
+            if step % self._log_interval:
+                return
+            values: dict[str, Captured] = {}
+            self._put(values, LOSS, loss)
+            if loss_ar is not None:
+                self._put(values, "loss/ar", loss_ar)
+            if loss_fm is not None:
+                self._put(values, "loss/fm", loss_fm)
+            if optimizer is not None:
+                self._put_learning_rates(values, optimizer)
+            if scaler is not None:
+                self._put_amp_scale(values, scaler)
+            gradients = None
+            if grad_norm is not None:
+                self._put(values, GRAD_NORM, grad_norm)
+            elif model is not None:
+                norm = self._gradients.capture(model)
+                if isinstance(norm, Gradients):
+                    gradients = norm
+                elif norm is not None:
+                    self._put(values, GRAD_NORM, norm)
+            if extra is not None:
+                values.update(self._capture.mapping(extra, self._tally.refuse))
+            ticks, self._ticks = self._ticks, deque(maxlen=self._ticks.maxlen)
+            self._push(step, values, ticks, gradients)
+        except Exception as error:  # nothing may raise into training
+            self._failed_call("log_training_step", error)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Queue any metrics for `step`, whatever the interval. Never waits, as `log_training_step`.
+
+        Args:
+            metrics: names (strings) to single numbers; see `log_training_step` for what counts.
+            step: the training step they belong to, an integer. It may lie behind earlier ones.
+        """
+        if self._state is not _RUNNING:
+            if self._state is not _INERT:
+                self._late_call()
+            return
+        try:
+            if type(step) is not int:
+                step = step_number(step)
+            self._push(step, self._capture.mapping(metrics, self._tally.refuse), None, None)
+        except Exception as error:  # nothing may raise into training
+            self._failed_call("log_metrics", error)
+
+    def _put(self, values: dict[str, Captured], name: str, value: Any) -> None:
+        try:
+            values[name] = self._capture.scalar(name, value)
+        except (Refused, RuntimeError, TypeError, ValueError) as error:
+            self._tally.refuse(name, str(error))
+
+    def _put_learning_rates(self, values: dict[str, Captured], optimizer: Any) -> None:
+        groups = optimizer.param_groups
+        if len(groups) != len(self._lr_names):
+            rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
+            self._lr_names = ("train/lr", *rest)
+        for name, group in zip(self._lr_names, groups, strict=False):
+            self._put(values, name, group["lr"])
+
+    def _put_amp_scale(self, values: dict[str, Captured], scaler: Any) -> None:
+        # get_scale() would wait for the device; _scale is the tensor behind it, made at first use.
+        scale = getattr(scaler, "_scale", None)
+        if scale is None:
+            scale = scaler.get_scale()
+        self._put(values, "train/amp_scale", scale)
+
+    def _push(
+        self,
+        step: int,
+        values: dict[str, Captured],
+        ticks: deque[tuple[float, Any]] | None,
+        gradients: Gradients | None,
+    ) -> None:
+        pending = pending_tensors(values)
+        events: tuple[torch.Event, ...] = ()
+        if pending:
+            events = mark_streams({tensor.device for tensor in pending.values()})
+        if gradients is not None:
+            events += mark_streams(gradients.devices)
+        record = (step, time.time(), values, pending, ticks, gradients, events)
+        pushed = self._ring.push(make_record(record))
+        if gradients is not None:
+            self._worker.wake()  # gradients are large, and may soon be zeroed in place
+        if not pushed:
+            self._tally.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+
+    def _late_call(self) -> None:
+        self._tally.count("late_calls")
+        self._tally.warn("late", "a log call came after finish(); nothing is logged any more")
+
+    def _failed_call(self, method: str, error: Exception) -> None:
+        self._tally.count("failed_calls")
+        text = str(error) if isinstance(error, Refused) else repr(error)
+        self._tally.warn(f"call:{method}:{type(error)}", f"{method}: {text}; the call was ignored")
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def get_run_id(self) -> str | None:
+        """Return the run's id, to be kept in checkpoints and passed back as `resume_id`.
+
+        On an inert tracker it is the `resume_id` that was given, if any.
+        """
+        return self._run_id
+
+    def get_run_url(self) -> str | None:
+        """Return the run's page, or None while it is offline or not known yet. Never waits."""
+        return None if self._state is _INERT else self._delivery.state.url
+
+    def is_active(self) -> bool:
+        """Return whether this process records: the right rank, enabled, not finished."""
+        return self._state is _RUNNING
+
+    def is_offline(self) -> bool:
+        """Return whether rows go to a local W&B directory for now (asked for, or fallen back)."""
+        return self._offline if self._state is _INERT else self._delivery.state.offline
+
+    def stats(self) -> Stats:
+        """Return what was written, delivered and lost so far. Never waits."""
+        if self._state is _INERT:
+            return Stats(**dict.fromkeys(Stats.__slots__, 0))
+        counts = self._tally.counts()
+        return Stats(
+            rows_written=self._worker.rows_written,
+            rows_delivered=self._delivery.state.rows,
+            dropped=self._ring.dropped,
+            refused=counts.get("refused", 0),
+            stale=counts.get("stale", 0),
+            out_of_order=counts.get("out_of_order", 0),
+            journal_errors=counts.get("journal_error", 0),
+            worker_errors=counts.get("worker_errors", 0),
+            failed_calls=counts.get("failed_calls", 0),
+            late_calls=counts.get("late_calls", 0),
+            ring_high_water=self._worker.ring_high_water,
+        )
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float = 10.0) -> bool:
+        """Wait until all that was logged so far is in the journal; return whether it is.
+
+        Blocks up to `timeout_s` seconds, on the device and the disk, never on the network.
+        """
+        return self._worker.flush(timeout_s) if self._state is _RUNNING else True
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Write what is left, deliver it, and end the run. Idempotent.
+
+        Blocks until everything is delivered, at most about `Options.finish_timeout_s`; what could
+        not be delivered by then is named, with the command that delivers it.
+
+        Args:
+            exit_code: 0 marks the run as finished, anything else as failed.
+        """
+        if self._state is not _RUNNING:
+            return
+        with self._finish_lock:
+            if self._state is not _RUNNING:
+                return
+            self._state = State.FINISHING
+        deadline = time.monotonic() + self._options.finish_timeout_s
+        try:
+            if self._end_journal(exit_code, False, self._options.finish_timeout_s):
+                self._delivery.wait(max(0.0, deadline - time.monotonic()))
+            self._say_result()
+        finally:
+            self._state = State.FINISHED
+            process.unregister(self)
+
+    def _end_journal(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
+        """Stop the worker and close the segment; return False where the worker hangs."""
+        if self._console is not None:
+            self._console.stop()
+        if not self._worker.stop(timeout_s):
+            self._tally.warn("stuck", "the worker waits for the device; its last rows are lost")
+            return False
+        now_s = time.time()
+        self._worker.end_segment(
+            {
+                "exit_code": int(exit_code),
+                "preempting": preempting,
+                "time": now_s,
+                "deadline": now_s + timeout_s,
+            }
+        )
+        return True
+
+    def _say_result(self) -> None:
+        stats, state = self.stats(), self._delivery.state
+        lost = stats.dropped + stats.journal_errors + stats.worker_errors
+        if lost:
+            say(f"{lost} rows were lost; see stats()")
+        if state.delivered and state.offline:
+            say(f"{stats.rows_written} rows kept in {state.directory}")
+        elif state.delivered:
+            say(f"{stats.rows_written} rows delivered. View run at: {state.url}")
+        else:
+            say(
+                f"not all rows are delivered; {stats.rows_written} are safe in {self._run_dir}; "
+                f"to deliver them: python -m fasttrack.delivery {self._run_dir}"
+            )
+
+    def preempt(self) -> None:
+        """Flush and mark the run as preempting; the process is about to end (SIGTERM)."""
+        if self._state is _RUNNING:
+            self._state = State.FINISHING
+            self._end_journal(process.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
+
+    def become_inert(self) -> None:
+        """Turn into an inert tracker; this process is a fork of the one that records."""
+        if self._state is not _INERT:
+            self._state = _INERT
+            if self._console is not None:
+                self._console.stop()
+            self._delivery.leave()
+
+    def __enter__(self) -> ExperimentTracker:
+        """Return the tracker."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
+        self.finish(_exit_code(error))
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _require_strings(**values: Any) -> None:
+    for argument, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{argument} must be a string, not {value!r}")
+
+
+def _require_mapping(argument: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        mend = "; pass vars(args)" if hasattr(value, "__dict__") else ""
+        raise ConfigurationError(
+            f"{argument} must be a mapping such as a dict, not {type(value).__name__}{mend}"
+        )
+
+
+def _check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
+    _require_mapping("tags", tags)
+    checked: dict[str, str] = {}
+    for key, value in (tags or {}).items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)) or value == "":
+            raise ConfigurationError(
+                f"tags must map strings to non-empty strings, not {key!r} to {value!r}"
+            )
+        if len(f"{key}:{value}") > _TAG_LIMIT:
+            raise ConfigurationError(
+                f"tag {f'{key}:{value}'!r} is longer than W&B's {_TAG_LIMIT} characters"
+            )
+        checked[key] = str(value)
+    missing = [key for key in required if key not in checked]
+    if missing:
+        raise ConfigurationError(
+            f"tags lacks {', '.join(missing)}; pass them, e.g. "
+            f"tags={{{', '.join(f'{key!r}: ...' for key in missing)}}}, or other required_tags"
+        )
+    return checked
+
+
+def _identity() -> dict[str, Any]:
+    """Return who the trainer is, for W&B's overview page."""
+    program = getattr(sys.modules.get("__main__"), "__file__", None)
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "executable": sys.executable,
+        "argv": redact_argv(sys.argv),
+        "program": program,
+        "program_relpath": os.path.relpath(program) if program else None,
+        "cwd": str(Path.cwd()),
+    }

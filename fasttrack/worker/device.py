@@ -1,0 +1,85 @@
+"""Copy scalars from devices to the host without making anybody else's work wait.
+
+Each accelerator gets a side stream of the worker's own. It waits for the events that the callers
+recorded, gathers all scalars of one device and dtype with one `stack` and one copy, and the
+worker waits for that stream only; `.item()` would wait for all that the trainer has queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fasttrack.hotpath.records import Scalar
+
+_CAPTURE_MODE_RELAXED = 2  # cudaStreamCaptureModeRelaxed
+
+
+class SideStreams:
+    """The worker's own stream on each accelerator.
+
+    Threads: worker only (the current stream is a per-thread setting of PyTorch).
+    """
+
+    def __init__(self) -> None:
+        """Make no stream yet; each device gets one when its first tensor comes by."""
+        self._streams: dict[torch.device, torch.Stream | None] = {}
+
+    def enter(self, device: torch.device, events: Iterable[torch.Event]) -> None:
+        """Make this thread's work on `device` go to the side stream, behind `events`."""
+        if device not in self._streams:
+            self._streams[device] = _open_stream(device)
+        stream = self._streams[device]
+        if stream is None:
+            return
+        torch.accelerator.set_stream(stream)
+        for event in events:
+            if event.device == device:
+                stream.wait_event(event)
+
+    def wait(self, device: torch.device) -> None:
+        """Wait until the side stream of `device` has done all it was given; frees the GIL."""
+        stream = self._streams.get(device)
+        if stream is not None:
+            stream.synchronize()
+
+    def read(self, tensors: Sequence[torch.Tensor], events: Iterable[torch.Event]) -> list[Scalar]:
+        """Return the numbers of one-element `tensors` that share one device and dtype."""
+        device = tensors[0].device
+        if device.type == "cpu":
+            return [tensor.item() for tensor in tensors]
+        self.enter(device, events)
+        stacked = torch.stack([tensor.reshape(()) for tensor in tensors])
+        if self._streams[device] is None:
+            return stacked.tolist()
+        host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+        host.copy_(stacked, non_blocking=True)
+        self.wait(device)
+        return host.tolist()
+
+
+def _open_stream(device: torch.device) -> torch.Stream | None:
+    if device.type == "cuda":
+        _relax_stream_capture()
+    try:
+        torch.accelerator.set_device_index(device.index or 0)
+        return torch.Stream(device)
+    except (RuntimeError, NotImplementedError):  # a backend without streams (MPS)
+        return None
+
+
+def _relax_stream_capture() -> None:
+    # A trainer that captures a CUDA graph would have its capture broken by our event queries;
+    # PyTorch's NCCL watchdog sets its thread to the same mode for the same reason.
+    major = (torch.version.cuda or "").split(".")[0]
+    with contextlib.suppress(OSError, AttributeError):
+        runtime = ctypes.CDLL("libamdhip64.so" if torch.version.hip else f"libcudart.so.{major}")
+        prefix = "hip" if torch.version.hip else "cuda"
+        exchange = getattr(runtime, f"{prefix}ThreadExchangeStreamCaptureMode")
+        exchange(ctypes.byref(ctypes.c_int(_CAPTURE_MODE_RELAXED)))

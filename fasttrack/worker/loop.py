@@ -1,0 +1,258 @@
+"""The worker: drain the rings, resolve, meter, append to the journal, and look after delivery.
+
+What it does under the GIL is what training pays for, so it works in short bursts: at most
+`_CHUNK` records, then the GIL is given up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from fasttrack.context.distributed import get_world_size
+from fasttrack.journal.format import encode, encode_row
+from fasttrack.worker.gpu import GpuSampler
+from fasttrack.worker.meters import StepMeter
+
+if TYPE_CHECKING:
+    from fasttrack.delivery.supervisor import Delivery
+    from fasttrack.hotpath.records import Console, Record, Row
+    from fasttrack.hotpath.ring import Ring
+    from fasttrack.journal.writer import SegmentWriter
+    from fasttrack.tally import Tally
+    from fasttrack.worker.resolve import Resolver
+
+_CHUNK = 32
+_RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
+
+
+class Worker:
+    """Carry records from the rings to the journal.
+
+    Threads: `run_once` on one thread at a time; `start`, `wake`, `flush` and `stop` from any.
+    """
+
+    def __init__(
+        self,
+        ring: Ring[Record],
+        console: Ring[Console],
+        resolver: Resolver,
+        writer: SegmentWriter,
+        tally: Tally,
+        *,
+        delivery: Delivery,
+        flush_interval_s: float,
+        gpu_stats_interval: int,
+    ) -> None:
+        """Prepare; nothing runs before `start` (or `run_once`, by hand)."""
+        self._ring = ring
+        self._console = console
+        self._resolver = resolver
+        self._writer = writer
+        self._tally = tally
+        self._delivery = delivery
+        self._flush_interval_s = flush_interval_s
+        self._gpu_stats_interval = gpu_stats_interval
+        self._meter = StepMeter(get_world_size)
+        self._gpu = GpuSampler(lambda text: tally.warn(f"gpu:{text}", text))
+        # any thread
+        self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
+        self._wake.acquire()
+        self._flushed = threading.Condition()  # on an RLock: a signal handler may flush too
+        self._flush_asked = 0
+        self._flush_done = 0
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        # worker thread
+        self._seq = 0
+        self._last_step: int | None = None
+        self._gpu_period: int | None = None
+        self.ring_high_water = 0
+
+    # --- any thread ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="fasttrack-worker", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Make the worker look at the ring now. Never waits."""
+        if self._wake.locked():
+            try:
+                self._wake.release()
+            except RuntimeError:  # another thread was quicker
+                return
+
+    @property
+    def rows_written(self) -> int:
+        """Rows handed to the journal so far."""
+        return self._seq
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was logged before this call is in the journal; return whether it is.
+
+        Blocks up to `timeout_s` seconds, on the device and the disk.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._flushed:
+            self._flush_asked += 1
+            number = self._flush_asked
+            while self._flush_done < number:
+                self.wake()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or self._thread is None or not self._thread.is_alive():
+                    return False
+                self._flushed.wait(min(left_s, 1.0))
+        return True
+
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after a last round; return whether it ended within `timeout_s`."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            return not self._thread.is_alive()
+        return True
+
+    def end_segment(self, finish: dict[str, Any]) -> None:
+        """Write the `finish` line and close the segment and the GPU library; after `stop`."""
+        self._append([encode({"kind": "finish", **finish})])
+        if self._writer.held_lines:
+            self._count_lost(self._writer.held_lines)
+        self._writer.close()
+        self._gpu.close()
+
+    # --- worker thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            self._tally.count("worker_errors")
+            self._tally.warn("worker_died", f"the worker died of {error!r} and is started again")
+            self._loop()
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.acquire(timeout=self._flush_interval_s)
+            stopping = self._stopping
+            with self._flushed:
+                asked = self._flush_asked
+            try:
+                self.run_once()
+                self._delivery.poll()
+            except Exception as error:  # the worker's boundary: nothing may stop it
+                self._tally.count("worker_errors")
+                self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            with self._flushed:
+                self._flush_done = asked
+                self._flushed.notify_all()
+            if stopping:
+                return
+
+    def run_once(self) -> int:
+        """Drain the rings as they are now; return the number of records handled."""
+        handled = 0
+        self._drain_console()
+        while records := self._ring.pop(_CHUNK):
+            handled += len(records)
+            self._handle(records)
+            time.sleep(0)  # give up the GIL between bursts
+        self._drain_console()
+        self.ring_high_water = max(self.ring_high_water, handled)
+        if not handled and self._writer.held_lines:
+            self._append([])
+        return handled
+
+    def _handle(self, records: list[Record]) -> None:
+        try:
+            rows = self._resolver.resolve(records)
+            for record, row in zip(records, rows, strict=True):
+                if record.ticks is not None:
+                    self._add_training_metrics(record, row)
+            lines = [line for row in rows if (line := self._encode(row)) is not None]
+        except Exception:
+            self._tally.count("worker_errors", len(records))
+            raise
+        self._append(lines)
+
+    def _add_training_metrics(self, record: Record, row: Row) -> None:
+        assert record.ticks is not None
+        row.values.update(self._meter.measure(record.ticks))
+        period = row.step // self._gpu_stats_interval
+        if period != self._gpu_period:  # the first logged step of each interval
+            self._gpu_period = period
+            row.values.update(self._gpu.sample(self._resolver.cuda_index))
+
+    def _encode(self, row: Row) -> bytes | None:
+        values = row.values
+        if not values.keys().isdisjoint(_RESERVED):
+            for name in _RESERVED & values.keys():
+                del values[name]
+                self._tally.refuse(name, "W&B keeps this name for itself; choose another")
+        if self._last_step is not None and row.step < self._last_step:
+            self._tally.count("out_of_order")
+            self._tally.warn(
+                "order", f"step {row.step} was logged after step {self._last_step}; both are kept"
+            )
+        self._last_step = row.step
+        if not values:
+            return None
+        try:
+            line = encode_row(self._seq, row.step, row.time_s, values)
+        except orjson.JSONEncodeError:
+            line = encode_row(self._seq, row.step, row.time_s, self._representable(values))
+        self._seq += 1
+        return line
+
+    def _representable(self, values: dict[Any, Any]) -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            try:
+                encode({name: value})
+            except orjson.JSONEncodeError as error:
+                self._tally.refuse(
+                    repr(name), f"{error} (names are strings, integers have 64 bits)"
+                )
+            else:
+                kept[name] = value
+        return kept
+
+    def _drain_console(self) -> None:
+        lines: list[bytes] = []
+        while written := self._console.pop(_CHUNK):
+            stream, text, time_s = written[0]
+            for piece in written[1:]:
+                if piece.stream == stream:
+                    text += piece.text
+                else:
+                    lines.append(_console_line(stream, text, time_s))
+                    stream, text, time_s = piece
+            lines.append(_console_line(stream, text, time_s))
+        if lines:
+            self._append(lines)
+
+    def _append(self, lines: list[bytes]) -> None:
+        error = self._writer.append(lines)
+        if error is not None:
+            self._tally.warn(
+                "disk", f"the journal cannot be written ({error}); training goes on, rows are held"
+            )
+            dropped = self._writer.trim_held()
+            if dropped:
+                self._count_lost(dropped)
+
+    def _count_lost(self, lines: int) -> None:
+        self._tally.count("journal_error", lines)
+        self._tally.warn(
+            "disk_lost", "the journal could not be written; rows were lost, see stats()"
+        )
+
+
+def _console_line(stream: str, text: str, time_s: float) -> bytes:
+    clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
+    return encode({"kind": "console", "stream": stream, "text": clean, "time": time_s})

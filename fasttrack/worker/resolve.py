@@ -1,0 +1,121 @@
+"""Turn Records into Rows: read every tensor of a batch, one copy per device and dtype."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+
+from fasttrack.hotpath.gradients import fused_norm
+from fasttrack.hotpath.records import Reference, Row
+from fasttrack.worker.device import SideStreams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fasttrack.hotpath.capture import Capture
+    from fasttrack.hotpath.gradients import GradientSource
+    from fasttrack.hotpath.records import Gradients, Record, Scalar
+    from fasttrack.tally import Tally
+
+    _Target = tuple[dict[str, Scalar], str]
+
+GRAD_NORM = "train/grad_norm"
+LOSS = "loss/total"
+
+
+class Resolver:
+    """Resolve batches of records.
+
+    Threads: worker only.
+    """
+
+    def __init__(self, capture: Capture, gradients: GradientSource, tally: Tally) -> None:
+        """Tell `capture` and `gradients` what was stale; count what is lost in `tally`."""
+        self._capture = capture
+        self._gradients = gradients
+        self._tally = tally
+        self._streams = SideStreams()
+        self.cuda_index: int | None = None  # of the last CUDA tensor that came by
+        self._loss_was_finite = True
+
+    def resolve(self, records: Sequence[Record]) -> list[Row]:
+        """Return one row per record, in order. Waits for the device where values live there."""
+        rows = [Row(r.step, r.time_s, r.values) for r in records]  # type: ignore[arg-type]
+        pending = [record for record in records if record.pending or record.gradients]
+        if pending:
+            self._read_tensors(pending)
+        for row in rows:
+            loss = row.values.get(LOSS)
+            if loss is not None and not math.isfinite(loss) and self._loss_was_finite:
+                self._loss_was_finite = False
+                self._tally.warn("loss", f"the loss became {loss} at step {row.step}")
+        return rows
+
+    def _read_tensors(self, records: Sequence[Record]) -> None:
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]
+        groups = defaultdict(list)
+        references: list[tuple[Reference, _Target]] = []
+        for record in records:
+            values: dict[str, Scalar] = record.values  # type: ignore[assignment]
+            for name, tensor in record.pending.items():
+                kept = record.values[name]
+                if isinstance(kept, Reference):
+                    references.append((kept, (values, name)))
+                groups[tensor.device, tensor.dtype].append((tensor, (values, name)))
+            if record.gradients is not None:
+                norm = self._norm(record)
+                if norm is not None:
+                    values[GRAD_NORM] = norm
+        events = [event for record in records for event in record.events]
+        for (device, _), entries in groups.items():
+            if device.type == "cuda":
+                self.cuda_index = device.index
+            self._read_group(entries, events)
+        for reference, (values, name) in references:
+            if reference.tensor._version != reference.version:
+                values.pop(name, None)
+                self._capture.snapshot_always.add(name)
+                self._tally.count("stale")
+
+    def _read_group(
+        self, entries: list[tuple[torch.Tensor, _Target]], events: list[torch.Event]
+    ) -> None:
+        try:
+            numbers = self._streams.read([tensor for tensor, _ in entries], events)
+        except RuntimeError as error:
+            if len(entries) > 1:  # one dead tensor must not take the others along
+                for entry in entries:
+                    self._read_group([entry], events)
+                return
+            ((_, (values, name)),) = entries
+            values.pop(name, None)
+            self._tally.refuse(name, f"its tensor could not be read: {_first_line(error)}")
+            return
+        for number, (_, (values, name)) in zip(numbers, entries, strict=True):
+            values[name] = int(number) if number is True or number is False else number
+
+    def _norm(self, record: Record) -> float | None:
+        gradients: Gradients = record.gradients  # type: ignore[assignment]
+        try:
+            for device in gradients.devices:
+                if device.type != "cpu":
+                    self._streams.enter(device, record.events)
+            norm = fused_norm(gradients.tensors)
+            (number,) = self._streams.read([norm], ())
+        except RuntimeError as error:
+            self._tally.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")
+            return None
+        # A sequence lock: the norm is only true if nobody wrote while it was computed.
+        if [gradient._version for gradient in gradients.tensors] != gradients.versions:
+            self._tally.count("stale")
+            self._gradients.was_stale()
+            return None
+        self._gradients.was_valid()
+        return number
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
