@@ -136,7 +136,8 @@ class Courier:
             try:
                 self._open_online()
                 connected = True
-                return self._session(online=True)
+                self._session(online=True)
+                return True
             except Unavailable as error:
                 if not connected:
                     return self._fall_back(error)
@@ -157,10 +158,11 @@ class Courier:
             return delivered
         try:
             self._backend.open(self._header, online=True, timeout_s=_LAST_TRY_S)
-            return self._session(online=True) or delivered
+            self._session(online=True)
         except (Unavailable, Lost):
             self._backend.abandon()
             return delivered
+        return True
 
     def _open_online(self) -> None:
         """Open the backend online, trying for `online_timeout_s`.
@@ -173,7 +175,8 @@ class Courier:
                 (state.seconds_since_start or 0.0) >= self._header["online_timeout_s"]
                 or self._find_ending() is not None
             ),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=8.0, jitter=0.5),
+            wait=tenacity.wait_exponential(multiplier=0.5, max=8.0)
+            + tenacity.wait_random(0.0, 0.5),
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, Unavailable) and not error.final
             ),
@@ -192,11 +195,11 @@ class Courier:
                 self._cursor.open_directory = directory.name
                 self._cursor.save(self._cursor_path)
                 self._report({"event": "offline", "reason": reason, "directory": str(directory)})
-                if self._session(online=False):
-                    self._cursor.offline_directories.append(directory.name)
-                    self._cursor.open_directory = None
-                    self._cursor.save(self._cursor_path)
-                    return True
+                self._session(online=False)
+                self._cursor.offline_directories.append(directory.name)
+                self._cursor.open_directory = None
+                self._cursor.save(self._cursor_path)
+                return True
             except (Unavailable, Lost) as error:
                 self._backend.abandon()
                 self._report({"event": "trouble", "reason": str(error), "rows": self._rows})
@@ -213,11 +216,12 @@ class Courier:
 
     # --- one session --------------------------------------------------------------------------
 
-    def _session(self, *, online: bool) -> bool:
+    def _session(self, *, online: bool) -> None:
         """Replay and follow with the open backend, finish it, and prove.
 
         Raises:
-            Lost: the backend went away; what this session delivered may or may not be there.
+            Lost: the backend went away, or the proof failed; what this session delivered may or
+                may not be there.
         """
         if online:
             self._report({"event": "online", "url": self._backend.url})
@@ -247,7 +251,7 @@ class Courier:
         handed_over = 0 if first_step is None else mapper.placed - first_step + 1
         proof = self._backend.prove(last_step=mapper.last, rows=handed_over, timeout_s=_PROOF_S)
         if proof is None:
-            return False
+            raise Lost("the backend does not have all rows after a finish without error")
         for name, (rows, last_step) in ends.items():
             state = self._cursor.segment(name)
             state.rows, state.last_step = rows, last_step
@@ -260,7 +264,6 @@ class Courier:
             for directory in self._cursor.offline_directories:
                 _mark_synced(self._wandb_dir / directory)
         self._cursor.save(self._cursor_path)
-        return True
 
     def _values(self, entry: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = entry["values"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 STEP_KEY = "step"
 _PROBE_TIMEOUT_S = 5.0
-_PROOF_POLL_S = 0.25
+_PROOF_POLL_S = 0.1
 # wandb's client raises these from a run whose wandb-core has died, besides its own errors.
 _CORE_DIED = (OSError, RuntimeError)
 
@@ -66,7 +66,7 @@ class WandbBackend:
         self._stopped = False
         base_dir = Path(header["base_dir"])
         if online:
-            _probe(wandb.Settings().base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+            _probe(wandb.setup().settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
         before = set(_run_folders(base_dir, header["run_id"]))
         try:
             run = wandb.init(
@@ -161,26 +161,24 @@ class WandbBackend:
         """Ask the server for its last step, or read the closed file back."""
         if last_step < 0:
             return "no rows"
-        return (
-            self._prove_online(last_step, timeout_s)
-            if self._online
-            else self._prove_file(last_step, rows)
-        )
+        deadline = time.monotonic() + timeout_s
+        while True:  # a server takes rows in, and wandb-core closes its file, after finish()
+            proof = (
+                self._prove_online(last_step, timeout_s)
+                if self._online
+                else self._prove_file(last_step, rows)
+            )
+            if proof is not None or time.monotonic() >= deadline:
+                return proof
+            time.sleep(_PROOF_POLL_S)
 
     def _prove_online(self, last_step: int, timeout_s: float) -> str | None:
         wandb = _import_wandb()
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                api = wandb.Api(timeout=max(1, int(timeout_s)))
-                seen = api.run(self._path).lastHistoryStep
-            except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
-                return f"only the client's word: the server did not answer ({_one_line(error)})"
-            if seen >= last_step:
-                return f"the server's last step is {seen}"
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(_PROOF_POLL_S)  # the server takes rows in asynchronously
+        try:
+            seen = wandb.Api(timeout=max(1, int(timeout_s))).run(self._path).lastHistoryStep
+        except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
+            return f"only the client's word: the server did not answer ({_one_line(error)})"
+        return f"the server's last step is {seen}" if seen >= last_step else None
 
     def _prove_file(self, last_step: int, rows: int) -> str | None:
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""What logging costs, measured; see README.md in this folder. No part of the package."""

@@ -1,0 +1,127 @@
+"""Clocks, statistics and tables that the benchmarks share. Imports no torch: see compare.py."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from array import array
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_PACKAGES = ("torch", "wandb", "numpy", "orjson")
+
+
+class LoopTimes(NamedTuple):
+    """Seconds of each step of a loop, logging included, and of each logging call in it."""
+
+    loop_s: float
+    step_s: list[float]
+    call_s: list[float]
+
+
+def timed_loop(
+    train: Callable[[int], Any], log: Callable[[Any, int], None], first_step: int, steps: int
+) -> LoopTimes:
+    """Train and log `steps` times, with the clock read around every call.
+
+    Two readings with nothing in between come before each call; their median, the clock's own cost
+    in this very loop, is taken off the calls' times (the steps' times hold all four readings).
+    """
+    clock = time.perf_counter
+    empty = array("d", bytes(8 * steps))
+    call = array("d", bytes(8 * steps))
+    ends = array("d", bytes(8 * (steps + 1)))
+    ends[0] = clock()
+    for i in range(steps):
+        step = first_step + i
+        scalars = train(step)
+        before = clock()
+        start = clock()
+        log(scalars, step)
+        end = clock()
+        empty[i] = start - before
+        call[i] = end - start
+        ends[i + 1] = clock()
+    clock_cost_s = statistics.median(empty)
+    return LoopTimes(
+        loop_s=ends[-1] - ends[0],
+        step_s=[ends[i + 1] - ends[i] for i in range(steps)],
+        call_s=[max(0.0, seconds - clock_cost_s) for seconds in call],
+    )
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile of `values`."""
+    return sorted(values)[max(0, math.ceil(percent / 100 * len(values)) - 1)]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of `values` and its 95% confidence interval.
+
+    The interval is that of the sign test: two order statistics, whatever the distribution. With
+    fewer than six values there is none; it is then their whole range.
+    """
+    ordered = sorted(values)
+    n = len(ordered)
+    rank, below = 0, 0.5**n  # `below`: the chance that at most `rank` values lie under the median
+    while below <= 0.025 and rank < (n - 1) // 2:
+        rank += 1
+        below += math.comb(n, rank) * 0.5**n
+    rank = max(0, rank - 1)
+    return statistics.median(ordered), ordered[rank], ordered[n - 1 - rank]
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on: processor, cores, load now, versions."""
+    model = platform.processor()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.platform(terse=True),
+        "python": sys.version.split()[0],
+        **versions,
+    }
+
+
+def describe_machine(details: dict[str, Any]) -> str:
+    """Return `machine()` as one line."""
+    return ", ".join(f"{name} {value}" for name, value in details.items())
+
+
+@contextlib.contextmanager
+def private_wandb() -> Iterator[Path]:
+    """Give wandb a temporary directory and silence; nothing of the user's is read or written."""
+    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as name:
+        for variable in [key for key in os.environ if key.startswith("WANDB_")]:
+            del os.environ[variable]
+        for kind in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):
+            os.environ[f"WANDB_{kind}"] = name
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+        os.environ["WANDB_SILENT"] = "true"
+        yield Path(name)

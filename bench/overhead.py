@@ -1,0 +1,215 @@
+"""What fasttrack costs the training process, resolved to microseconds: paired blocks.
+
+`python -m bench.overhead [--quick] [--pairs N] [--only KEY,KEY]`
+
+Blocks of 800 training steps with the logging call and 800 without alternate in one process; the
+first 350 of each are dropped, because the worker still drains what the block before logged. Each
+pair gives one difference of the mean step time, and the table holds the median of the differences
+with its 95% interval: whatever drifts slower than two blocks (clock, heat, neighbours) cancels.
+CPU time is taken from the same blocks: of the training thread, and of the process without it (the
+worker; the delivery process is compare.py's business). The time of a single call is measured
+afterwards, in a loop of its own, so that reading the clock costs the blocks nothing.
+
+Last comes what it costs, after a real step, to keep a CPU loss by `item()`, `detach().clone()` or
+`detach()`, taken in turns in one loop: the measurement behind hotpath/capture.py's snapshot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.measure import (
+    describe_machine,
+    machine,
+    median_interval,
+    percentile,
+    private_wandb,
+    table,
+    timed_loop,
+)
+from bench.ways import OVERHEAD, Way
+from bench.workload import LOSS, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_US = 1e6
+
+
+class Plan(NamedTuple):
+    """How much to measure."""
+
+    pairs: int
+    block_steps: int
+    dropped_steps: int
+    call_steps: int
+
+
+FULL = Plan(pairs=20, block_steps=800, dropped_steps=350, call_steps=3000)
+QUICK = Plan(pairs=4, block_steps=300, dropped_steps=120, call_steps=300)
+
+
+class Block(NamedTuple):
+    """Mean seconds per step of one block."""
+
+    wall_s: float
+    caller_cpu_s: float
+    process_cpu_s: float
+
+
+class Cost(NamedTuple):
+    """What one way of logging costs."""
+
+    pairs: list[tuple[Block, Block]]  # (with the call, without)
+    call_s: list[float]
+
+
+def run_block(work: Workload, way: Way, first_step: int, plan: Plan) -> Block:
+    """Train one block with `way` logging; return its costs after the dropped steps."""
+    train, log = work.step, way.log
+    kept_from = first_step + plan.dropped_steps
+    for step in range(first_step, kept_from):
+        scalars = train(step)
+        log(scalars, step)
+    wall_s, caller_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()
+    for step in range(kept_from, first_step + plan.block_steps):
+        scalars = train(step)
+        log(scalars, step)
+    steps = plan.block_steps - plan.dropped_steps
+    return Block(
+        (time.perf_counter() - wall_s) / steps,
+        (time.thread_time() - caller_s) / steps,
+        (time.process_time() - process_s) / steps,
+    )
+
+
+def measure(build: Callable[[Workload], Way], plan: Plan) -> Cost:
+    """Measure one way in pairs of blocks, the order turned round in every second pair."""
+    work = Workload()
+    way, nothing = build(work), Way(work)
+    way.open()
+    try:
+        way.settle()
+        next_step = 1
+        run_block(work, way, next_step, plan)  # warms everything up
+        pairs = []
+        for i in range(plan.pairs):
+            next_step += plan.block_steps
+            if i % 2:
+                without = run_block(work, nothing, next_step, plan)
+                pairs.append((run_block(work, way, next_step, plan), without))
+            else:
+                logged = run_block(work, way, next_step, plan)
+                pairs.append((logged, run_block(work, nothing, next_step, plan)))
+        times = timed_loop(work.step, way.log, next_step + plan.block_steps, plan.call_steps)
+    finally:
+        way.close()
+    return Cost(pairs, times.call_s)
+
+
+def row(description: str, cost: Cost) -> list[str]:
+    """Return one line of the table."""
+    wall = [logged.wall_s - without.wall_s for logged, without in cost.pairs]
+    caller = [logged.caller_cpu_s - without.caller_cpu_s for logged, without in cost.pairs]
+    process = [logged.process_cpu_s - without.process_cpu_s for logged, without in cost.pairs]
+    worker = [whole - own for whole, own in zip(process, caller, strict=True)]
+    step_s = statistics.median(without.wall_s for _, without in cost.pairs)
+    median_s, low_s, high_s = median_interval(wall)
+    return [
+        description,
+        f"{median_s * _US:.1f} [{low_s * _US:.1f}, {high_s * _US:.1f}]",
+        f"{median_s / step_s:.2%}",
+        f"{step_s * 1e3:.3f}",
+        f"{statistics.median(caller) * _US:.1f}",
+        f"{statistics.median(worker) * _US:.1f}",
+        f"{percentile(cost.call_s, 50) * _US:.2f}",
+        f"{percentile(cost.call_s, 99) * _US:.2f}",
+    ]
+
+
+HEADINGS = (
+    "every step",
+    "us per step [95%]",
+    "of the step",
+    "step, ms",
+    "caller CPU, us",
+    "worker CPU, us",
+    "call p50, us",
+    "call p99, us",
+)
+
+
+KEEP: dict[str, Callable[[Any], object]] = {
+    "`tensor.item()`": lambda tensor: tensor.item(),
+    "`tensor.detach().clone()`": lambda tensor: tensor.detach().clone(),
+    "`tensor.detach()`": lambda tensor: tensor.detach(),
+}
+
+
+def keeping_a_tensor(steps_each: int) -> list[list[str]]:
+    """Return, for each way to keep a CPU loss, its p50 and p99 in microseconds after real steps.
+
+    What was kept stays alive for 160 steps, as it does until the worker's next round.
+    """
+    work, clock = Workload(), time.perf_counter
+    seconds: dict[str, array[float]] = {name: array("d") for name in KEEP}
+    empty: array[float] = array("d")
+    kept: deque[object] = deque(maxlen=160)
+    for step in range(50):
+        work.step(step)
+    for step in range(steps_each):
+        for name, keep in KEEP.items():
+            loss = work.step(step)[LOSS]
+            before = clock()
+            start = clock()
+            value = keep(loss)
+            end = clock()
+            kept.append(value)
+            seconds[name].append(end - start)
+            empty.append(start - before)
+    clock_s = statistics.median(empty)
+    return [
+        [name, *(f"{(percentile(taken, p) - clock_s) * _US:.2f}" for p in (50, 99))]
+        for name, taken in seconds.items()
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.overhead", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute; shows that it runs, no more"
+    )
+    parser.add_argument("--pairs", type=int, help="pairs of blocks per way")
+    parser.add_argument("--only", help=f"some of {','.join(OVERHEAD)},keep")
+    arguments = parser.parse_args()
+    plan = QUICK if arguments.quick else FULL
+    if arguments.pairs is not None:
+        plan = plan._replace(pairs=arguments.pairs)
+    chosen = arguments.only.split(",") if arguments.only else [*OVERHEAD, "keep"]
+    unknown = set(chosen) - {*OVERHEAD, "keep"}
+    if unknown:
+        parser.error(f"--only: no such key: {', '.join(sorted(unknown))}")
+
+    details = machine()
+    rows = []
+    with private_wandb():
+        for key, (description, build) in OVERHEAD.items():
+            if key in chosen:
+                rows.append(row(description, measure(build, plan)))
+    print(f"{describe_machine(details)}; {plan.pairs} pairs of {plan.block_steps} steps\n")
+    if rows:
+        print(table(HEADINGS, rows), end="\n\n")
+    if "keep" in chosen:
+        kept = keeping_a_tensor(plan.call_steps)
+        print(table(("keeping a CPU loss, after a step", "p50, us", "p99, us"), kept))
+
+
+if __name__ == "__main__":
+    main()

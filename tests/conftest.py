@@ -1,0 +1,40 @@
+"""Isolation for every test: no account, no rank, no directory but its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from wandb_server import WandbServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith(_PREFIXES) or name in _RANK_NAMES:
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))  # no netrc, no settings file
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A W&B server on loopback that this process and its children are logged in to."""
+    with WandbServer() as running:
+        for name, value in running.env().items():
+            monkeypatch.setenv(name, value)
+        yield running

@@ -1,0 +1,103 @@
+"""What end-to-end tests share: building trackers, running scripts, reading back what wandb wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrack import ExperimentTracker
+from fasttrack.delivery.backends.wandb_file import read_payloads
+from fasttrack.journal.format import segments
+from fasttrack.journal.reader import read_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TAGS = {"model": "eo1", "dataset": "lego", "objective": "ar+fm", "experiment_group": "baseline"}
+OFFLINE_LINE = "[ExperimentTracker] Offline mode. Run 'wandb sync' to upload later."
+HANG_GUARD_S = 120.0
+
+
+def make_tracker(**arguments: Any) -> ExperimentTracker:
+    """Return a tracker that logs every step, offline unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "project": "vla-lego",
+        "config": {"lr": 0.1},
+        "tags": TAGS,
+        "mode": "offline",
+        "log_interval": 1,
+    }
+    return ExperimentTracker(**{**defaults, **arguments})
+
+
+def run_dir(base: Path, run_id: str | None) -> Path:
+    """Return the journal directory of a run under `base`."""
+    assert run_id is not None
+    return base / "wandb" / "fasttrack" / run_id
+
+
+def journal_rows(base: Path, run_id: str | None) -> list[dict[str, Any]]:
+    """Return the rows of all segments of a run, in order."""
+    return [
+        entry
+        for path in segments(run_dir(base, run_id))
+        for entry in read_segment(path)
+        if entry["kind"] == "row"
+    ]
+
+
+def offline_dirs(base: Path) -> list[Path]:
+    """Return W&B's offline run directories under `base`, oldest first."""
+    return sorted((base / "wandb").glob("offline-run-*"))
+
+
+def wandb_rows(directory: Path) -> list[dict[str, Any]]:
+    """Return the history rows in a W&B run directory's `.wandb` file."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = directory.glob("run-*.wandb")
+    rows = []
+    for payload in read_payloads(file):
+        record = Record.FromString(payload)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append(
+                {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+                | {"_step": record.history.step.num}
+            )
+    return rows
+
+
+def metrics(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a W&B row without what the client and the courier add."""
+    return {k: v for k, v in row.items() if not k.startswith("_") and k != "step"}
+
+
+def run_script(
+    source: str, *arguments: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run Python source in a process of its own and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(source), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=HANG_GUARD_S,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Poll until `condition` holds; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.01)
