@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, test_set: TensorDataset, device: torch.device) ->
     right = model(images.to(device)).argmax(dim=1) == labels.to(device)
     correct = right.sum()
     dist.all_reduce(correct)
-    return correct.item() / len(test_set)
+    return float(correct.item()) / len(test_set)
 
 
 def train(device: torch.device) -> None:
@@ -68,12 +68,7 @@ def train(device: torch.device) -> None:
     with ExperimentTracker(
         project="fasttrack-examples",
         config={"epochs": EPOCHS, "batch_size": BATCH_SIZE, "ranks": dist.get_world_size()},
-        tags={
-            "model": "cnn",
-            "dataset": "digits",
-            "objective": "cross-entropy",
-            "experiment_group": "ddp",
-        },
+        tags={"model": "cnn", "dataset": "digits", "objective": "ce", "experiment_group": "ddp"},
         log_interval=5,
     ) as tracker:
         for epoch in range(EPOCHS):
@@ -86,11 +81,7 @@ def train(device: torch.device) -> None:
                 # batch_size is this rank's; perf/samples_per_sec is that of all ranks together.
                 # loss is this rank's; the gradients, and so train/grad_norm, are all ranks' mean.
                 tracker.log_training_step(
-                    loss=loss,
-                    step=step,
-                    batch_size=len(labels),
-                    optimizer=optimizer,
-                    model=model,
+                    loss=loss, step=step, batch_size=len(labels), optimizer=optimizer, model=model
                 )
                 step += 1
             accuracy = evaluate(network, test_set, device)

@@ -15,8 +15,7 @@ import os
 import signal
 import sys
 import threading
-import weakref
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,7 +36,7 @@ class Managed(Protocol):
         """Finish the run."""
 
 
-_live: weakref.WeakSet[Any] = weakref.WeakSet()
+_live: set[Managed] = set()  # not weak: a run whose tracker was forgotten must be finished too
 
 
 def register(tracker: Managed) -> None:

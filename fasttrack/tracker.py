@@ -162,7 +162,7 @@ class ExperimentTracker:
 
         now_s = time.time()
         self._run_id = resume_id or make_run_id()
-        if name is None and chosen_tags:
+        if name is None and chosen_tags and resume_id is None:
             name = make_run_name(chosen_tags, datetime.fromtimestamp(now_s))
         self._run_dir = run_directory(resolve_base_dir(), self._run_id)
         header = {
@@ -204,7 +204,7 @@ class ExperimentTracker:
         self._lr_names: tuple[str, ...] = ("train/lr",)
         # worker thread
         console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
-        self._delivery = self._start_delivery()
+        self._delivery = self._start_delivery(writer.path)
         self._worker = Worker(
             self._ring,
             console_ring,
@@ -223,11 +223,11 @@ class ExperimentTracker:
         self._state = _RUNNING
         process.register(self)
 
-    def _start_delivery(self) -> Delivery:
+    def _start_delivery(self, segment: Path) -> Delivery:
         if self._options.delivery == "thread":
-            return DeliveryThread(self._run_dir, self._tally.warn, process.run_first_at_exit)
+            return DeliveryThread(segment, self._tally.warn, process.run_first_at_exit)
         try:
-            return DeliveryProcess(self._run_dir, self._tally.warn)
+            return DeliveryProcess(segment, self._tally.warn)
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
@@ -447,6 +447,7 @@ class ExperimentTracker:
             self._say_result()
         finally:
             self._state = State.FINISHED
+            self._delivery.close()
             process.unregister(self)
 
     def _end_journal(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
@@ -487,6 +488,8 @@ class ExperimentTracker:
         if self._state is _RUNNING:
             self._state = State.FINISHING
             self._end_journal(process.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
+        elif self._state is State.FINISHING:  # finish() lies below this signal handler
+            self._worker.stop(_PREEMPT_FLUSH_S)
 
     def become_inert(self) -> None:
         """Turn into an inert tracker; this process is a fork of the one that records."""
@@ -494,7 +497,7 @@ class ExperimentTracker:
             self._state = _INERT
             if self._console is not None:
                 self._console.stop()
-            self._delivery.leave()
+            self._delivery.close()
 
     def __enter__(self) -> ExperimentTracker:
         """Return the tracker."""

@@ -171,12 +171,16 @@ def self_holding(kind: str) -> Any:
         items: list[Any] = [1]
         items.append(items)
         return items
+    if kind == "twice":  # every level doubles what a mere limit of depth lets through
+        config = {"lr": 0.1}
+        config["left"] = config["right"] = config
+        return config
     optimizer = Optimizer(0.1)
     optimizer.betas = (optimizer,)  # type: ignore[assignment]
     return optimizer
 
 
-@pytest.mark.parametrize("kind", ["dict", "list", "dataclass"])
+@pytest.mark.parametrize("kind", ["dict", "list", "twice", "dataclass"])
 @pytest.mark.xfail(
     strict=True, raises=RecursionError, reason="a structure that holds itself recurses"
 )

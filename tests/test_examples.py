@@ -146,6 +146,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return _run(tmp_path_factory.mktemp("digits"), _EXAMPLES / "digits.py")
 
 
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """`examples/digits.py`, stopped after two epochs and resumed up to the default's five."""
+    base = tmp_path_factory.mktemp("resumed")
+    _run(base, _EXAMPLES / "digits.py", "--epochs", "2")
+    return _run(base, _EXAMPLES / "digits.py", "--resume")
+
+
 def test_digits_learns_to_read_nine_of_ten_with_its_defaults(digits: Outcome) -> None:
     """The example trains for real, and says where the run is."""
     accuracies = _accuracies(digits.stdout)
@@ -184,12 +192,9 @@ def test_digits_leaves_one_offline_run_that_holds_all_rows(digits: Outcome) -> N
 
 
 def test_resumed_digits_go_on_in_the_same_run_as_if_never_stopped(
-    tmp_path: Path, digits: Outcome
+    resumed: Outcome, digits: Outcome
 ) -> None:
     """Two epochs, then three more, make one run whose steps and results are the unbroken run's."""
-    _run(tmp_path, _EXAMPLES / "digits.py", "--epochs", "2")
-    resumed = _run(tmp_path, _EXAMPLES / "digits.py", "--resume")
-
     first, second = resumed.segments
     headers = [read_header(first), read_header(second)]
     assert [header["run_id"] for header in headers] == [resumed.run_id] * 2
@@ -197,19 +202,16 @@ def test_resumed_digits_go_on_in_the_same_run_as_if_never_stopped(
     assert resumed.steps("loss/total") == digits.steps("loss/total")
     for mine, unbroken in zip(resumed.rows("eval/loss"), digits.rows("eval/loss"), strict=True):
         assert (mine["step"], mine["values"]) == (unbroken["step"], unbroken["values"])
-    checkpoint = torch.load(tmp_path / "checkpoints" / "epoch-0005.pt", weights_only=True)
+    checkpoint = torch.load(resumed.base / "checkpoints" / "epoch-0005.pt", weights_only=True)
     assert (checkpoint["wandb_run_id"], checkpoint["step"]) == (
         resumed.run_id,
         5 * _STEPS_PER_EPOCH,
     )
 
 
-def test_resumed_digits_deliver_each_row_once(tmp_path: Path) -> None:
+def test_resumed_digits_deliver_each_row_once(resumed: Outcome) -> None:
     """Both attempts' offline directories carry one run id, and no row is in both."""
-    _run(tmp_path, _EXAMPLES / "digits.py", "--epochs", "1")
-    resumed = _run(tmp_path, _EXAMPLES / "digits.py", "--epochs", "2", "--resume")
-
-    directories = offline_dirs(tmp_path)
+    directories = offline_dirs(resumed.base)
     uploaded = [row for directory in directories for row in wandb_rows(directory)]
     assert [directory.name.rsplit("-", 1)[1] for directory in directories] == [resumed.run_id] * 2
     assert [row["step"] for row in uploaded if "loss/total" in row] == resumed.steps("loss/total")

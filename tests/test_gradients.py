@@ -68,8 +68,10 @@ def gradients_of(model: torch.nn.Module) -> list[torch.Tensor]:
 
 def resolve_norm(source: GradientSource, model: Any, tally: Tally) -> Any:
     """Capture and resolve at once; return `train/grad_norm`, or None where it was dropped."""
-    return resolver_for(source, tally).resolve([record_of(source.capture(model))])[0].values.get(
-        GRAD_NORM
+    return (
+        resolver_for(source, tally)
+        .resolve([record_of(source.capture(model))])[0]
+        .values.get(GRAD_NORM)
     )
 
 

@@ -186,12 +186,13 @@ def test_a_thread_that_still_notes_its_step_does_not_break_the_interval() -> Non
         readings = ticks(1.0, 2.0)
         try:
             metrics, came_in = measure_while_growing(meter, readings, moment)
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             broken.append(f"{moment}: {error}")
             continue
         if not came_in:
             break
-        assert metrics["perf/steps_per_sec"] in (1.0, 1.5)
+        if metrics["perf/steps_per_sec"] not in (1.0, 1.5):
+            broken.append(f"{moment}: {metrics}")
 
     assert moment > 10
     assert broken == []

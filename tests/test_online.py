@@ -314,7 +314,7 @@ def test_late_rows_carry_the_time_they_were_logged(server: WandbServer, tmp_path
         from fasttrack.delivery.backends.wandb import WandbBackend
         from fasttrack.delivery.courier import Courier
         courier = Courier(
-            Path(sys.argv[1]),
+            Path(sys.argv[1]) / "segment-0001.jsonl",
             WandbBackend(in_trainer=False),
             trainer_alive=lambda: False,
             report=lambda event: None,

@@ -37,9 +37,7 @@ class Setup:
         """Return a record of `metrics`, as the tracker would make it."""
         values = self.capture.mapping(metrics, self.tally.refuse)
         pending = pending_tensors(values)
-        record: Record = make_record(
-            (step, 100.0 + step, values, pending, None, gradients, ())
-        )
+        record: Record = make_record((step, 100.0 + step, values, pending, None, gradients, ()))
         return record
 
     def loss(self, step: int, value: Any) -> Record:
@@ -185,9 +183,7 @@ def test_a_stale_reference_takes_no_other_along(setup: Setup) -> None:
 def test_a_tensor_that_is_logged_twice_is_read_twice(setup: Setup) -> None:
     """One tensor under two names, and in two records."""
     tensor = torch.tensor(1.0)
-    rows = setup.resolver.resolve(
-        [setup.record(1, a=tensor, b=tensor), setup.record(2, a=tensor)]
-    )
+    rows = setup.resolver.resolve([setup.record(1, a=tensor, b=tensor), setup.record(2, a=tensor)])
 
     assert [row.values for row in rows] == [{"a": 1.0, "b": 1.0}, {"a": 1.0}]
 

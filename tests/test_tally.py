@@ -85,9 +85,7 @@ def test_a_warning_inside_a_count_does_not_deadlock() -> None:
 
 
 @pytest.mark.parametrize("state", ["closed", "missing", "broken"])
-def test_saying_survives_a_stderr_that_is_gone(
-    monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
+def test_saying_survives_a_stderr_that_is_gone(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     """Daemons close stderr; a terminal may vanish."""
 
     class Broken(io.StringIO):

@@ -30,9 +30,9 @@ HANG_GUARD_S = 30.0
 class StandInDelivery:
     """Takes the place of the delivery process: these tests are about what comes before it."""
 
-    def __init__(self, run_dir: Path, warn: Callable[[str, str], None]) -> None:
+    def __init__(self, segment: Path, warn: Callable[[str, str], None]) -> None:
         """Be done at once."""
-        self.state = DeliveryState(delivered=True, offline=True, directory=str(run_dir))
+        self.state = DeliveryState(delivered=True, offline=True, directory=str(segment.parent))
 
     def poll(self) -> None:
         """Nothing is reported."""
@@ -41,8 +41,8 @@ class StandInDelivery:
         """It is over."""
         return True
 
-    def leave(self) -> None:
-        """Nothing is to be left."""
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @pytest.fixture
@@ -508,22 +508,36 @@ def test_step_of_another_integer_type_is_taken(
     assert (row["step"], type(row["step"])) == (5, int)
 
 
-@pytest.mark.parametrize("step", [2**70, -(2**70), 2**63, 2**63 - 1], ids=hex)
-@pytest.mark.xfail(
-    strict=True,
-    reason="a step beyond 64 bits takes its batch along; from 2**63 - 1 on, delivery dies of it",
+@pytest.mark.parametrize(
+    "step",
+    [
+        2**70,
+        -(2**70),
+        *[
+            pytest.param(
+                step,
+                marks=pytest.mark.xfail(
+                    strict=True, reason="wandb's protobuf refuses the `_step`, and delivery dies"
+                ),
+            )
+            for step in (2**63, 2**63 - 1)
+        ],
+    ],
+    ids=hex,
 )
 def test_step_that_nothing_can_hold_costs_its_call_only(
     make: Callable[..., ExperimentTracker], tmp_path: Path, step: int
 ) -> None:
-    """JSON ends at 64 bits, W&B's `_step` at 63, and the next row needs one more."""
+    """JSON ends at 64 bits, W&B's `_step` at 63, and the row after it needs one more."""
     tracker = make(options=Options(console=False, flush_interval_s=5.0))
 
     for at in (1, step, 2):
         tracker.log_metrics({"a": 1.0}, at)
 
-    assert values(tracker, tmp_path) == [{"a": 1.0}, {"a": 1.0}]
-    assert tracker.stats().failed_calls == 1
+    written, stats = values(tracker, tmp_path), tracker.stats()
+    assert written == [{"a": 1.0}, {"a": 1.0}]
+    assert stats.failed_calls + stats.refused == 1
+    assert stats.worker_errors == 0
 
 
 @pytest.mark.parametrize(
@@ -737,7 +751,7 @@ def test_run_full_of_bad_calls_is_delivered_with_all_its_good_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What reaches W&B is exactly what was good."""
-    with make_tracker(options=QUIET) as tracker:
+    with make_tracker(options=Options(console=False)) as tracker:
         for step in range(5):
             tracker.log_metrics({"a": step, "b": "text", 3: 1.0, "step": 9}, step)
             tracker.log_metrics({"a": step}, "x")  # type: ignore[arg-type]

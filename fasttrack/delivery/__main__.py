@@ -1,8 +1,8 @@
-"""The delivery process: `python -m fasttrack.delivery RUN_DIR`.
+"""The delivery process: `python -m fasttrack.delivery RUN`.
 
-Started by the trainer with `--trainer-pid`, it follows the run until that process is done. Started
-by hand, it delivers what the run directory holds and exits with 0 if all of it is proven to have
-arrived, else 1.
+Started by the trainer, on a segment and with `--trainer-pid`, it follows that segment until the
+trainer is done. Started by hand, on a run's journal directory, it delivers what is there and exits
+with 0 if all of it is proven to have arrived, else 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from fasttrack.delivery.backends.wandb import WandbBackend
 from fasttrack.delivery.courier import Courier
+from fasttrack.journal.format import segments
 
 _NICENESS = 10  # training comes first
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
@@ -59,16 +60,17 @@ def _settle(trainer_pid: int | None) -> None:
 def main() -> int:
     """Deliver; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
+    parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not any(arguments.run_dir.glob("segment-*.jsonl")):
-        parser.error(f"{arguments.run_dir} holds no journal (no segment-*.jsonl)")
+    found = segments(arguments.run) if arguments.run.is_dir() else [arguments.run]
+    if not found or not found[-1].is_file():
+        parser.error(f"{arguments.run} holds no journal (no segment-*.jsonl)")
     _settle(arguments.trainer_pid)
     trainer_pid = arguments.trainer_pid
     courier = Courier(
-        arguments.run_dir,
+        found[-1],
         WandbBackend(in_trainer=False),
         trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
         report=Reporter(arguments.report_fd),

@@ -23,7 +23,7 @@ import tenacity
 from fasttrack.delivery.backends.base import Lost, Unavailable
 from fasttrack.delivery.steps import StepMapper
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.format import segments
+from fasttrack.journal.format import attempt, segments
 from fasttrack.journal.reader import SegmentReader, read_finish, read_header
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Courier:
 
     def __init__(
         self,
-        run_dir: Path,
+        segment: Path,
         backend: Backend,
         *,
         trainer_alive: Callable[[], bool],
@@ -71,24 +71,25 @@ class Courier:
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Take charge of the newest segment in `run_dir`, and of all that earlier ones left.
+        """Take charge of `segment`, and of all that earlier segments of its run have left.
 
         Args:
-            run_dir: the run's journal directory; it holds at least one segment.
+            segment: the newest segment to deliver; its trainer may still be writing it.
             backend: where to deliver to.
             trainer_alive: tells whether more rows may come.
             report: told what happens, as small JSON-able dicts with a key "event".
             clock: unix time in seconds.
             pause: waits, in seconds.
         """
-        self._run_dir = run_dir
+        run_dir = segment.parent
+        self._lock_path = run_dir / "courier.lock"
         self._backend = backend
         self._trainer_alive = trainer_alive
         self._report = report
         self._clock = clock
         self._pause = pause
         self._wandb_dir = run_dir.resolve().parents[1]
-        self._paths = segments(run_dir)
+        self._paths = [path for path in segments(run_dir) if attempt(path) <= attempt(segment)]
         self._header = _full_header(self._paths)
         self._cursor_path = run_dir / "cursor.json"
         self._cursor: Cursor = load_cursor(self._cursor_path)
@@ -102,7 +103,7 @@ class Courier:
         Blocks for the life of the run. Only the lock's owner delivers: a courier that finds
         another at work on the run waits for it.
         """
-        lock = os.open(self._run_dir / "courier.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._acquire(lock)
             self._cursor = load_cursor(self._cursor_path)

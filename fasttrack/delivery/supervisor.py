@@ -70,8 +70,8 @@ class Delivery(Protocol):
     def wait(self, timeout_s: float) -> bool:
         """Wait until delivery is over; return whether it is."""
 
-    def leave(self) -> None:
-        """Forget the courier without stopping it (in a forked child)."""
+    def close(self) -> None:
+        """Let go of the courier without stopping it: it is done, out of time, or the parent's."""
 
 
 class DeliveryProcess:
@@ -80,14 +80,14 @@ class DeliveryProcess:
     Threads: the worker polls; after the worker has ended, whoever finishes the run.
     """
 
-    def __init__(self, run_dir: Path, warn: Callable[[str, str], None]) -> None:
-        """Start the process; returns as soon as it is forked off.
+    def __init__(self, segment: Path, warn: Callable[[str, str], None]) -> None:
+        """Start the process for `segment`, which is being written; do not wait for it to be up.
 
         Raises:
             OSError: it could not be started.
         """
         self.state = DeliveryState()
-        self._run_dir = run_dir
+        self._segment = segment
         self._warn = warn
         self._restarts = 0
         self._start()
@@ -103,10 +103,10 @@ class DeliveryProcess:
             "PYTHONSAFEPATH": "1",  # a file queue.py beside the user's script is not ours to import
             "CUDA_VISIBLE_DEVICES": "",
         }
-        command = [sys.executable, "-m", "fasttrack.delivery", str(self._run_dir)]
+        command = [sys.executable, "-m", "fasttrack.delivery", str(self._segment)]
         command += ["--trainer-pid", str(os.getpid()), "--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = os.open(self._run_dir / "delivery.log", log_flags, 0o600)
+        log = os.open(self._segment.with_name("delivery.log"), log_flags, 0o600)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -143,7 +143,7 @@ class DeliveryProcess:
             self._warn(
                 "delivery_died",
                 f"the delivery process ended (exit code {code}) and is started again; "
-                f"nothing is lost; see {self._run_dir / 'delivery.log'}",
+                f"nothing is lost; see {self._segment.with_name('delivery.log')}",
             )
         elif now_s >= self._restart_at_s:
             os.close(self._reports)
@@ -173,10 +173,11 @@ class DeliveryProcess:
                 return over
             time.sleep(_POLL_S)
 
-    def leave(self) -> None:
-        """Let the process run on; a forked child must neither wait for it nor read its reports."""
+    def close(self) -> None:
+        """Stop listening; the process, if it still runs, delivers on by itself."""
         os.close(self._reports)
-        self._process.returncode = 0
+        if self._process.returncode is None:
+            self._process.returncode = 0  # or Popen warns that it was left running
 
 
 class DeliveryThread:
@@ -187,7 +188,7 @@ class DeliveryThread:
     """
 
     def __init__(
-        self, run_dir: Path, warn: Callable[[str, str], None], on_open: Callable[[], None]
+        self, segment: Path, warn: Callable[[str, str], None], on_open: Callable[[], None]
     ) -> None:
         """Start the thread; `on_open` is called on it whenever wandb has opened a run."""
         self.state = DeliveryState()
@@ -195,7 +196,7 @@ class DeliveryThread:
         self._on_open = on_open
         self._over = threading.Event()
         self._courier = Courier(
-            run_dir,
+            segment,
             WandbBackend(in_trainer=True),
             trainer_alive=lambda: not self._over.is_set(),
             report=self._apply,
@@ -223,5 +224,6 @@ class DeliveryThread:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def leave(self) -> None:
-        """Nothing to do: threads do not survive a fork."""
+    def close(self) -> None:
+        """Tell the thread, should it still run, that no more rows will come."""
+        self._over.set()

@@ -103,8 +103,11 @@ class Capture:
         self, metrics: Mapping[Any, Any], refuse: Callable[[str, str], None]
     ) -> dict[str, Captured]:
         """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be."""
-        if _PLAIN.issuperset(map(type, metrics.values())):
-            return dict(metrics)
+        try:
+            if _PLAIN.issuperset(map(type, metrics.values())):
+                return dict(metrics)
+        except AttributeError:
+            raise Refused(f"metrics must be a mapping, not {_describe(metrics)}") from None
         values: dict[str, Captured] = {}
         for name, value in metrics.items():
             try:

@@ -32,7 +32,6 @@ class Ring(Generic[T]):
 
     __slots__ = (
         "_abandoned",
-        "_capacity",
         "_full",
         "_full_wait_s",
         "_head",
@@ -40,6 +39,7 @@ class Ring(Generic[T]):
         "_mask",
         "_slots",
         "_tickets",
+        "capacity",
         "dropped",
     )
 
@@ -53,7 +53,7 @@ class Ring(Generic[T]):
         # any thread
         self._slots: list[T | None] = [None] * capacity
         self._tickets = itertools.count()
-        self._capacity = capacity
+        self.capacity = capacity
         self._mask = capacity - 1
         self._full_wait_s = full_wait_s
         self._full = False
@@ -73,7 +73,7 @@ class Ring(Generic[T]):
         if self._full:
             return self._drop()
         for ticket in self._tickets:
-            if ticket - self._head < self._capacity:
+            if ticket - self._head < self.capacity:
                 self._slots[ticket & self._mask] = item
                 return True
             break
@@ -84,7 +84,7 @@ class Ring(Generic[T]):
         stored = False
         try:
             while not stored:
-                if ticket - self._head < self._capacity:
+                if ticket - self._head < self.capacity:
                     self._slots[ticket & self._mask] = item
                     stored = True
                 elif time.monotonic() >= deadline or self._full:

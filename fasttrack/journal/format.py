@@ -26,14 +26,19 @@ def run_directory(base: Path, run_id: str) -> Path:
     return base / "wandb" / "fasttrack" / run_id
 
 
-def segment_name(attempt: int) -> str:
-    """Return the file name of a run's `attempt`, counted from 1."""
-    return f"segment-{attempt:04d}.jsonl"
+def segment_name(number: int) -> str:
+    """Return the file name of a run's attempt `number`, counted from 1."""
+    return f"segment-{number:04d}.jsonl"
 
 
 def segments(run_dir: Path) -> list[Path]:
     """Return the segments in `run_dir`, oldest attempt first."""
-    return sorted(run_dir.glob("segment-*.jsonl"), key=lambda path: int(path.stem.split("-")[1]))
+    return sorted(run_dir.glob("segment-*.jsonl"), key=attempt)
+
+
+def attempt(segment: Path) -> int:
+    """Return the number of the attempt that wrote `segment`."""
+    return int(segment.stem.split("-")[1])
 
 
 def encode(entry: dict[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.journal.format import encode, segment_name, segments
+from fasttrack.journal.format import attempt, encode, segment_name, segments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +27,9 @@ class SegmentWriter:
         """
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = segments(run_dir)
-        attempt = int(taken[-1].stem.split("-")[1]) + 1 if taken else 1
+        number = attempt(taken[-1]) + 1 if taken else 1
         while True:
-            self.path = run_dir / segment_name(attempt)
+            self.path = run_dir / segment_name(number)
             try:
                 self._fd = os.open(
                     self.path,
@@ -38,13 +38,12 @@ class SegmentWriter:
                 )
                 break
             except FileExistsError:  # another process resumed the same run this instant
-                attempt += 1
-        self.attempt = attempt
+                number += 1
         self._size_bytes = 0
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._failing = False
-        self._append_all(encode({"kind": "header", "attempt": attempt, **header}))
+        self._append_all(encode({"kind": "header", "attempt": number, **header}))
 
     def append(self, lines: list[bytes]) -> OSError | None:
         """Append whole lines, or hold them in memory while the disk refuses.

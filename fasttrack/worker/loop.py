@@ -6,6 +6,7 @@ What it does under the GIL is what training pays for, so it works in short burst
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -137,15 +138,20 @@ class Worker:
             self._loop()
 
     def _loop(self) -> None:
+        handled, poll_at_s = 0, 0.0
         while True:
-            self._wake.acquire(timeout=self._flush_interval_s)
+            backlog = handled >= self._ring.capacity
+            self._wake.acquire(timeout=0 if backlog else self._flush_interval_s)
             stopping = self._stopping
             with self._flushed:
                 asked = self._flush_asked
             try:
-                self.run_once()
-                self._delivery.poll()
+                handled = self.run_once()
+                if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
+                    poll_at_s = time.monotonic() + self._flush_interval_s
+                    self._delivery.poll()
             except Exception as error:  # the worker's boundary: nothing may stop it
+                handled = 0
                 self._tally.count("worker_errors")
                 self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             with self._flushed:
@@ -155,14 +161,17 @@ class Worker:
                 return
 
     def run_once(self) -> int:
-        """Drain the rings as they are now; return the number of records handled."""
+        """Drain the rings as they are now; return the number of records handled.
+
+        Handles at most as many as the ring holds, so that it ends under any load, and yet all
+        that was pushed before it began.
+        """
         handled = 0
         self._drain_console()
-        while records := self._ring.pop(_CHUNK):
+        while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             self._handle(records)
             time.sleep(0)  # give up the GIL between bursts
-        self._drain_console()
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
@@ -205,6 +214,9 @@ class Worker:
         try:
             line = encode_row(self._seq, row.step, row.time_s, values)
         except orjson.JSONEncodeError:
+            if not -(2**63) <= row.step < 2**63:
+                self._tally.refuse("step", f"{row.step} exceeds 64 bits")
+                return None
             line = encode_row(self._seq, row.step, row.time_s, self._representable(values))
         self._seq += 1
         return line
@@ -223,18 +235,10 @@ class Worker:
         return kept
 
     def _drain_console(self) -> None:
-        lines: list[bytes] = []
-        while written := self._console.pop(_CHUNK):
-            stream, text, time_s = written[0]
-            for piece in written[1:]:
-                if piece.stream == stream:
-                    text += piece.text
-                else:
-                    lines.append(_console_line(stream, text, time_s))
-                    stream, text, time_s = piece
-            lines.append(_console_line(stream, text, time_s))
-        if lines:
-            self._append(lines)
+        written = self._console.pop(self._console.capacity)
+        if written:
+            runs = itertools.groupby(written, key=lambda piece: piece.stream)
+            self._append([_console_line(stream, list(pieces)) for stream, pieces in runs])
 
     def _append(self, lines: list[bytes]) -> None:
         error = self._writer.append(lines)
@@ -253,6 +257,7 @@ class Worker:
         )
 
 
-def _console_line(stream: str, text: str, time_s: float) -> bytes:
+def _console_line(stream: str, pieces: list[Console]) -> bytes:
+    text = "".join([piece.text for piece in pieces])
     clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
-    return encode({"kind": "console", "stream": stream, "text": clean, "time": time_s})
+    return encode({"kind": "console", "stream": stream, "text": clean, "time": pieces[0].time_s})
