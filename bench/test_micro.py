@@ -190,6 +190,9 @@ class _NoDelivery:
     def leave(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 def test_worker_round_x32(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     ring: Ring[Record] = Ring(64, 0.0)

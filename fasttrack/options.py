@@ -11,6 +11,7 @@ from fasttrack.errors import ConfigurationError
 
 DEFAULT_PROJECT = "vla-lego"
 MODES = ("online", "offline", "disabled")
+_LARGEST = 1_000_000  # of any number here: 11 days in seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,7 @@ class Options:
         for name in ("grad_hold_limit_gb", "full_wait_s", "finish_timeout_s", "online_timeout_s"):
             require_number(f"Options.{name}", getattr(self, name), least=0)
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
+        _require_choice("Options.console", self.console, (True, False))
         require_integer("Options.log_rank", self.log_rank, least=0)
         require_integer("Options.ring_capacity", self.ring_capacity, least=2)
         if self.ring_capacity & (self.ring_capacity - 1):
@@ -84,14 +86,21 @@ def require_integer(name: str, value: Any, *, least: int) -> None:
 
 
 def require_number(name: str, value: Any, *, least: float) -> None:
-    """Raise ConfigurationError unless `value` is a number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-        raise ConfigurationError(f"{name} must be a number of at least {least}, not {value!r}")
+    """Raise ConfigurationError unless `value` is a number from `least` to a million."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not least <= value <= _LARGEST
+    ):
+        raise ConfigurationError(
+            f"{name} must be a number from {least} to {_LARGEST}, not {value!r}"
+        )
 
 
-def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        known = ", ".join(map(str, choices))
+        raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
 
 
 def resolve_mode(mode: str | None, enabled: bool) -> str:
@@ -114,14 +123,15 @@ def resolve_project(project: str | None) -> str:
     Raises:
         ConfigurationError: W&B would refuse the name.
     """
+    source = "project" if project is not None else "WANDB_PROJECT"
     chosen = project if project is not None else os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
     if not isinstance(chosen, str) or not chosen.strip():
-        raise ConfigurationError(f"project must be a non-empty string, not {chosen!r}")
+        raise ConfigurationError(f"{source} must be a non-empty string, not {chosen!r}")
     bad = sorted(set(chosen) & set("/\\#?%:"))
     if bad or len(chosen) > 128:
         fault = f"holds {' '.join(bad)}" if bad else f"has {len(chosen)} characters"
         raise ConfigurationError(
-            f"project {chosen[:60]!r} {fault}; W&B takes up to 128 characters, none of / \\ # ? % :"
+            f"{source} {chosen[:60]!r} {fault}; W&B takes up to 128 characters, none of / \\ # ? % :"
         )
     return chosen
 

@@ -23,6 +23,7 @@ from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
 from fasttrack.hotpath.capture import (
+    PLAIN,
     Capture,
     Refused,
     mark_streams,
@@ -63,6 +64,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TAG_LIMIT = 64  # characters; W&B's
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
+_MOST_TICKS = 10_000  # step times kept for one interval; the newest, where it is longer
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 
 
@@ -165,25 +167,27 @@ class ExperimentTracker:
         if name is None and chosen_tags and resume_id is None:
             name = make_run_name(chosen_tags, datetime.fromtimestamp(now_s))
         self._run_dir = run_directory(resolve_base_dir(), self._run_id)
-        header = {
-            "version": FORMAT_VERSION,
-            "run_id": self._run_id,
-            "resumed": resume_id is not None,
-            "project": chosen_project,
-            "entity": resolve_entity(entity),
-            "name": name,
-            "tags": [f"{key}:{value}" for key, value in chosen_tags.items()] or None,
-            "group": group if group is not None else chosen_tags.get("experiment_group"),
-            "notes": notes,
-            "config": redact(to_plain(config or {})),
-            "mode": chosen_mode,
-            "time": now_s,
-            "console": options.console,
-            "finish_timeout_s": options.finish_timeout_s,
-            "online_timeout_s": options.online_timeout_s,
-            "world_size": get_world_size(),
-            **_identity(),
-        }
+        header = to_plain(
+            {
+                "version": FORMAT_VERSION,
+                "run_id": self._run_id,
+                "resumed": resume_id is not None,
+                "project": chosen_project,
+                "entity": resolve_entity(entity),
+                "name": name,
+                "tags": [f"{key}:{value}" for key, value in chosen_tags.items()] or None,
+                "group": group if group is not None else chosen_tags.get("experiment_group"),
+                "notes": notes,
+                "config": redact(to_plain(config or {})),
+                "mode": chosen_mode,
+                "time": now_s,
+                "console": options.console,
+                "finish_timeout_s": options.finish_timeout_s,
+                "online_timeout_s": options.online_timeout_s,
+                "world_size": get_world_size(),
+                **_identity(),
+            }
+        )
         try:
             writer = SegmentWriter(self._run_dir, header)
         except OSError as error:
@@ -200,11 +204,15 @@ class ExperimentTracker:
         self._gradients = GradientSource(
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._tally.warn
         )
-        self._ticks: deque[tuple[float, Any]] = deque(maxlen=2 * log_interval)
+        self._ticks: deque[tuple[float, Any]] = deque(maxlen=min(2 * log_interval, _MOST_TICKS))
         self._lr_names: tuple[str, ...] = ("train/lr",)
         # worker thread
         console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
-        self._delivery = self._start_delivery(writer.path)
+        try:
+            self._delivery = self._start_delivery(writer.path)
+        except FasttrackError:
+            writer.close()
+            raise
         self._worker = Worker(
             self._ring,
             console_ring,
@@ -296,11 +304,7 @@ class ExperimentTracker:
             if grad_norm is not None:
                 self._put(values, GRAD_NORM, grad_norm)
             elif model is not None:
-                norm = self._gradients.capture(model)
-                if isinstance(norm, Gradients):
-                    gradients = norm
-                elif norm is not None:
-                    self._put(values, GRAD_NORM, norm)
+                gradients = self._capture_norm(values, model)
             if extra is not None:
                 values.update(self._capture.mapping(extra, self._tally.refuse))
             ticks, self._ticks = self._ticks, deque(maxlen=self._ticks.maxlen)
@@ -332,6 +336,18 @@ class ExperimentTracker:
         except (Refused, RuntimeError, TypeError, ValueError) as error:
             self._tally.refuse(name, str(error))
 
+    def _capture_norm(self, values: dict[str, Captured], model: Any) -> Gradients | None:
+        try:
+            norm = self._gradients.capture(model)
+        except Exception as error:  # the model's own code runs here; the row must not suffer
+            self._tally.refuse(GRAD_NORM, repr(error))
+            return None
+        if isinstance(norm, Gradients):
+            return norm
+        if norm is not None:
+            self._put(values, GRAD_NORM, norm)
+        return None
+
     def _put_learning_rates(self, values: dict[str, Captured], optimizer: Any) -> None:
         groups = optimizer.param_groups
         if len(groups) != len(self._lr_names):
@@ -354,9 +370,10 @@ class ExperimentTracker:
         ticks: deque[tuple[float, Any]] | None,
         gradients: Gradients | None,
     ) -> None:
-        pending = pending_tensors(values)
+        pending: dict[str, torch.Tensor] = {}
         events: tuple[torch.Event, ...] = ()
-        if pending:
+        if not PLAIN.issuperset(map(type, values.values())):
+            pending = pending_tensors(values)
             events = mark_streams({tensor.device for tensor in pending.values()})
         if gradients is not None:
             events += mark_streams(gradients.devices)
@@ -460,7 +477,7 @@ class ExperimentTracker:
         now_s = time.time()
         self._worker.end_segment(
             {
-                "exit_code": int(exit_code),
+                "exit_code": int(exit_code) if isinstance(exit_code, int) else 1,
                 "preempting": preempting,
                 "time": now_s,
                 "deadline": now_s + timeout_s,
@@ -536,6 +553,8 @@ def _require_mapping(argument: str, value: Any) -> None:
 
 
 def _check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
+    if isinstance(required, str):
+        raise ConfigurationError(f"required_tags must be a sequence of names, not {required!r}")
     _require_mapping("tags", tags)
     checked: dict[str, str] = {}
     for key, value in (tags or {}).items():
@@ -560,12 +579,16 @@ def _check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
 def _identity() -> dict[str, Any]:
     """Return who the trainer is, for W&B's overview page."""
     program = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        cwd = Path.cwd()
+    except FileNotFoundError:  # somebody deleted it
+        cwd = Path("/")
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "executable": sys.executable,
         "argv": redact_argv(sys.argv),
         "program": program,
-        "program_relpath": os.path.relpath(program) if program else None,
-        "cwd": str(Path.cwd()),
+        "program_relpath": os.path.relpath(program, cwd) if program else None,
+        "cwd": str(cwd),
     }

@@ -1,4 +1,4 @@
-"""What end-to-end tests share: building trackers, running scripts, reading back what wandb wrote."""
+"""What end-to-end tests share: building trackers, running scripts, reading back."""
 
 from __future__ import annotations
 

@@ -162,7 +162,6 @@ def test_delivery_process_loads_neither_torch_nor_numpy_nor_wandb_at_its_start()
     assert loaded & {"torch", "numpy", "wandb"} == set()
 
 
-@pytest.mark.xfail(strict=True, reason="wandb loads numpy where it is installed")
 def test_delivering_a_run_loads_neither_torch_nor_numpy(tmp_path: Path) -> None:
     """wandb works without numpy; naming it lazily is fine, loading its submodules is not."""
     with make_tracker() as tracker:

@@ -254,6 +254,13 @@ def test_mapping_refuses_one_value_and_keeps_the_others(bench: Bench) -> None:
     assert "'no'" in refused[0][1]
 
 
+@pytest.mark.parametrize("metrics", [[("a", 1.0)], "a", 1.0])
+def test_what_is_no_mapping_is_refused(metrics: Any) -> None:
+    """The call as a whole has nothing to log."""
+    with pytest.raises(Refused, match="must be a mapping"):
+        Bench("snapshot").capture.mapping(metrics, lambda name, why: None)
+
+
 def test_mapping_of_plain_numbers_is_copied() -> None:
     """The caller may go on using its dict."""
     metrics = {"a": 1.0, "b": 2}

@@ -150,11 +150,6 @@ def test_line_that_is_no_json_object_is_a_value_error(line: bytes) -> None:
         b'{"kind":"row","values":["NaN"]}',
     ],
 )
-@pytest.mark.xfail(
-    strict=True,
-    raises=(KeyError, AttributeError),
-    reason="decode() raises KeyError or AttributeError for a row with damaged values",
-)
 def test_row_with_damaged_values_is_a_value_error(line: bytes) -> None:
     """What decode() raises is what its readers catch."""
     with pytest.raises(ValueError, match=r"."):
@@ -200,11 +195,6 @@ def test_directory_that_does_not_exist_has_no_segments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["segment-0001 (copy).jsonl", "segment-old.jsonl"])
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="segments() fails on a stray file, and with it the constructor and the courier",
-)
 def test_stray_file_with_a_similar_name_is_no_segment(tmp_path: Path, name: str) -> None:
     """A person's copy of a segment must not keep the run from being resumed or delivered."""
     (tmp_path / segment_name(1)).touch()
@@ -468,9 +458,6 @@ def test_segment_that_does_not_end_with_a_finish_has_none(path: Path, content: b
     assert read_finish(path) is None
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="read_finish() does not catch decode()'s KeyError"
-)
 def test_damaged_last_row_is_no_finish(path: Path) -> None:
     """The courier asks this every tenth of a second; damage must not end it."""
     path.write_bytes(b'{"kind":"row","values":{"a":"NaN","b":"text"}}\n')

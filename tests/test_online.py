@@ -1,4 +1,4 @@
-"""End to end against a W&B-compatible server on loopback, and against servers that are not there."""
+"""End to end against a W&B server on loopback, and against servers that are not there."""
 
 from __future__ import annotations
 
@@ -74,9 +74,15 @@ def test_a_run_arrives_whole_with_its_identity(server: WandbServer, tmp_path: Pa
 
 def test_an_exception_in_the_block_marks_the_run_as_failed(server: WandbServer) -> None:
     """The exception goes on its way; the run has its rows and a failed state."""
-    with pytest.raises(ZeroDivisionError), make_tracker(mode="online") as tracker:
-        _log(tracker, range(10))
-        raise ZeroDivisionError
+    tracker = make_tracker(mode="online")
+
+    def train() -> None:
+        with tracker:
+            _log(tracker, range(10))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
 
     run = server.runs[str(tracker.get_run_id())]
     assert (run.state, run.exit_code, len(run.history)) == ("failed", 1, 10)

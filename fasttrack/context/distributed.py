@@ -63,4 +63,4 @@ def _from_environment() -> tuple[int, int]:
 
 def _number(name: str) -> int | None:
     value = os.environ.get(name, "")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() else None

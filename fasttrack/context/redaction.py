@@ -10,21 +10,25 @@ if TYPE_CHECKING:
 
 REDACTED = "[redacted]"
 
+# Names are compared in snake_case: `X-Api-Key`, `wandbApiKey` and `WANDB_API_KEY` are all known.
+_WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_JOINTS = re.compile(r"[^A-Za-z0-9]+")
 _SECRET = re.compile(
-    r"token(?!iz|s\b|s_|_?(len|count|size|id|type|limit|per|drop|budget|num))"
-    r"|secret|passw(or)?d|passphrase|api_?key|credential|private_?key|access_?key"
-    r"|(^|[^a-z])auth($|[^a-z])|authorization",
-    re.IGNORECASE,
+    r"secret|passw(or)?d|passphrase|api_?key|credential|private_?key|access_?key"
+    r"|(^|_)o?auth\d*(_|$)|authorization"
+    r"|(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!image_)(?<!action_)"
+    r"token(?!iz|s$|s_|_?(len|count|size|ids?|types?|limit|per|drop|budget|num|dim|embed\w*)(_|$))"
 )
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]+@")
 
 
 def looks_secret(name: str) -> bool:
     """Return whether a value stored under `name` should not be shown.
 
-    `max_tokens`, `tokenizer` and their like are a language model's, not a secret.
+    `max_tokens`, `tokenizer`, `eos_token` and their like are a language model's, not a secret.
     """
-    return _SECRET.search(name) is not None and not name.lower().endswith("tokens")
+    snake = _JOINTS.sub("_", _WORD_STARTS.sub("_", name)).lower()
+    return _SECRET.search(snake) is not None
 
 
 def redact(value: Any) -> Any:
@@ -59,7 +63,5 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
             clean.append(f"{name}={REDACTED}")
         else:
             clean.append(redact(argument))
-        hide_next = (
-            not equals and argument.startswith("-") and looks_secret(argument.replace("-", "_"))
-        )
+        hide_next = not equals and argument.startswith("-") and looks_secret(argument)
     return clean

@@ -106,8 +106,9 @@ class DeliveryProcess:
         command = [sys.executable, "-m", "fasttrack.delivery", str(self._segment)]
         command += ["--trainer-pid", str(os.getpid()), "--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = os.open(self._segment.with_name("delivery.log"), log_flags, 0o600)
+        log = None
         try:
+            log = os.open(self._segment.with_name("delivery.log"), log_flags, 0o600)
             self._process = subprocess.Popen(
                 command,
                 env=environment,
@@ -122,7 +123,8 @@ class DeliveryProcess:
             raise
         finally:
             os.close(theirs)
-            os.close(log)
+            if log is not None:
+                os.close(log)
         self._reports = ours
         self._partial = b""
         self._restart_at_s: float | None = None

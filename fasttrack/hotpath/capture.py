@@ -8,8 +8,8 @@ Two ways to keep a tensor's value without waiting for the device:
 * reference: the detached tensor itself and its `_version`; the worker drops the value as stale
   when the version has moved, and the metric is captured by snapshot from then on.
 
-A CPU tensor's number is there already, so its snapshot is the number: reading it costs a third of
-copying it (bench/README.md) and leaves the worker nothing to do.
+A CPU tensor's number is there already, so its snapshot is the number: reading it costs a fraction
+of copying it (bench/README.md) and leaves the worker nothing to do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.records import Captured
 
-_PLAIN = frozenset((float, int))
+PLAIN = frozenset((float, int))
 _FLOAT8 = frozenset(
     (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 )
@@ -60,16 +60,26 @@ class Capture:
         Raises:
             Refused: `value` is not one real number.
         """
-        if type(value) in _PLAIN:
+        kind = type(value)
+        if kind in PLAIN:
             return value  # type: ignore[no-any-return]
+        if kind is torch.Tensor and value.is_cpu and not self._by_reference:
+            try:
+                number = value.item()
+            except RuntimeError:  # more than one element: refused below
+                number = None
+            if type(number) in PLAIN:
+                return number  # type: ignore[no-any-return]
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)
         if isinstance(value, (bool, int, float)):
             return float(value) if isinstance(value, float) else int(value)
         if isinstance(value, (np.number, np.bool_, np.ndarray)) and value.size == 1:
             number = value.item()
-            if isinstance(number, (bool, int, float)):
-                return int(number) if isinstance(number, bool) else number
+            if isinstance(number, (float, np.longdouble)):
+                return float(number)
+            if isinstance(number, int):
+                return int(number)
         raise Refused(f"a {_describe(value)} is not one real number")
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> Captured:
@@ -93,6 +103,8 @@ class Capture:
         if tensor.is_cpu:
             number = tensor.item()
             return int(number) if number is True or number is False else number
+        if tensor.is_meta:
+            raise Refused("a tensor on the meta device has no value")
         if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
             raise Refused("nothing can be logged while a CUDA graph is being captured")
         if tensor.dtype in _FLOAT8:  # few kernels know these; the copy can be a wider one
@@ -104,23 +116,26 @@ class Capture:
     ) -> dict[str, Captured]:
         """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be."""
         try:
-            if _PLAIN.issuperset(map(type, metrics.values())):
-                return dict(metrics)
-        except AttributeError:
+            values = dict(metrics)
+            metrics.values()
+        except (AttributeError, TypeError, ValueError):
             raise Refused(f"metrics must be a mapping, not {_describe(metrics)}") from None
-        values: dict[str, Captured] = {}
-        for name, value in metrics.items():
+        if PLAIN.issuperset(map(type, values.values())):
+            return values
+        refused = []
+        for name, value in values.items():
             try:
                 values[name] = self.scalar(name, value)
             except (Refused, RuntimeError, TypeError, ValueError) as error:
                 refuse(name, str(error))
+                refused.append(name)
+        for name in refused:
+            del values[name]
         return values
 
 
 def pending_tensors(values: dict[str, Captured]) -> dict[str, torch.Tensor]:
     """Return, by name, the tensors that the worker has still to read."""
-    if _PLAIN.issuperset(map(type, values.values())):
-        return {}
     return {
         name: value.tensor if isinstance(value, Reference) else value
         for name, value in values.items()

@@ -83,9 +83,10 @@ class GradientSource:
         self._age = 0
         if not isinstance(model, torch.nn.Module):
             self._effective = "off"
+            self._model = None
             self._warn("grad_norm", f"model must be a torch.nn.Module, not {type(model).__name__}")
             return
-        self._model = weakref.ref(model)
+        self._model = weakref.ref(model, self._forget)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._devices = frozenset(p.device for p in self._parameters)
         why = _why_local_norm_is_wrong(model, self._parameters)
@@ -100,6 +101,10 @@ class GradientSource:
             self._effective = self._mode
         if self._stale_in_a_row >= _STALE_LIMIT:
             self._effective = "inline"
+
+    def _forget(self, model: weakref.ref[torch.nn.Module]) -> None:
+        if self._model is model:
+            self._parameters = []
 
     def was_stale(self) -> None:
         """Note that gradients changed before the worker had read them."""
@@ -150,7 +155,9 @@ def fused_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
         dense = grad.coalesce().values() if grad.is_sparse else grad
         groups.setdefault((grad.device, grad.dtype), []).append(dense)
     norms: list[torch.Tensor] = []
-    for (_, dtype), tensors in groups.items():
+    # Accelerators first: the partial norms meet on the first device, and a copy from the host
+    # to it needs no wait, as one to the host would.
+    for (_, dtype), tensors in sorted(groups.items(), key=lambda group: group[0][0].type == "cpu"):
         wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
         norms.extend(torch._foreach_norm(tensors, 2, dtype=wide))
     first = norms[0]

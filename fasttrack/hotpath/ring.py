@@ -76,25 +76,22 @@ class Ring(Generic[T]):
             if ticket - self._head < self.capacity:
                 self._slots[ticket & self._mask] = item
                 return True
-            break
-        return self._push_when_free(ticket, item)
+            try:
+                return self._push_when_free(ticket, item)
+            except BaseException:  # Ctrl-C while it waited: the consumer must not wait for it
+                self._abandoned.add(ticket)
+                raise
+        raise AssertionError("a count never ends")
 
     def _push_when_free(self, ticket: int, item: T) -> bool:
         deadline = time.monotonic() + self._full_wait_s
-        stored = False
-        try:
-            while not stored:
-                if ticket - self._head < self.capacity:
-                    self._slots[ticket & self._mask] = item
-                    stored = True
-                elif time.monotonic() >= deadline or self._full:
-                    self._full = True
-                    return self._drop()
-                else:
-                    time.sleep(_POLL_S)
-        finally:
-            if not stored:  # timed out, or interrupted by Ctrl-C: the consumer must not wait for it
+        while ticket - self._head >= self.capacity:
+            if time.monotonic() >= deadline or self._full:
+                self._full = True
                 self._abandoned.add(ticket)
+                return self._drop()
+            time.sleep(_POLL_S)
+        self._slots[ticket & self._mask] = item
         return True
 
     def _drop(self) -> bool:
@@ -117,6 +114,5 @@ class Ring(Generic[T]):
                 break
             head += 1
             self._head = head
-        if items:
-            self._full = False
+        self._full = False
         return items

@@ -11,6 +11,8 @@ import orjson
 if TYPE_CHECKING:
     from pathlib import Path
 
+_VERSION = 1
+
 
 @dataclass(kw_only=True)
 class SegmentState:
@@ -30,7 +32,7 @@ class SegmentState:
 class Cursor:
     """The state of a run's delivery."""
 
-    version: int = 1
+    version: int = _VERSION
     base_step: int | None = None
     """The server's last `_step` before this directory's first row; None: not known yet."""
     url: str | None = None
@@ -57,6 +59,7 @@ def load_cursor(path: Path) -> Cursor:
     try:
         saved: dict[str, Any] = orjson.loads(path.read_bytes())
         states = {name: SegmentState(**state) for name, state in saved.pop("segments").items()}
-        return Cursor(segments=states, **saved)
-    except (OSError, ValueError, TypeError, KeyError):
+        cursor = Cursor(segments=states, **saved)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Cursor()
+    return cursor if cursor.version == _VERSION else Cursor()

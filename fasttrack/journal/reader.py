@@ -45,7 +45,7 @@ class SegmentReader:
             for line in lines:
                 try:
                     entries.append(decode(line))
-                except (ValueError, KeyError):
+                except ValueError:
                     self.bad_lines += 1
         return entries
 

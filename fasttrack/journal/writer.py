@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.journal.format import attempt, encode, segment_name, segments
+from fasttrack.journal.format import attempt, count_rows, encode, segment_name, segments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +42,12 @@ class SegmentWriter:
         self._size_bytes = 0
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._failing = False
-        self._append_all(encode({"kind": "header", "attempt": number, **header}))
+        self._torn = False  # part of a line stands behind the last whole one
+        try:
+            self._append_all(encode({"kind": "header", "attempt": number, **header}))
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def append(self, lines: list[bytes]) -> OSError | None:
         """Append whole lines, or hold them in memory while the disk refuses.
@@ -65,27 +69,37 @@ class SegmentWriter:
         self._held_bytes = 0
         return None
 
-    def trim_held(self) -> int:
-        """Drop the newest held lines above the memory limit; return how many were dropped."""
-        dropped = 0
-        while self._held_bytes > _HELD_LIMIT_BYTES:
-            self._held_bytes -= len(self._held.pop())
-            dropped += 1
-        return dropped
+    def trim_held(self, limit_bytes: int = _HELD_LIMIT_BYTES) -> int:
+        """Drop the newest held lines above the memory limit; return how many rows that were."""
+        dropped: list[bytes] = []
+        while self._held_bytes > limit_bytes:
+            dropped.append(self._held.pop())
+            self._held_bytes -= len(dropped[-1])
+        return count_rows(dropped)
 
     @property
     def held_lines(self) -> int:
         """The number of lines that are in memory only."""
         return len(self._held)
 
+    @property
+    def held_rows(self) -> int:
+        """The number of rows that are in memory only. Threads: any."""
+        return count_rows(list(self._held)) if self._held else 0
+
     def _append_all(self, data: bytes) -> None:
         view = memoryview(data)
         written = 0
         try:
+            if self._torn:
+                os.ftruncate(self._fd, self._size_bytes)
+                self._torn = False
             while written < len(view):
                 written += os.write(self._fd, view[written:])
         except OSError:
+            self._torn = True
             os.ftruncate(self._fd, self._size_bytes)
+            self._torn = False
             raise
         self._size_bytes += written
 

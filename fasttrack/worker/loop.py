@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
 
 _CHUNK = 32
+_LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 
 
@@ -69,6 +70,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         # worker thread
         self._seq = 0
+        self._rows_lost = 0
         self._last_step: int | None = None
         self._gpu_period: int | None = None
         self.ring_high_water = 0
@@ -90,8 +92,8 @@ class Worker:
 
     @property
     def rows_written(self) -> int:
-        """Rows handed to the journal so far."""
-        return self._seq
+        """Rows on disk so far."""
+        return self._seq - self._rows_lost - self._writer.held_rows
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before this call is in the journal; return whether it is.
@@ -122,8 +124,7 @@ class Worker:
     def end_segment(self, finish: dict[str, Any]) -> None:
         """Write the `finish` line and close the segment and the GPU library; after `stop`."""
         self._append([encode({"kind": "finish", **finish})])
-        if self._writer.held_lines:
-            self._count_lost(self._writer.held_lines)
+        self._count_lost(self._writer.trim_held(limit_bytes=0))
         self._writer.close()
         self._gpu.close()
 
@@ -155,7 +156,8 @@ class Worker:
                 self._tally.count("worker_errors")
                 self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             with self._flushed:
-                self._flush_done = asked
+                if not self._writer.held_lines:
+                    self._flush_done = asked
                 self._flushed.notify_all()
             if stopping:
                 return
@@ -171,22 +173,26 @@ class Worker:
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             self._handle(records)
-            time.sleep(0)  # give up the GIL between bursts
+            if len(records) == _CHUNK:
+                time.sleep(0)  # give up the GIL between bursts
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
     def _handle(self, records: list[Record]) -> None:
+        first_seq = self._seq
         try:
             rows = self._resolver.resolve(records)
             for record, row in zip(records, rows, strict=True):
                 if record.ticks is not None:
                     self._add_training_metrics(record, row)
             lines = [line for row in rows if (line := self._encode(row)) is not None]
-        except Exception:
+        except Exception as error:  # the worker's boundary: nothing may stop it
+            self._seq = first_seq
             self._tally.count("worker_errors", len(records))
-            raise
+            self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            return
         self._append(lines)
 
     def _add_training_metrics(self, record: Record, row: Row) -> None:
@@ -209,14 +215,14 @@ class Worker:
                 "order", f"step {row.step} was logged after step {self._last_step}; both are kept"
             )
         self._last_step = row.step
+        if not -_LARGEST_STEP <= row.step <= _LARGEST_STEP:
+            self._tally.refuse("step", f"{row.step} is too large for W&B; the row is dropped")
+            return None
         if not values:
             return None
         try:
             line = encode_row(self._seq, row.step, row.time_s, values)
         except orjson.JSONEncodeError:
-            if not -(2**63) <= row.step < 2**63:
-                self._tally.refuse("step", f"{row.step} exceeds 64 bits")
-                return None
             line = encode_row(self._seq, row.step, row.time_s, self._representable(values))
         self._seq += 1
         return line
@@ -224,14 +230,14 @@ class Worker:
     def _representable(self, values: dict[Any, Any]) -> dict[str, Any]:
         kept = {}
         for name, value in values.items():
+            plain = str.__str__(name) if isinstance(name, str) else name  # an enum's, NumPy's
             try:
-                encode({name: value})
+                encode({plain: value})
             except orjson.JSONEncodeError as error:
-                self._tally.refuse(
-                    repr(name), f"{error} (names are strings, integers have 64 bits)"
-                )
+                why = f"{error} (names are strings, integers have 64 bits)"
+                self._tally.refuse(repr(name), why)
             else:
-                kept[name] = value
+                kept[plain] = value
         return kept
 
     def _drain_console(self) -> None:
@@ -246,15 +252,13 @@ class Worker:
             self._tally.warn(
                 "disk", f"the journal cannot be written ({error}); training goes on, rows are held"
             )
-            dropped = self._writer.trim_held()
-            if dropped:
-                self._count_lost(dropped)
+            self._count_lost(self._writer.trim_held())
 
-    def _count_lost(self, lines: int) -> None:
-        self._tally.count("journal_error", lines)
-        self._tally.warn(
-            "disk_lost", "the journal could not be written; rows were lost, see stats()"
-        )
+    def _count_lost(self, rows: int) -> None:
+        if rows:
+            self._rows_lost += rows
+            self._tally.count("journal_error", rows)
+            self._tally.warn("disk_lost", "the journal cannot be written; rows are lost")
 
 
 def _console_line(stream: str, pieces: list[Console]) -> bytes:

@@ -36,9 +36,12 @@ class StepMeter:
             a number; `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the
             first step of a run: no interval has ended yet.
         """
-        times = [at_s for at_s, _ in ticks]
-        batches = [batch_size for _, batch_size in ticks]
-        if self._last_s is None or len(ticks) == ticks.maxlen:  # the first, or some fell out
+        readings = list(ticks)  # at once: another thread may still append to `ticks`
+        if not readings:
+            return {}
+        times = [at_s for at_s, _ in readings]
+        batches = [batch_size for _, batch_size in readings]
+        if self._last_s is None or len(readings) == ticks.maxlen:  # the first, or some fell out
             del batches[0]
         else:
             times.insert(0, self._last_s)

@@ -49,7 +49,7 @@ class Resolver:
             self._read_tensors(pending)
         for row in rows:
             loss = row.values.get(LOSS)
-            if loss is not None and not math.isfinite(loss) and self._loss_was_finite:
+            if isinstance(loss, float) and not math.isfinite(loss) and self._loss_was_finite:
                 self._loss_was_finite = False
                 self._tally.warn("loss", f"the loss became {loss} at step {row.step}")
         return rows
