@@ -10,7 +10,6 @@ Copy it and replace `load_data` and `build_model`. What concerns the tracker is 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +153,8 @@ def train(args: argparse.Namespace) -> None:
                 },
             )
 
-    run_id = tracker.get_run_id()
-    if run_id is not None:  # None: tracking is disabled
-        journal = Path(os.environ.get("WANDB_DIR") or ".", "wandb", "fasttrack", run_id)
-        print(f"run {run_id}, journal in {journal.absolute()}")
+    if tracker.get_run_dir() is not None:  # None: tracking is disabled
+        print(f"run {tracker.get_run_id()}, journal in {tracker.get_run_dir()}")
     if tracker.get_run_url() is not None:
         print(f"view it at {tracker.get_run_url()}")
 

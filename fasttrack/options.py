@@ -131,7 +131,7 @@ def resolve_project(project: str | None) -> str:
     if bad or len(chosen) > 128:
         fault = f"holds {' '.join(bad)}" if bad else f"has {len(chosen)} characters"
         raise ConfigurationError(
-            f"{source} {chosen[:60]!r} {fault}; W&B takes up to 128 characters, none of / \\ # ? % :"
+            f"{source} {chosen[:60]!r} {fault}; W&B takes 128 characters at most, no / \\ # ? % :"
         )
     return chosen
 

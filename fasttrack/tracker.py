@@ -266,7 +266,8 @@ class ExperimentTracker:
         else is refused, counted and said once.
 
         Args:
-            loss: the total loss, `loss/total`.
+            loss: the total loss, `loss/total`, of this rank (reduce it yourself if it must be
+                global).
             step: the training step, an integer.
             batch_size: this rank's samples in the step, for `perf/samples_per_sec` (global).
             optimizer: `train/lr` is its first parameter group's; further groups are
@@ -402,6 +403,10 @@ class ExperimentTracker:
         """
         return self._run_id
 
+    def get_run_dir(self) -> Path | None:
+        """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
+        return None if self._state is _INERT else self._run_dir
+
     def get_run_url(self) -> str | None:
         """Return the run's page, or None while it is offline or not known yet. Never waits."""
         return None if self._state is _INERT else self._delivery.state.url
@@ -491,9 +496,9 @@ class ExperimentTracker:
         if lost:
             say(f"{lost} rows were lost; see stats()")
         if state.delivered and state.offline:
-            say(f"{stats.rows_written} rows kept in {state.directory}")
+            say(f"rows kept: {stats.rows_written}, in {state.directory}")
         elif state.delivered:
-            say(f"{stats.rows_written} rows delivered. View run at: {state.url}")
+            say(f"rows delivered: {stats.rows_written}. View run at: {state.url}")
         else:
             say(
                 f"not all rows are delivered; {stats.rows_written} are safe in {self._run_dir}; "

@@ -114,7 +114,7 @@ class GradientSource:
             self._warn(
                 "grad_norm_stale",
                 "train/grad_norm: gradients change in place before the worker reads them "
-                "(zero_grad(set_to_none=False)?); the norm is now launched inline",
+                "(zero_grad(set_to_none=False), DDP's bucket views?); it is now launched inline",
             )
 
     def was_valid(self) -> None:

@@ -69,8 +69,9 @@ class SegmentWriter:
         self._held_bytes = 0
         return None
 
-    def trim_held(self, limit_bytes: int = _HELD_LIMIT_BYTES) -> int:
+    def trim_held(self, *, to_nothing: bool = False) -> int:
         """Drop the newest held lines above the memory limit; return how many rows that were."""
+        limit_bytes = 0 if to_nothing else _HELD_LIMIT_BYTES
         dropped: list[bytes] = []
         while self._held_bytes > limit_bytes:
             dropped.append(self._held.pop())

@@ -124,7 +124,7 @@ class Worker:
     def end_segment(self, finish: dict[str, Any]) -> None:
         """Write the `finish` line and close the segment and the GPU library; after `stop`."""
         self._append([encode({"kind": "finish", **finish})])
-        self._count_lost(self._writer.trim_held(limit_bytes=0))
+        self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
 
@@ -258,7 +258,7 @@ class Worker:
         if rows:
             self._rows_lost += rows
             self._tally.count("journal_error", rows)
-            self._tally.warn("disk_lost", "the journal cannot be written; rows are lost")
+            self._tally.warn("disk_lost", "the journal could not be written; rows were lost")
 
 
 def _console_line(stream: str, pieces: list[Console]) -> bytes:

@@ -192,7 +192,7 @@ class WandbBackend:
                 if kind == "history":
                     counted += 1
                     seen = max(seen, record.history.step.num)
-        if ended and counted == rows and seen == last_step:
+        if ended and counted == rows and seen == (last_step if rows else -1):
             return f"{counted} rows read back from {self._directory.name}"
         return None
 
