@@ -17,9 +17,9 @@ from bench.measure import private_wandb
 from bench.workload import Workload, five_scalars
 from fasttrack import ExperimentTracker, Options
 from fasttrack.delivery.supervisor import DeliveryState
-from fasttrack.hotpath.capture import Capture, pending_tensors
+from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource, fused_norm
-from fasttrack.hotpath.records import Record, make_record
+from fasttrack.hotpath.records import Record
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal.format import encode_row
 from fasttrack.journal.reader import read_segment
@@ -66,9 +66,8 @@ def work() -> Workload:
 def _records(capture: Capture) -> list[Record]:
     records = []
     for step in range(_BATCH_ROWS):
-        values = capture.mapping(five_scalars(torch.tensor(0.5), step), _refuse)
-        fields = (step, time.time(), values, pending_tensors(values), None, None, ())
-        records.append(make_record(fields))
+        values, pending = capture.mapping(five_scalars(torch.tensor(0.5), step), _refuse)
+        records.append(Record(step, time.time(), values, pending, None, None, ()))
     return records
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack import process
@@ -22,17 +23,10 @@ from fasttrack.context.naming import make_run_id, make_run_name
 from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
-from fasttrack.hotpath.capture import (
-    PLAIN,
-    Capture,
-    Refused,
-    mark_streams,
-    pending_tensors,
-    step_number,
-)
+from fasttrack.hotpath.capture import Capture, Refused, mark_streams, step_number
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Gradients, make_record
+from fasttrack.hotpath.records import Gradients
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal.format import FORMAT_VERSION, run_directory
 from fasttrack.journal.writer import SegmentWriter
@@ -56,7 +50,7 @@ if TYPE_CHECKING:
     import torch
 
     from fasttrack.delivery.supervisor import Delivery
-    from fasttrack.hotpath.records import Captured, Console, Record
+    from fasttrack.hotpath.records import Console, RawRecord
 
 REQUIRED_TAGS = ("model", "dataset", "objective", "experiment_group")
 
@@ -199,7 +193,7 @@ class ExperimentTracker:
         # caller thread
         self._log_interval = log_interval
         self._tally = Tally()
-        self._ring: Ring[Record] = Ring(options.ring_capacity, options.full_wait_s)
+        self._ring: Ring[RawRecord] = Ring(options.ring_capacity, options.full_wait_s)
         self._capture = Capture(options.capture)
         self._gradients = GradientSource(
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._tally.warn
@@ -288,28 +282,29 @@ class ExperimentTracker:
         try:
             if type(step) is not int:
                 step = step_number(step)
-            self._ticks.append((time.perf_counter(), batch_size))
+            self._ticks.append((perf_counter(), batch_size))
             if step % self._log_interval:
                 return
-            values: dict[str, Captured] = {}
-            self._put(values, LOSS, loss)
+            metrics: dict[str, Any] = {LOSS: loss}
             if loss_ar is not None:
-                self._put(values, "loss/ar", loss_ar)
+                metrics["loss/ar"] = loss_ar
             if loss_fm is not None:
-                self._put(values, "loss/fm", loss_fm)
+                metrics["loss/fm"] = loss_fm
             if optimizer is not None:
-                self._put_learning_rates(values, optimizer)
+                self._add_learning_rates(metrics, optimizer)
             if scaler is not None:
-                self._put_amp_scale(values, scaler)
+                # get_scale() would wait for the device; _scale is the tensor behind it.
+                scale = getattr(scaler, "_scale", None)
+                metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
             gradients = None
             if grad_norm is not None:
-                self._put(values, GRAD_NORM, grad_norm)
+                metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._capture_norm(values, model)
+                gradients = self._add_grad_norm(metrics, model)
             if extra is not None:
-                values.update(self._capture.mapping(extra, self._tally.refuse))
+                metrics.update(extra)
             ticks, self._ticks = self._ticks, deque(maxlen=self._ticks.maxlen)
-            self._push(step, values, ticks, gradients)
+            self._push(step, metrics, ticks, gradients)
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_training_step", error)
 
@@ -327,17 +322,11 @@ class ExperimentTracker:
         try:
             if type(step) is not int:
                 step = step_number(step)
-            self._push(step, self._capture.mapping(metrics, self._tally.refuse), None, None)
+            self._push(step, metrics, None, None)
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_metrics", error)
 
-    def _put(self, values: dict[str, Captured], name: str, value: Any) -> None:
-        try:
-            values[name] = self._capture.scalar(name, value)
-        except (Refused, RuntimeError, TypeError, ValueError) as error:
-            self._tally.refuse(name, str(error))
-
-    def _capture_norm(self, values: dict[str, Captured], model: Any) -> Gradients | None:
+    def _add_grad_norm(self, metrics: dict[str, Any], model: Any) -> Gradients | None:
         try:
             norm = self._gradients.capture(model)
         except Exception as error:  # the model's own code runs here; the row must not suffer
@@ -346,40 +335,31 @@ class ExperimentTracker:
         if isinstance(norm, Gradients):
             return norm
         if norm is not None:
-            self._put(values, GRAD_NORM, norm)
+            metrics[GRAD_NORM] = norm
         return None
 
-    def _put_learning_rates(self, values: dict[str, Captured], optimizer: Any) -> None:
+    def _add_learning_rates(self, metrics: dict[str, Any], optimizer: Any) -> None:
         groups = optimizer.param_groups
         if len(groups) != len(self._lr_names):
             rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
             self._lr_names = ("train/lr", *rest)
         for name, group in zip(self._lr_names, groups, strict=False):
-            self._put(values, name, group["lr"])
-
-    def _put_amp_scale(self, values: dict[str, Captured], scaler: Any) -> None:
-        # get_scale() would wait for the device; _scale is the tensor behind it, made at first use.
-        scale = getattr(scaler, "_scale", None)
-        if scale is None:
-            scale = scaler.get_scale()
-        self._put(values, "train/amp_scale", scale)
+            metrics[name] = group["lr"]
 
     def _push(
         self,
         step: int,
-        values: dict[str, Captured],
+        metrics: Mapping[str, Any],
         ticks: deque[tuple[float, Any]] | None,
         gradients: Gradients | None,
     ) -> None:
-        pending: dict[str, torch.Tensor] = {}
+        values, pending = self._capture.mapping(metrics, self._tally.refuse)
         events: tuple[torch.Event, ...] = ()
-        if not PLAIN.issuperset(map(type, values.values())):
-            pending = pending_tensors(values)
+        if pending is not None:
             events = mark_streams({tensor.device for tensor in pending.values()})
         if gradients is not None:
             events += mark_streams(gradients.devices)
-        record = (step, time.time(), values, pending, ticks, gradients, events)
-        pushed = self._ring.push(make_record(record))
+        pushed = self._ring.push((step, time.time(), values, pending, ticks, gradients, events))
         if gradients is not None:
             self._worker.wake()  # gradients are large, and may soon be zeroed in place
         if not pushed:

@@ -15,11 +15,10 @@ from fasttrack.hotpath.capture import (
     Capture,
     Refused,
     mark_streams,
-    pending_tensors,
     step_number,
 )
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Reference, make_record
+from fasttrack.hotpath.records import Record, Reference
 from fasttrack.tally import Tally
 from fasttrack.worker.resolve import Resolver
 
@@ -57,10 +56,13 @@ class Bench:
 
     def capture_one(self, value: Any, name: str = "m") -> Any:
         """Return a record of one captured value."""
-        values = {name: self.capture.scalar(name, value)}
-        pending = pending_tensors(values)
-        events = mark_streams({tensor.device for tensor in pending.values()})
-        return make_record((0, 0.0, values, pending, None, None, events))
+
+        def refuse(metric: str, why: str) -> None:
+            raise Refused(why)
+
+        values, pending = self.capture.mapping({name: value}, refuse)
+        events = mark_streams({tensor.device for tensor in (pending or {}).values()})
+        return Record(0, 0.0, values, pending, None, None, events)
 
     def resolve(self, record: Any) -> dict[str, Any]:
         """Return the record's values as the worker sees them."""
@@ -187,7 +189,7 @@ def test_a_live_graph_is_let_go(bench: Bench) -> None:
     loss = (torch.ones(3, requires_grad=True) * 2).sum()
     record = bench.capture_one(loss)
 
-    assert all(tensor.grad_fn is None for tensor in record.pending.values())
+    assert all(tensor.grad_fn is None for tensor in (record.pending or {}).values())
 
 
 @pytest.mark.parametrize(
@@ -230,11 +232,11 @@ def test_a_tensor_without_data_is_refused_somewhere(
 ) -> None:
     """A meta tensor has no value: it is refused by name and takes nothing along."""
     refused: list[str] = []
-    values = bench.capture.mapping(
+    values, pending = bench.capture.mapping(
         {"meta": torch.empty((), device="meta"), "good": 1.0},
         lambda name, why: refused.append(name),
     )
-    record = make_record((0, 0.0, values, pending_tensors(values), None, None, ()))
+    record = Record(0, 0.0, values, pending, None, None, ())
     resolved = bench.resolve(record)
 
     assert resolved == {"good": 1.0}
@@ -244,7 +246,7 @@ def test_a_tensor_without_data_is_refused_somewhere(
 def test_mapping_refuses_one_value_and_keeps_the_others(bench: Bench) -> None:
     """Every refusal names its metric; names are kept in order."""
     refused: list[tuple[str, str]] = []
-    values = bench.capture.mapping(
+    values, _ = bench.capture.mapping(
         {"a": 1, "b": "no", "c": torch.tensor(2.0), "d": torch.ones(3), "e": True},
         lambda name, why: refused.append((name, why)),
     )
@@ -264,7 +266,7 @@ def test_what_is_no_mapping_is_refused(metrics: Any) -> None:
 def test_mapping_of_plain_numbers_is_copied() -> None:
     """The caller may go on using its dict."""
     metrics = {"a": 1.0, "b": 2}
-    values = Bench("snapshot").capture.mapping(metrics, lambda name, why: None)
+    values, _ = Bench("snapshot").capture.mapping(metrics, lambda name, why: None)
     metrics["a"] = 9.0
 
     assert values == {"a": 1.0, "b": 2}
@@ -328,10 +330,14 @@ def test_a_reference_is_a_reference() -> None:
 def test_pending_tensors_are_those_the_worker_must_read() -> None:
     """Plain numbers are not pending; references are undone."""
     tensor = torch.tensor(1.0)
-    values = {"a": 1.0, "b": tensor, "c": Reference(tensor, 0)}
+    capture = Bench("reference").capture
 
-    assert pending_tensors(values) == {"b": tensor, "c": tensor}
-    assert pending_tensors({"a": 1.0, "b": 2}) == {}
+    values, pending = capture.mapping({"a": 1.0, "b": tensor}, lambda name, why: None)
+
+    assert isinstance(values["b"], Reference)
+    assert pending is not None
+    assert pending["b"].data_ptr() == tensor.data_ptr()
+    assert capture.mapping({"a": 1.0}, lambda name, why: None) == ({"a": 1.0}, None)
 
 
 @pytest.mark.parametrize(

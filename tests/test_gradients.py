@@ -15,7 +15,7 @@ import torch
 
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource, fused_norm
-from fasttrack.hotpath.records import Gradients, make_record
+from fasttrack.hotpath.records import Gradients, Record
 from fasttrack.tally import Tally
 from fasttrack.worker.resolve import GRAD_NORM, Resolver
 
@@ -83,9 +83,9 @@ def resolver_for(source: GradientSource, tally: Tally) -> Resolver:
 def record_of(captured: Any) -> Any:
     """Return a record that carries what a source captured."""
     if isinstance(captured, Gradients):
-        return make_record((0, 0.0, {}, {}, None, captured, ()))
+        return Record(0, 0.0, {}, {}, None, captured, ())
     assert isinstance(captured, torch.Tensor)
-    return make_record((0, 0.0, {GRAD_NORM: captured}, {GRAD_NORM: captured}, None, None, ()))
+    return Record(0, 0.0, {GRAD_NORM: captured}, {GRAD_NORM: captured}, None, None, ())
 
 
 def test_fused_norm_equals_what_torch_computes() -> None:
@@ -373,7 +373,7 @@ def test_a_norm_that_cannot_be_computed_is_refused_and_the_row_goes_on(
     source = GradientSource("worker", GIB, heard)
     broken = torch.zeros(2).to(torch.float8_e4m3fn)
     gradients = Gradients([broken], [broken._version], frozenset([torch.device("cpu")]))
-    record = make_record((3, 0.0, {"loss/total": 1.0}, {}, None, gradients, ()))
+    record = Record(3, 0.0, {"loss/total": 1.0}, {}, None, gradients, ())
     row = resolver_for(source, tally).resolve([record])[0]
 
     assert row.values == {"loss/total": 1.0}

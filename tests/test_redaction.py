@@ -11,7 +11,7 @@ from fasttrack.context.redaction import REDACTED, looks_secret, redact, redact_a
 
 SECRET = "s3cr3t-value"
 
-# design.md, section 9.
+# The names that a tracker must know, in every spelling.
 NAMES = (
     "token",
     "secret",

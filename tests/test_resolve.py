@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fasttrack.hotpath.capture import Capture, pending_tensors
+from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Gradients, Record, make_record
+from fasttrack.hotpath.records import Gradients, Record
 from fasttrack.tally import Tally
 from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
 
@@ -35,10 +35,8 @@ class Setup:
 
     def record(self, step: int, gradients: Gradients | None = None, **metrics: Any) -> Record:
         """Return a record of `metrics`, as the tracker would make it."""
-        values = self.capture.mapping(metrics, self.tally.refuse)
-        pending = pending_tensors(values)
-        record: Record = make_record((step, 100.0 + step, values, pending, None, gradients, ()))
-        return record
+        values, pending = self.capture.mapping(metrics, self.tally.refuse)
+        return Record(step, 100.0 + step, values, pending, None, gradients, ())
 
     def loss(self, step: int, value: Any) -> Record:
         """Return a record of a loss."""

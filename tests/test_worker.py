@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from fasttrack.delivery.supervisor import DeliveryState
-from fasttrack.hotpath.capture import Capture, pending_tensors
+from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Console, Record, Row, make_console, make_record
+from fasttrack.hotpath.records import Console, Record, Row
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal import writer as writer_module
 from fasttrack.journal.format import decode
@@ -99,13 +99,12 @@ class Setup:
 
     def log_mapping(self, step: int, metrics: dict[Any, Any], ticks: Any = None) -> None:
         """Log names that are no identifiers."""
-        values = self.capture.mapping(metrics, self.tally.refuse)
-        record = (step, 100.0 + step, values, pending_tensors(values), ticks, None, ())
-        assert self.ring.push(make_record(record))
+        values, pending = self.capture.mapping(metrics, self.tally.refuse)
+        assert self.ring.push((step, 100.0 + step, values, pending, ticks, None, ()))
 
     def say(self, stream: str, text: str) -> None:
         """Print as the captured program does."""
-        assert self.console.push(make_console((stream, text, 5.0)))
+        assert self.console.push(Console(stream, text, 5.0))
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
         """Return what is on disk, as another process sees it."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.records import Captured
 
-PLAIN = frozenset((float, int))
+_TENSOR = torch.Tensor
 _FLOAT8 = frozenset(
     (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
 )
@@ -60,16 +60,6 @@ class Capture:
         Raises:
             Refused: `value` is not one real number.
         """
-        kind = type(value)
-        if kind in PLAIN:
-            return value  # type: ignore[no-any-return]
-        if kind is torch.Tensor and value.is_cpu and not self._by_reference:
-            try:
-                number = value.item()
-            except RuntimeError:  # more than one element: refused below
-                number = None
-            if type(number) in PLAIN:
-                return number  # type: ignore[no-any-return]
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)
         if isinstance(value, (bool, int, float)):
@@ -113,34 +103,46 @@ class Capture:
 
     def mapping(
         self, metrics: Mapping[Any, Any], refuse: Callable[[str, str], None]
-    ) -> dict[str, Captured]:
-        """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be."""
+    ) -> tuple[dict[str, Captured], dict[str, torch.Tensor] | None]:
+        """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be.
+
+        Returns:
+            The captured values, and those of them that are tensors (None: there is none).
+
+        Raises:
+            Refused: `metrics` is not a mapping.
+        """
         try:
             values = dict(metrics)
-            metrics.values()
+            items = metrics.items()
         except (AttributeError, TypeError, ValueError):
             raise Refused(f"metrics must be a mapping, not {_describe(metrics)}") from None
-        if PLAIN.issuperset(map(type, values.values())):
-            return values
-        refused = []
-        for name, value in values.items():
+        pending: dict[str, torch.Tensor] | None = None
+        snapshot = not self._by_reference
+        for name, value in items:
+            kind = type(value)
+            if kind is float or kind is int:
+                continue
+            if kind is _TENSOR and value.is_cpu and snapshot:  # the common case, in short
+                try:
+                    number = value.item()
+                except RuntimeError:
+                    number = None  # several elements: refused below, in better words
+                if type(number) is float:
+                    values[name] = number
+                    continue
             try:
-                values[name] = self.scalar(name, value)
+                kept = self.scalar(name, value)
             except (Refused, RuntimeError, TypeError, ValueError) as error:
+                del values[name]
                 refuse(name, str(error))
-                refused.append(name)
-        for name in refused:
-            del values[name]
-        return values
-
-
-def pending_tensors(values: dict[str, Captured]) -> dict[str, torch.Tensor]:
-    """Return, by name, the tensors that the worker has still to read."""
-    return {
-        name: value.tensor if isinstance(value, Reference) else value
-        for name, value in values.items()
-        if isinstance(value, (Reference, torch.Tensor))
-    }
+                continue
+            values[name] = kept
+            kind = type(kept)
+            if kind is not float and kind is not int:
+                pending = {} if pending is None else pending
+                pending[name] = kept.tensor if isinstance(kept, Reference) else kept  # type: ignore[assignment]
+        return values, pending
 
 
 def step_number(step: Any) -> int:

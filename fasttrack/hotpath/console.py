@@ -6,10 +6,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.hotpath.records import make_console
+from fasttrack.hotpath.records import Console
 
 if TYPE_CHECKING:
-    from fasttrack.hotpath.records import Console
     from fasttrack.hotpath.ring import Ring
 
 
@@ -42,7 +41,7 @@ class ConsoleCapture:
         def write(text: str) -> Any:
             written = original(text)
             if self.active and text and isinstance(text, str):
-                push(make_console((name, text, time.time())))
+                push(Console(name, text, time.time()))
             return written
 
         return write

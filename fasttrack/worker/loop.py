@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fasttrack.context.distributed import get_world_size
+from fasttrack.hotpath.records import Record
 from fasttrack.journal.format import encode, encode_row
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
     from fasttrack.delivery.supervisor import Delivery
-    from fasttrack.hotpath.records import Console, Record, Row
+    from fasttrack.hotpath.records import Console, RawRecord, Row
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.tally import Tally
@@ -39,7 +40,7 @@ class Worker:
 
     def __init__(
         self,
-        ring: Ring[Record],
+        ring: Ring[RawRecord],
         console: Ring[Console],
         resolver: Resolver,
         writer: SegmentWriter,
@@ -170,10 +171,10 @@ class Worker:
         """
         handled = 0
         self._drain_console()
-        while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
-            handled += len(records)
-            self._handle(records)
-            if len(records) == _CHUNK:
+        while handled < self._ring.capacity and (raw := self._ring.pop(_CHUNK)):
+            handled += len(raw)
+            self._handle([Record._make(fields) for fields in raw])
+            if len(raw) == _CHUNK:
                 time.sleep(0)  # give up the GIL between bursts
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:

@@ -60,7 +60,7 @@ class Resolver:
         references: list[tuple[Reference, _Target]] = []
         for record in records:
             values: dict[str, Scalar] = record.values  # type: ignore[assignment]
-            for name, tensor in record.pending.items():
+            for name, tensor in (record.pending or {}).items():
                 kept = record.values[name]
                 if isinstance(kept, Reference):
                     references.append((kept, (values, name)))
