@@ -28,8 +28,9 @@ class Options:
     was changed in place meanwhile."""
 
     grad_norm: str = "auto"
-    """Where `train/grad_norm` is computed: "worker", "inline", "auto" (worker for gradients of at
-    most `grad_hold_limit_gb`, else inline) or "off"."""
+    """Where `train/grad_norm` is computed: "worker"; "inline", on the caller's thread; "auto", in
+    the worker unless the gradients exceed `grad_hold_limit_gb`, or are a few MiB on the CPU; or
+    "off"."""
 
     grad_hold_limit_gb: float = 1.0
     """GiB of gradients that "auto" lets the worker hold; more could exhaust the device's memory."""

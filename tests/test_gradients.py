@@ -172,7 +172,23 @@ def test_fused_norm_builds_no_graph() -> None:
     assert fused_norm([gradient]).requires_grad is False
 
 
-def test_auto_sends_small_gradients_to_the_worker(heard: Heard) -> None:
+def test_auto_computes_a_few_mib_on_the_cpu_inline(heard: Heard) -> None:
+    """There the worker costs the step more than the norm does."""
+    model = small_model()
+    captured = GradientSource("auto", GIB, heard).capture(model)
+
+    assert isinstance(captured, torch.Tensor)
+    assert float(captured) == pytest.approx(exact_norm(gradients_of(model)), rel=1e-6)
+
+
+@pytest.fixture
+def no_gradient_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the small models of these tests were above the few MiB that go inline on the CPU."""
+    monkeypatch.setattr("fasttrack.hotpath.gradients._CPU_INLINE_BYTES", 0)
+
+
+@pytest.mark.usefixtures("no_gradient_is_tiny")
+def test_auto_sends_gradients_up_to_the_limit_to_the_worker(heard: Heard) -> None:
     """At the limit and below, the caller launches nothing."""
     model = small_model()
     total = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -183,6 +199,7 @@ def test_auto_sends_small_gradients_to_the_worker(heard: Heard) -> None:
     assert captured.devices == {torch.device("cpu")}
 
 
+@pytest.mark.usefixtures("no_gradient_is_tiny")
 def test_auto_computes_large_gradients_inline(heard: Heard) -> None:
     """Above the limit nothing is held past the call."""
     model = small_model()
@@ -239,7 +256,7 @@ def test_gradients_zeroed_in_place_are_stale_and_the_second_time_go_inline(heard
 
 def test_going_inline_lasts_when_the_parameters_are_listed_anew(heard: Heard) -> None:
     """Another model, or the 256th step, does not bring the stale norms back."""
-    source = GradientSource("auto", GIB, heard)
+    source = GradientSource("worker", GIB, heard)
     first, second = small_model(), small_model()
     source.capture(first)
     source.was_stale()
@@ -316,7 +333,7 @@ class Engine(torch.nn.Module):
 
 def test_an_engines_own_norm_is_taken(heard: Heard) -> None:
     """DeepSpeed knows the global norm: a float or a tensor."""
-    source = GradientSource("auto", GIB, heard)
+    source = GradientSource("worker", GIB, heard)
     tensor = torch.tensor(2.5)
 
     assert source.capture(Engine(1.5)) == 1.5
@@ -326,7 +343,7 @@ def test_an_engines_own_norm_is_taken(heard: Heard) -> None:
 def test_an_engine_without_a_norm_yet_is_a_model(heard: Heard) -> None:
     """Before its first step DeepSpeed answers None."""
     engine = Engine(None)
-    captured = GradientSource("auto", GIB, heard).capture(engine)
+    captured = GradientSource("worker", GIB, heard).capture(engine)
 
     assert isinstance(captured, Gradients)
     assert len(captured.tensors) == len(gradients_of(engine))
@@ -335,7 +352,7 @@ def test_an_engine_without_a_norm_yet_is_a_model(heard: Heard) -> None:
 @pytest.mark.parametrize("model", ["model", [torch.nn.Linear(1, 1)], lambda x: x])
 def test_what_is_no_module_is_refused_with_a_warning(heard: Heard, model: Any) -> None:
     """The warning names the type; nothing raises."""
-    source = GradientSource("auto", GIB, heard)
+    source = GradientSource("worker", GIB, heard)
 
     assert source.capture(model) is None
     assert type(model).__name__ in heard.texts["grad_norm"]
@@ -343,7 +360,7 @@ def test_what_is_no_module_is_refused_with_a_warning(heard: Heard, model: Any) -
 
 def test_a_good_model_after_a_bad_one_is_taken(heard: Heard) -> None:
     """A mistake is not held against the next call."""
-    source = GradientSource("auto", GIB, heard)
+    source = GradientSource("worker", GIB, heard)
     source.capture("no model")
 
     assert isinstance(source.capture(small_model()), Gradients)
@@ -357,7 +374,7 @@ def test_a_bad_model_after_a_good_one_is_refused_and_the_good_one_taken_again(
     `_list_parameters` remembered the good model while the mode was "off": its norm never came back.
     """
     model = small_model()
-    source = GradientSource("auto", GIB, heard)
+    source = GradientSource("worker", GIB, heard)
     source.capture(model)
     refused = source.capture("no model")
 
@@ -387,7 +404,7 @@ def test_zero_3_parameters_are_refused(heard: Heard) -> None:
     model = small_model()
     next(model.parameters()).ds_id = 0  # type: ignore[attr-defined]
 
-    assert GradientSource("auto", GIB, heard).capture(model) is None
+    assert GradientSource("worker", GIB, heard).capture(model) is None
     assert "ZeRO-3" in heard.texts["grad_norm"]
     assert "clip_grad_norm_" in heard.texts["grad_norm"]
 
@@ -419,7 +436,7 @@ results = {}
 
 def look(kind, model):
     heard = []
-    captured = GradientSource("auto", 2**30, lambda key, text: heard.append(text)).capture(model)
+    captured = GradientSource("worker", 2**30, lambda key, text: heard.append(text)).capture(model)
     results[kind] = {"captured": type(captured).__name__, "heard": heard}
 
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))

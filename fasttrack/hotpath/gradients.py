@@ -1,10 +1,11 @@
 """Find a model's gradients for the grad norm, and compute the norm.
 
 `grad_norm="worker"` sends references to the gradients through the ring; `"inline"` launches the
-fused norm on the caller's thread and sends its 0-dim result. `"auto"` takes the worker while the
-gradients are small, because small models have short steps where a launch is felt, and goes inline
-above `grad_hold_limit_gb`, because there holding gradients past `zero_grad` could run the device
-out of memory.
+fused norm on the caller's thread and sends its 0-dim result. `"auto"` takes the worker, whose work
+overlaps with the next step, with two exceptions that go inline: gradients above
+`grad_hold_limit_gb`, because holding them past `zero_grad` could run the device out of memory; and
+a few MiB on the CPU, where the norm itself (about 50 us) costs the step less than handing the GIL
+to the worker and back for each of its operations (measured: bench/README.md).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _RELIST_EVERY = 256  # logged steps after which a model's parameters are listed anew
+_CPU_INLINE_BYTES = 4 * 2**20
 _STALE_LIMIT = 2  # stale norms in a row after which the worker mode gives way to inline
 
 
@@ -96,7 +98,10 @@ class GradientSource:
             return
         if self._mode == "auto":
             total = sum(p.numel() * p.element_size() for p in self._parameters)
-            self._effective = "inline" if total > self._hold_limit_bytes else "worker"
+            on_cpu = all(device.type == "cpu" for device in self._devices)
+            tiny = on_cpu and total <= _CPU_INLINE_BYTES
+            inline = tiny or total > self._hold_limit_bytes
+            self._effective = "inline" if inline else "worker"
         else:
             self._effective = self._mode
         if self._stale_in_a_row >= _STALE_LIMIT:
