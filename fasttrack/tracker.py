@@ -23,7 +23,7 @@ from fasttrack.context.naming import make_run_id, make_run_name
 from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
-from fasttrack.hotpath.capture import Capture, Refused, mark_streams, step_number
+from fasttrack.hotpath.capture import Capture, Refused, describe, mark_streams, step_number
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.records import Gradients
@@ -41,6 +41,7 @@ from fasttrack.options import (
 from fasttrack.stats import Stats
 from fasttrack.tally import Tally, say
 from fasttrack.worker.loop import Worker
+from fasttrack.worker.meters import MOST_TICKS
 from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _TAG_LIMIT = 64  # characters; W&B's
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
-_MOST_TICKS = 10_000  # step times kept for one interval; the newest, where it is longer
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 
 
@@ -198,7 +198,7 @@ class ExperimentTracker:
         self._gradients = GradientSource(
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._tally.warn
         )
-        self._ticks: deque[tuple[float, Any]] = deque(maxlen=min(2 * log_interval, _MOST_TICKS))
+        self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ("train/lr",)
         # worker thread
         console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
@@ -303,7 +303,8 @@ class ExperimentTracker:
                 gradients = self._add_grad_norm(metrics, model)
             if extra is not None:
                 metrics.update(extra)
-            ticks, self._ticks = self._ticks, deque(maxlen=self._ticks.maxlen)
+            ticks = tuple(self._ticks)
+            self._ticks.clear()
             self._push(step, metrics, ticks, gradients)
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_training_step", error)
@@ -322,7 +323,11 @@ class ExperimentTracker:
         try:
             if type(step) is not int:
                 step = step_number(step)
-            self._push(step, metrics, None, None)
+            try:
+                values = {**metrics}
+            except TypeError:
+                raise Refused(f"metrics must be a mapping, not {describe(metrics)}") from None
+            self._push(step, values, None, None)
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_metrics", error)
 
@@ -340,6 +345,9 @@ class ExperimentTracker:
 
     def _add_learning_rates(self, metrics: dict[str, Any], optimizer: Any) -> None:
         groups = optimizer.param_groups
+        metrics["train/lr"] = groups[0]["lr"]
+        if len(groups) == 1:
+            return
         if len(groups) != len(self._lr_names):
             rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
             self._lr_names = ("train/lr", *rest)
@@ -349,11 +357,11 @@ class ExperimentTracker:
     def _push(
         self,
         step: int,
-        metrics: Mapping[str, Any],
-        ticks: deque[tuple[float, Any]] | None,
+        values: dict[str, Any],
+        ticks: tuple[tuple[float, Any], ...] | None,
         gradients: Gradients | None,
     ) -> None:
-        values, pending = self._capture.mapping(metrics, self._tally.refuse)
+        pending = self._capture.mapping(values, self._tally.refuse)
         events: tuple[torch.Event, ...] = ()
         if pending is not None:
             events = mark_streams({tensor.device for tensor in pending.values()})

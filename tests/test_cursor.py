@@ -16,7 +16,6 @@ from fasttrack.journal.cursor import Cursor, SegmentState, load_cursor
 def full_cursor() -> Cursor:
     """Return a cursor with every field set."""
     return Cursor(
-        base_step=41,
         url="https://wandb.ai/e/p/runs/ü",
         open_directory="offline-run-1",
         offline_directories=["offline-run-0"],
@@ -68,7 +67,7 @@ def test_save_leaves_one_file_for_its_owner_only(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         Cursor().save(path)
-        Cursor(base_step=1).save(path)
+        Cursor(open_directory="offline-run-1").save(path)
     finally:
         os.umask(old)
 
@@ -79,12 +78,12 @@ def test_save_leaves_one_file_for_its_owner_only(tmp_path: Path) -> None:
 def test_save_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
     """A reader that has the old cursor open goes on reading the old cursor."""
     path = tmp_path / "cursor.json"
-    Cursor(base_step=1).save(path)
+    Cursor(open_directory="offline-run-1").save(path)
     with path.open("rb") as old:
-        Cursor(base_step=2).save(path)
+        Cursor(open_directory="offline-run-2").save(path)
 
-        assert b'"base_step": 1' in old.read()
-    assert load_cursor(path).base_step == 2
+        assert b'"open_directory": "offline-run-1"' in old.read()
+    assert load_cursor(path).open_directory == "offline-run-2"
 
 
 def test_save_that_fails_leaves_the_last_cursor_whole(
@@ -92,25 +91,25 @@ def test_save_that_fails_leaves_the_last_cursor_whole(
 ) -> None:
     """A full disk, or a kill, between two bytes costs nothing that was known."""
     path = tmp_path / "cursor.json"
-    Cursor(base_step=1).save(path)
+    Cursor(open_directory="offline-run-1").save(path)
 
     def dumps(value: object, option: int) -> bytes:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cursor_module.orjson, "dumps", dumps)
     with pytest.raises(OSError, match="No space"):
-        Cursor(base_step=2).save(path)
+        Cursor(open_directory="offline-run-2").save(path)
 
-    assert load_cursor(path).base_step == 1
+    assert load_cursor(path).open_directory == "offline-run-1"
 
 
 def test_scratch_file_of_a_killed_courier_is_overwritten(tmp_path: Path) -> None:
     """What a kill left of the next cursor is in nobody's way."""
     (tmp_path / "cursor.tmp").write_bytes(b'{"half' * 1000)
 
-    Cursor(base_step=3).save(tmp_path / "cursor.json")
+    Cursor(open_directory="offline-run-3").save(tmp_path / "cursor.json")
 
-    assert load_cursor(tmp_path / "cursor.json").base_step == 3
+    assert load_cursor(tmp_path / "cursor.json").open_directory == "offline-run-3"
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-import sys
-from collections import deque
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fasttrack.worker import meters
 from fasttrack.worker.meters import StepMeter
 
 
-def ticks(*times_s: float, batch: Any = 8, maxlen: int = 100) -> deque[tuple[float, Any]]:
+def ticks(*times_s: float, batch: Any = 8) -> tuple[tuple[float, Any], ...]:
     """Return one clock reading for each step."""
-    return deque(((at_s, batch) for at_s in times_s), maxlen=maxlen)
+    return tuple((at_s, batch) for at_s in times_s)
 
 
 def alone() -> int:
@@ -81,7 +76,7 @@ def test_percentiles_are_the_nearest_rank() -> None:
     meter = StepMeter(alone)
     meter.measure(ticks(0.0))
     times_s = np.cumsum(durations_ms / 1e3).tolist()
-    metrics = meter.measure(ticks(*times_s, maxlen=1000))
+    metrics = meter.measure(ticks(*times_s))
 
     assert metrics["perf/step_time_ms/p50"] == pytest.approx(50.0)
     assert metrics["perf/step_time_ms/p99"] == pytest.approx(99.0)
@@ -106,7 +101,7 @@ def test_an_unknown_batch_size_omits_the_samples_only(unknown: Any) -> None:
     """A tensor is not read: that could wait for the device."""
     meter = StepMeter(alone)
     meter.measure(ticks(0.0))
-    metrics = meter.measure(deque([(0.5, 8), (1.0, unknown)], maxlen=20))
+    metrics = meter.measure([(0.5, 8), (1.0, unknown)])
 
     assert "perf/samples_per_sec" not in metrics
     assert metrics["perf/steps_per_sec"] == pytest.approx(2.0)
@@ -127,29 +122,35 @@ def test_batch_sizes_may_differ_from_step_to_step() -> None:
     """The last batch of an epoch is smaller."""
     meter = StepMeter(alone)
     meter.measure(ticks(0.0))
-    metrics = meter.measure(deque([(1.0, 8), (2.0, 2)], maxlen=20))
+    metrics = meter.measure([(1.0, 8), (2.0, 2)])
 
     assert metrics["perf/samples_per_sec"] == pytest.approx(5.0)
 
 
-def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_left() -> None:
-    """Steps logged out of the grid fill the deque: no step is timed across the gap."""
+def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only so many steps of one interval are kept: no step is timed across the gap."""
+    monkeypatch.setattr("fasttrack.worker.meters.MOST_TICKS", 4)
     meter = StepMeter(alone)
     meter.measure(ticks(0.0))
-    metrics = meter.measure(ticks(90.0, 91.0, 92.0, 94.0, maxlen=4))
+    metrics = meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
 
     assert metrics["perf/steps_per_sec"] == pytest.approx(3 / 4.0)
     assert metrics["perf/samples_per_sec"] == pytest.approx(3 * 8 / 4.0)
     assert metrics["perf/step_time_ms/max"] == pytest.approx(2000.0)
 
 
-def test_the_interval_after_a_truncated_one_is_whole_again() -> None:
+def test_the_interval_after_a_truncated_one_is_whole_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It starts at the last reading of the one before."""
+    monkeypatch.setattr("fasttrack.worker.meters.MOST_TICKS", 4)
     meter = StepMeter(alone)
     meter.measure(ticks(0.0))
-    meter.measure(ticks(90.0, 91.0, 92.0, 94.0, maxlen=4))
+    meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
 
-    assert meter.measure(ticks(94.5, maxlen=4))["perf/steps_per_sec"] == pytest.approx(2.0)
+    assert meter.measure(ticks(94.5))["perf/steps_per_sec"] == pytest.approx(2.0)
 
 
 def test_a_clock_that_stands_still_gives_nothing() -> None:
@@ -171,51 +172,3 @@ def test_no_readings_give_nothing() -> None:
     meter.measure(ticks(1.0))
     assert meter.measure(ticks()) == {}
     assert meter.measure(ticks(2.0))["perf/steps_per_sec"] == pytest.approx(1.0)
-
-
-def test_a_thread_that_still_notes_its_step_does_not_break_the_interval() -> None:
-    """`log_training_step` may hold the old deque while another thread hands it to the worker.
-
-    Iterating a deque that grows raises RuntimeError; the worker lost the whole chunk of rows. So
-    let a reading come in at every moment of `measure`, one after another.
-    """
-    broken = []
-    for moment in itertools.count():
-        meter = StepMeter(alone)
-        meter.measure(ticks(0.0))
-        readings = ticks(1.0, 2.0)
-        try:
-            metrics, came_in = measure_while_growing(meter, readings, moment)
-        except (RuntimeError, IndexError) as error:
-            broken.append(f"{moment}: {error}")
-            continue
-        if not came_in:
-            break
-        if metrics["perf/steps_per_sec"] not in (1.0, 1.5):
-            broken.append(f"{moment}: {metrics}")
-
-    assert moment > 10
-    assert broken == []
-
-
-def measure_while_growing(
-    meter: StepMeter, readings: deque[tuple[float, Any]], moment: int
-) -> tuple[dict[str, float], bool]:
-    """Measure, with a reading at 2 s that comes in before the `moment`th instruction."""
-    seen = itertools.count()
-    size = len(readings)
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename != meters.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and next(seen) == moment:
-            readings.append((2.0, 8))
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        return meter.measure(readings), len(readings) > size
-    finally:
-        sys.settrace(before)

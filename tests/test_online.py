@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -335,3 +337,59 @@ def test_late_rows_carry_the_time_they_were_logged(server: WandbServer, tmp_path
     rows = server.runs[str(tracker.get_run_id())].history
     logged = [row["time"] for row in journal_rows(tmp_path, tracker.get_run_id())]
     assert [row["time/logged_at"] for row in rows] == pytest.approx(logged)
+
+
+def test_a_run_that_went_on_elsewhere_meanwhile_loses_nothing_when_it_comes_back(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, in another directory, and here again: every row of the three stands in one run."""
+    with make_tracker(mode="online") as first:
+        _log(first, range(20))
+    run_id = first.get_run_id()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    with make_tracker(mode="online", resume_id=run_id, tags=None) as second:
+        _log(second, range(20, 60))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    with make_tracker(mode="online", resume_id=run_id, tags=None) as third:
+        _log(third, range(15, 30))
+
+    assert [row["step"] for row in server.runs[str(run_id)].history] == [
+        *range(20),
+        *range(20, 60),
+        *range(15, 30),
+    ]
+
+
+def test_an_offline_part_that_the_user_synced_is_not_delivered_again(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """`wandb sync` by hand, then an online resume in the same directory: each row once."""
+    with make_tracker(mode="offline") as first:
+        _log(first, range(20))
+    run_id = first.get_run_id()
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *map(str, offline_dirs(tmp_path))],
+        check=True,
+        capture_output=True,
+    )
+    with make_tracker(mode="online", resume_id=run_id, tags=None) as second:
+        _log(second, range(10, 30))
+
+    history = server.runs[str(run_id)].history
+    assert [row["step"] for row in history] == [*range(20), *range(10, 30)]
+
+
+def test_an_offline_part_that_nobody_synced_is_delivered_by_an_online_resume(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """First what the offline attempt left behind, then the new rows; sync would do nothing more."""
+    with make_tracker(mode="offline") as first:
+        _log(first, range(20))
+    run_id = first.get_run_id()
+    with make_tracker(mode="online", resume_id=run_id, tags=None) as second:
+        _log(second, range(10, 30))
+
+    history = server.runs[str(run_id)].history
+    assert [row["step"] for row in history] == [*range(20), *range(10, 30)]
+    (directory,) = offline_dirs(tmp_path)
+    assert next(directory.glob("*.wandb.synced"), None) is not None

@@ -35,8 +35,8 @@ class Setup:
 
     def record(self, step: int, gradients: Gradients | None = None, **metrics: Any) -> Record:
         """Return a record of `metrics`, as the tracker would make it."""
-        values, pending = self.capture.mapping(metrics, self.tally.refuse)
-        return Record(step, 100.0 + step, values, pending, None, gradients, ())
+        pending = self.capture.mapping(metrics, self.tally.refuse)
+        return Record(step, 100.0 + step, metrics, pending, None, gradients, ())
 
     def loss(self, step: int, value: Any) -> Record:
         """Return a record of a loss."""

@@ -8,7 +8,6 @@ import os
 import resource
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,8 +98,8 @@ class Setup:
 
     def log_mapping(self, step: int, metrics: dict[Any, Any], ticks: Any = None) -> None:
         """Log names that are no identifiers."""
-        values, pending = self.capture.mapping(metrics, self.tally.refuse)
-        assert self.ring.push((step, 100.0 + step, values, pending, ticks, None, ()))
+        pending = self.capture.mapping(metrics, self.tally.refuse)
+        assert self.ring.push((step, 100.0 + step, metrics, pending, ticks, None, ()))
 
     def say(self, stream: str, text: str) -> None:
         """Print as the captured program does."""
@@ -272,8 +271,15 @@ def test_a_step_beyond_64_bits_takes_no_other_row_along(setup: Setup, step: int)
 
 def test_training_steps_get_their_perf_metrics(setup: Setup) -> None:
     """The meter's numbers join the row; the first step has none."""
-    setup.log(0, deque([(10.0, 4)], maxlen=20), loss=1.0)
-    setup.log(10, deque([(10.5, 4), (11.0, 4)], maxlen=20), loss=0.5)
+    setup.log(0, ((10.0, 4),), loss=1.0)
+    setup.log(
+        10,
+        (
+            (10.5, 4),
+            (11.0, 4),
+        ),
+        loss=0.5,
+    )
     setup.worker.run_once()
 
     first, second = setup.values()
@@ -289,7 +295,7 @@ def test_gpu_statistics_join_the_first_row_of_each_interval(
     """Every 50 steps, wherever in the interval the first logged step lies."""
     monkeypatch.setattr(setup.worker._gpu, "sample", lambda index: {"gpu/temperature": 40.0})
     for step in (0, 10, 49, 60, 99, 100):
-        setup.log(step, deque([(float(step), 1)], maxlen=20), loss=1.0)
+        setup.log(step, ((float(step), 1),), loss=1.0)
     setup.log(150, loss=1.0)  # log_metrics: no training step
     setup.worker.run_once()
 

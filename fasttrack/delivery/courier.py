@@ -149,7 +149,7 @@ class Courier:
             self._report({"event": "trouble", "reason": reason, "rows": self._rows})
             if self._seconds_left() < pause_s:
                 return False
-            self._wait_unless_over(pause_s)
+            self._wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _fall_back(self, error: Unavailable) -> bool:
@@ -181,7 +181,7 @@ class Courier:
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, Unavailable) and not error.final
             ),
-            sleep=self._wait_unless_over,
+            sleep=self._wait,
             reraise=True,
         )
         retrying(self._backend.open, self._header, online=True, timeout_s=_INIT_TIMEOUT_S)
@@ -204,7 +204,7 @@ class Courier:
             except (Unavailable, Lost) as error:
                 self._backend.abandon()
                 self._report({"event": "trouble", "reason": str(error), "rows": self._rows})
-                self._wait_unless_over(_OFFLINE_PAUSE_S)
+                self._wait(_OFFLINE_PAUSE_S)
             if self._find_ending() is not None:
                 tries_left -= 1
         return False
@@ -228,8 +228,8 @@ class Courier:
             self._report({"event": "online", "url": self._backend.url})
         pending = [path for path in self._paths if not self._proven(path, online)]
         skip_below = self._backend.starting_step if online else 0
-        mapper = StepMapper(self._base_step(pending, online))
-        self._rows = 0
+        mapper = StepMapper(self._base_step(pending, online) if pending else -1)
+        self._rows = rows_before = 0
         first_step, ends = None, {}
         for path, entries in self._follow(pending):
             self._backend.check()
@@ -245,7 +245,8 @@ class Courier:
                     self._backend.console(entry["stream"], entry["text"])
             if path is not None:
                 mapper.close()
-                ends[path.name] = (self._rows, mapper.last)
+                ends[path.name] = (self._rows - rows_before, mapper.last)
+                rows_before = self._rows
             self._report_progress()
         ending = self._find_ending() or Ending(_VANISHED_EXIT_CODE, False, self._clock())
         self._backend.finish(exit_code=ending.exit_code, preempting=ending.preempting)
@@ -275,23 +276,32 @@ class Courier:
 
     def _proven(self, path: Path, online: bool) -> bool:
         state = self._cursor.segments.get(path.name)
-        if state is None:
+        if state is None or not (state.online_proof or state.offline_proof):
             return False
-        return bool(state.online_proof or (not online and state.offline_proof))
+        if state.online_proof or not online:
+            return True
+        # The user's own `wandb sync` may have uploaded it. Its marker alone proves nothing.
+        synced = all(_is_synced(self._wandb_dir / d) for d in self._cursor.offline_directories)
+        return synced and self._backend.starting_step > state.last_step
 
     def _base_step(self, pending: list[Path], online: bool) -> int:
-        """Return the highest `_step` that was taken before the first pending row."""
-        position = self._paths.index(pending[0])
-        if position > 0:
-            return self._cursor.segment(self._paths[position - 1].name).last_step
-        if online and self._cursor.base_step is None:
-            # Rows that the server has of a resumed run are either ours, uploaded by the user's
-            # own `wandb sync`, or were logged from another directory: then ours go behind them.
-            ours = any(_is_synced(self._wandb_dir / d) for d in self._cursor.offline_directories)
-            foreign = read_header(pending[0]).get("resumed", False) and not ours
-            self._cursor.base_step = self._backend.starting_step - 1 if foreign else -1
+        """Return the highest `_step` that was taken before the first pending row.
+
+        It is settled once per segment, when a server has been asked before the first of its rows
+        was delivered: a resumed run may have gone on in another directory meanwhile.
+        """
+        first = pending[0]
+        state = self._cursor.segment(first.name)
+        if state.base_step is not None:
+            return state.base_step
+        position = self._paths.index(first)
+        base = self._cursor.segment(self._paths[position - 1].name).last_step if position else -1
+        if online:
+            if position or read_header(first).get("resumed", False):
+                base = max(base, self._backend.starting_step - 1)
+            state.base_step = base
             self._cursor.save(self._cursor_path)
-        return -1 if self._cursor.base_step is None else self._cursor.base_step
+        return base
 
     def _follow(self, paths: list[Path]) -> Iterator[tuple[Path | None, list[dict[str, Any]]]]:
         """Yield (None, entries) as they come, and (path, []) at the end of each segment."""
@@ -333,10 +343,12 @@ class Courier:
         ending = self._find_ending()
         return math.inf if ending is None else ending.deadline_s - self._clock()
 
-    def _wait_unless_over(self, seconds: float) -> None:
-        until_s = self._clock() + seconds
-        while self._clock() < until_s and self._find_ending() is None:
-            self._pause(min(_POLL_S, seconds))
+    def _wait(self, seconds: float) -> None:
+        """Wait, but not on when the trainer leaves meanwhile: then there is a deadline."""
+        was_over = self._find_ending() is not None
+        until_s = self._clock() + min(seconds, max(0.0, self._seconds_left()))
+        while self._clock() < until_s and (was_over or self._find_ending() is None):
+            self._pause(_POLL_S)
 
     def _report_progress(self) -> None:
         now_s = self._clock()

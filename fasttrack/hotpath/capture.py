@@ -24,7 +24,7 @@ import torch
 from fasttrack.hotpath.records import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from fasttrack.hotpath.records import Captured
 
@@ -70,7 +70,7 @@ class Capture:
                 return float(number)
             if isinstance(number, int):
                 return int(number)
-        raise Refused(f"a {_describe(value)} is not one real number")
+        raise Refused(f"a {describe(value)} is not one real number")
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> Captured:
         if tensor.numel() != 1:
@@ -102,24 +102,21 @@ class Capture:
         return tensor.detach().clone()
 
     def mapping(
-        self, metrics: Mapping[Any, Any], refuse: Callable[[str, str], None]
-    ) -> tuple[dict[str, Captured], dict[str, torch.Tensor] | None]:
-        """Capture every value of `metrics`; call `refuse(name, why)` for each that cannot be.
+        self, values: dict[Any, Any], refuse: Callable[[str, str], None]
+    ) -> dict[str, torch.Tensor] | None:
+        """Capture every one of `values`, in place, and drop those that cannot be.
+
+        Args:
+            values: what was logged by name; becomes what keeps it.
+            refuse: told (name, why) for each that is dropped.
 
         Returns:
-            The captured values, and those of them that are tensors (None: there is none).
-
-        Raises:
-            Refused: `metrics` is not a mapping.
+            The tensors among the captured values; None where there is none.
         """
-        try:
-            values = dict(metrics)
-            items = metrics.items()
-        except (AttributeError, TypeError, ValueError):
-            raise Refused(f"metrics must be a mapping, not {_describe(metrics)}") from None
         pending: dict[str, torch.Tensor] | None = None
+        refused: list[str] | None = None
         snapshot = not self._by_reference
-        for name, value in items:
+        for name, value in values.items():
             kind = type(value)
             if kind is float or kind is int:
                 continue
@@ -134,15 +131,16 @@ class Capture:
             try:
                 kept = self.scalar(name, value)
             except (Refused, RuntimeError, TypeError, ValueError) as error:
-                del values[name]
                 refuse(name, str(error))
+                refused = [name] if refused is None else [*refused, name]
                 continue
             values[name] = kept
-            kind = type(kept)
-            if kind is not float and kind is not int:
+            if isinstance(kept, (torch.Tensor, Reference)):
                 pending = {} if pending is None else pending
-                pending[name] = kept.tensor if isinstance(kept, Reference) else kept  # type: ignore[assignment]
-        return values, pending
+                pending[name] = kept.tensor if isinstance(kept, Reference) else kept
+        for name in refused or ():
+            del values[name]
+        return pending
 
 
 def step_number(step: Any) -> int:
@@ -158,7 +156,7 @@ def step_number(step: Any) -> int:
             return operator.index(step)
         if isinstance(step, float) and step.is_integer():
             return int(step)
-    raise Refused(f"step must be an integer, not {_describe(step)}")
+    raise Refused(f"step must be an integer, not {describe(step)}")
 
 
 def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
@@ -183,6 +181,7 @@ def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
 _EVENTLESS: set[str] = {"cpu", "meta"}
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Return what `value` is, in a few words for a warning."""
     text = repr(value) if isinstance(value, (str, bytes, bool, float)) else ""
     return f"{type(value).__name__} {text[:40]}".strip()

@@ -4,8 +4,8 @@
 fused norm on the caller's thread and sends its 0-dim result. `"auto"` takes the worker, whose work
 overlaps with the next step, with two exceptions that go inline: gradients above
 `grad_hold_limit_gb`, because holding them past `zero_grad` could run the device out of memory; and
-a few MiB on the CPU, where the norm itself (about 50 us) costs the step less than handing the GIL
-to the worker and back for each of its operations (measured: bench/README.md).
+a few MiB on the CPU, where the norm itself costs the step less than handing the GIL to the worker
+and back for each of its operations (measured: bench/README.md).
 """
 
 from __future__ import annotations

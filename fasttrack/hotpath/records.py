@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections import deque
-
     import torch
 
 Scalar: TypeAlias = "float | int"
@@ -39,7 +37,7 @@ class Record(NamedTuple):
     time_s: float  # unix time of the call
     values: dict[str, Captured]
     pending: dict[str, torch.Tensor] | None  # the tensors among `values`, References undone
-    ticks: deque[tuple[float, Any]] | None  # (perf_counter, batch size) of each step since the last
+    ticks: tuple[tuple[float, Any], ...] | None  # (perf_counter, batch size) since the last record
     gradients: Gradients | None
     events: tuple[torch.Event, ...]  # what the device must have reached before values are read
 

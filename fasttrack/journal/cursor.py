@@ -18,6 +18,8 @@ _VERSION = 1
 class SegmentState:
     """What is known of one segment's delivery."""
 
+    base_step: int | None = None
+    """The highest W&B `_step` taken before this segment's first row; None: not settled yet."""
     rows: int = 0
     """Rows that the segment held when it was last delivered."""
     last_step: int = -1
@@ -33,8 +35,6 @@ class Cursor:
     """The state of a run's delivery."""
 
     version: int = _VERSION
-    base_step: int | None = None
-    """The server's last `_step` before this directory's first row; None: not known yet."""
     url: str | None = None
     open_directory: str | None = None
     """Name of the offline run directory being written now; useless if the courier died over it."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Sequence
+
+MOST_TICKS = 10_000  # steps of one interval that are kept; the newest, where it is longer
 
 
 class StepMeter:
@@ -25,7 +26,7 @@ class StepMeter:
         self._world_size = 0
         self._last_s: float | None = None
 
-    def measure(self, ticks: deque[tuple[float, Any]]) -> dict[str, float]:
+    def measure(self, ticks: Sequence[tuple[float, Any]]) -> dict[str, float]:
         """Return the metrics of the interval that ends with the last of `ticks`.
 
         Args:
@@ -36,12 +37,11 @@ class StepMeter:
             a number; `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the
             first step of a run: no interval has ended yet.
         """
-        readings = list(ticks)  # at once: another thread may still append to `ticks`
-        if not readings:
+        if not ticks:  # another thread's call took this one's
             return {}
-        times = [at_s for at_s, _ in readings]
-        batches = [batch_size for _, batch_size in readings]
-        if self._last_s is None or len(readings) == ticks.maxlen:  # the first, or some fell out
+        times = [at_s for at_s, _ in ticks]
+        batches = [batch_size for _, batch_size in ticks]
+        if self._last_s is None or len(ticks) >= MOST_TICKS:  # the first, or some fell out
             del batches[0]
         else:
             times.insert(0, self._last_s)
