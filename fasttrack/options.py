@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from fasttrack.errors import ConfigurationError
 
 DEFAULT_PROJECT = "vla-lego"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_TAG_LIMIT = 64  # characters; W&B's
 MODES = ("online", "offline", "disabled")
 _LARGEST = 1_000_000  # of any number here: 11 days in seconds
 
@@ -102,6 +106,61 @@ def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         known = ", ".join(map(str, choices))
         raise ConfigurationError(f"{name} must be one of {known}, not {value!r}")
+
+
+def require_strings(**values: Any) -> None:
+    """Raise ConfigurationError unless each of `values` is a string or None."""
+    for argument, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{argument} must be a string, not {value!r}")
+
+
+def require_mapping(argument: str, value: Any) -> None:
+    """Raise ConfigurationError unless `value` is a mapping or None."""
+    if value is not None and not isinstance(value, Mapping):
+        mend = "; pass vars(args)" if hasattr(value, "__dict__") else ""
+        raise ConfigurationError(
+            f"{argument} must be a mapping such as a dict, not {type(value).__name__}{mend}"
+        )
+
+
+def check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
+    """Return `tags` as strings.
+
+    Raises:
+        ConfigurationError: they are no mapping to short strings, or lack some of `required`; all
+            that are missing are named.
+    """
+    if isinstance(required, str):
+        raise ConfigurationError(f"required_tags must be a sequence of names, not {required!r}")
+    require_mapping("tags", tags)
+    checked: dict[str, str] = {}
+    for key, value in (tags or {}).items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)) or value == "":
+            raise ConfigurationError(
+                f"tags must map strings to non-empty strings, not {key!r} to {value!r}"
+            )
+        if len(f"{key}:{value}") > _TAG_LIMIT:
+            raise ConfigurationError(
+                f"tag {f'{key}:{value}'!r} is longer than W&B's {_TAG_LIMIT} characters"
+            )
+        checked[key] = str(value)
+    missing = [key for key in required if key not in checked]
+    if missing:
+        raise ConfigurationError(
+            f"tags lacks {', '.join(missing)}; pass them, e.g. "
+            f"tags={{{', '.join(f'{key!r}: ...' for key in missing)}}}, or other required_tags"
+        )
+    return checked
+
+
+def require_run_id(argument: str, value: Any) -> None:
+    """Raise ConfigurationError unless `value` is None or can name a run and its directory."""
+    if value is not None and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
+        raise ConfigurationError(
+            f"{argument} {value!r} is no run id (letters, digits, '_', '-' and '.' only); "
+            "pass what get_run_id() returned"
+        )
 
 
 def resolve_mode(mode: str | None, enabled: bool) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import enum
-import os
-import re
-import socket
 import sys
 import threading
 import time
@@ -19,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from fasttrack import process
 from fasttrack.context.config import to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
+from fasttrack.context.identity import identify_trainer
 from fasttrack.context.naming import make_run_id, make_run_name
-from fasttrack.context.redaction import redact, redact_argv
+from fasttrack.context.redaction import redact
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
 from fasttrack.hotpath.capture import Capture, Refused, describe, mark_streams, step_number
@@ -32,7 +30,11 @@ from fasttrack.journal.format import FORMAT_VERSION, run_directory
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.options import (
     Options,
+    check_tags,
     require_integer,
+    require_mapping,
+    require_run_id,
+    require_strings,
     resolve_base_dir,
     resolve_entity,
     resolve_mode,
@@ -55,8 +57,6 @@ if TYPE_CHECKING:
 
 REQUIRED_TAGS = ("model", "dataset", "objective", "experiment_group")
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_TAG_LIMIT = 64  # characters; W&B's
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
@@ -137,17 +137,11 @@ class ExperimentTracker:
         chosen_project = resolve_project(project)
         require_integer("log_interval", log_interval, least=1)
         require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
-        _require_strings(name=name, entity=entity, group=group, notes=notes)
-        _require_mapping("config", config)
-        if resume_id is not None and not (
-            isinstance(resume_id, str) and _RUN_ID.fullmatch(resume_id)
-        ):
-            raise ConfigurationError(
-                f"resume_id {resume_id!r} is no run id (letters, digits, '_', '-' and '.' only); "
-                "pass what get_run_id() returned"
-            )
+        require_strings(name=name, entity=entity, group=group, notes=notes)
+        require_mapping("config", config)
+        require_run_id("resume_id", resume_id)
         needs_tags = chosen_mode != "disabled" and not (resume_id is not None and tags is None)
-        chosen_tags = _check_tags(tags, required_tags if needs_tags else ())
+        chosen_tags = check_tags(tags, required_tags if needs_tags else ())
 
         self._options = options
         self._run_id = resume_id
@@ -179,7 +173,7 @@ class ExperimentTracker:
                 "finish_timeout_s": options.finish_timeout_s,
                 "online_timeout_s": options.online_timeout_s,
                 "world_size": get_world_size(),
-                **_identity(),
+                **identify_trainer(),
             }
         )
         try:
@@ -529,59 +523,3 @@ def _exit_code(error: BaseException | None) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _require_strings(**values: Any) -> None:
-    for argument, value in values.items():
-        if value is not None and not isinstance(value, str):
-            raise ConfigurationError(f"{argument} must be a string, not {value!r}")
-
-
-def _require_mapping(argument: str, value: Any) -> None:
-    if value is not None and not isinstance(value, Mapping):
-        mend = "; pass vars(args)" if hasattr(value, "__dict__") else ""
-        raise ConfigurationError(
-            f"{argument} must be a mapping such as a dict, not {type(value).__name__}{mend}"
-        )
-
-
-def _check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
-    if isinstance(required, str):
-        raise ConfigurationError(f"required_tags must be a sequence of names, not {required!r}")
-    _require_mapping("tags", tags)
-    checked: dict[str, str] = {}
-    for key, value in (tags or {}).items():
-        if not isinstance(key, str) or not isinstance(value, (str, int, float)) or value == "":
-            raise ConfigurationError(
-                f"tags must map strings to non-empty strings, not {key!r} to {value!r}"
-            )
-        if len(f"{key}:{value}") > _TAG_LIMIT:
-            raise ConfigurationError(
-                f"tag {f'{key}:{value}'!r} is longer than W&B's {_TAG_LIMIT} characters"
-            )
-        checked[key] = str(value)
-    missing = [key for key in required if key not in checked]
-    if missing:
-        raise ConfigurationError(
-            f"tags lacks {', '.join(missing)}; pass them, e.g. "
-            f"tags={{{', '.join(f'{key!r}: ...' for key in missing)}}}, or other required_tags"
-        )
-    return checked
-
-
-def _identity() -> dict[str, Any]:
-    """Return who the trainer is, for W&B's overview page."""
-    program = getattr(sys.modules.get("__main__"), "__file__", None)
-    try:
-        cwd = Path.cwd()
-    except FileNotFoundError:  # somebody deleted it
-        cwd = Path("/")
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "executable": sys.executable,
-        "argv": redact_argv(sys.argv),
-        "program": program,
-        "program_relpath": os.path.relpath(program, cwd) if program else None,
-        "cwd": str(cwd),
-    }
