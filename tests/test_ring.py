@@ -264,10 +264,15 @@ def test_signal_in_a_waiting_main_thread_leaves_no_hole(monkeypatch: pytest.Monk
             signal.pthread_kill(main, signal.SIGINT)
 
     sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        ring.push("c")
-    sender.join(HANG_GUARD_S)
+    # A job in a shell's background inherits SIGINT as ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            ring.push("c")
+        sender.join(HANG_GUARD_S)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert ring.pop(10) == ["a", "b"]
     assert ring.push("d")
