@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fasttrack import ExperimentTracker
 from fasttrack.delivery.backends.wandb_file import read_payloads
 from fasttrack.journal.format import segments
@@ -101,3 +103,48 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.01)
+
+
+def train_with_everything(
+    tracker: Any, steps: int, grad_norm_inline: list[float]
+) -> list[dict[str, float]]:
+    """Train with every argument of log_training_step; return what each row must hold."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(
+        [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.2}]
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    expected = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        ar = model(torch.randn(4, 8)).square().mean()
+        fm = model(torch.randn(4, 8)).abs().mean()
+        loss = ar + fm
+        loss.backward()
+        optimizer.step()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        grad_norm_inline.append(norm.item())
+        tracker.log_training_step(
+            loss,
+            step,
+            4,
+            optimizer,
+            model,
+            scaler=scaler,
+            loss_ar=ar,
+            loss_fm=fm,
+            extra={"extra/bf16": torch.tensor(1.5, dtype=torch.bfloat16)},
+        )
+        expected.append(
+            {
+                "loss/total": loss.item(),
+                "loss/ar": ar.item(),
+                "loss/fm": fm.item(),
+                "train/lr": 0.1,
+                "train/lr/1": 0.2,
+                "train/amp_scale": 8.0,
+                "extra/bf16": 1.5,
+            }
+        )
+    return expected

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from runs import (
     offline_dirs,
     run_dir,
     run_script,
+    train_with_everything,
     wait_until,
     wandb_rows,
 )
@@ -31,48 +32,6 @@ if TYPE_CHECKING:
     from wandb_server import WandbServer
 
 
-def _train(tracker: Any, steps: int, grad_norm_inline: list[float]) -> list[dict[str, float]]:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
-    optimizer = torch.optim.SGD(
-        [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[2].parameters(), "lr": 0.2}]
-    )
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    expected = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        ar = model(torch.randn(4, 8)).square().mean()
-        fm = model(torch.randn(4, 8)).abs().mean()
-        loss = ar + fm
-        loss.backward()
-        optimizer.step()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
-        grad_norm_inline.append(norm.item())
-        tracker.log_training_step(
-            loss,
-            step,
-            4,
-            optimizer,
-            model,
-            scaler=scaler,
-            loss_ar=ar,
-            loss_fm=fm,
-            extra={"extra/bf16": torch.tensor(1.5, dtype=torch.bfloat16)},
-        )
-        expected.append(
-            {
-                "loss/total": loss.item(),
-                "loss/ar": ar.item(),
-                "loss/fm": fm.item(),
-                "train/lr": 0.1,
-                "train/lr/1": 0.2,
-                "train/amp_scale": 8.0,
-                "extra/bf16": 1.5,
-            }
-        )
-    return expected
-
-
 @pytest.mark.parametrize("capture", ["snapshot", "reference"])
 @pytest.mark.parametrize("grad_norm", ["worker", "inline", "auto"])
 def test_every_row_and_key_is_in_the_offline_file_with_the_right_value(
@@ -81,7 +40,7 @@ def test_every_row_and_key_is_in_the_offline_file_with_the_right_value(
     """What wandb wrote equals what was computed inline, grad norm included."""
     norms: list[float] = []
     with make_tracker(options=Options(capture=capture, grad_norm=grad_norm)) as tracker:
-        expected = _train(tracker, 50, norms)
+        expected = train_with_everything(tracker, 50, norms)
 
     (directory,) = offline_dirs(tmp_path)
     rows = wandb_rows(directory)

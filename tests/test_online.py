@@ -20,6 +20,7 @@ from runs import (
     offline_dirs,
     run_dir,
     run_script,
+    train_with_everything,
     wait_until,
     wandb_rows,
 )
@@ -393,3 +394,17 @@ def test_an_offline_part_that_nobody_synced_is_delivered_by_an_online_resume(
     assert [row["step"] for row in history] == [*range(20), *range(10, 30)]
     (directory,) = offline_dirs(tmp_path)
     assert next(directory.glob("*.wandb.synced"), None) is not None
+
+
+def test_every_key_arrives_online_with_the_right_value(server: WandbServer) -> None:
+    """What the server stored equals what was computed inline, grad norm included."""
+    norms: list[float] = []
+    with make_tracker(mode="online") as tracker:
+        expected = train_with_everything(tracker, 30, norms)
+
+    rows = [metrics(row) for row in server.runs[str(tracker.get_run_id())].history]
+    assert [{key: row[key] for key in want} for row, want in zip(rows, expected, strict=True)] == (
+        expected
+    )
+    assert [row["train/grad_norm"] for row in rows] == pytest.approx(norms, rel=1e-6)
+    assert {"perf/steps_per_sec", "perf/samples_per_sec", "perf/step_time_ms/p99"} <= set(rows[-1])
