@@ -81,8 +81,18 @@ def metrics(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if not k.startswith("_") and k != "step"}
 
 
+def script_environment(*, coverage: bool = True) -> dict[str, str]:
+    """Return the environment for a script that imports from tests/.
+
+    A script that gets signals must go unmeasured (`coverage=False`): coverage's tracer holds a
+    plain lock now and then, which Ctrl-C leaves held and a handler's code waits for, for ever.
+    """
+    kept = {k: v for k, v in os.environ.items() if coverage or k != "COVERAGE_PROCESS_CONFIG"}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parent)}
+
+
 def run_script(
-    source: str, *arguments: str, check: bool = True
+    source: str, *arguments: str, check: bool = True, coverage: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed."""
     result = subprocess.run(
@@ -90,7 +100,7 @@ def run_script(
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env=script_environment(coverage=coverage),
     )
     if check:
         assert result.returncode == 0, result.stderr

@@ -30,7 +30,7 @@ def _start(source: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env=script_environment(coverage=False),
     )
 
 
@@ -283,7 +283,8 @@ def test_logging_from_a_signal_handler_is_safe(tmp_path: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         tracker.finish()
         print(tracker.get_run_id(), step, len(fired))
-        """
+        """,
+        coverage=False,
     )
 
     run_id, steps, fired = result.stdout.split()
