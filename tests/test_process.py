@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from runs import (
     offline_dirs,
     run_dir,
     run_script,
+    script_environment,
     wait_until,
     wandb_rows,
 )
