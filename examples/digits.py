@@ -4,7 +4,8 @@
     python examples/digits.py                       # a few seconds on a CPU
     python examples/digits.py --epochs 8 --resume   # goes on, in the same W&B run
 
-Copy it and replace `load_data` and `build_model`. What concerns the tracker is in `train`.
+Copy it and replace `load_data` and `build_model`. What concerns the tracker is in `main` and
+`train`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from fasttrack import ExperimentTracker
 
 
-def parse_args() -> argparse.Namespace:
-    """Return the command line's options."""
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options given in `arguments`; None: on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--epochs", type=int, default=5, help="in all, also when resuming")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoints"))
     parser.add_argument("--resume", action="store_true", help="from the newest checkpoint, if any")
     parser.add_argument("--mode", choices=("online", "offline", "disabled"))
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def load_data() -> tuple[TensorDataset, TensorDataset]:
@@ -78,18 +79,20 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     scratch.replace(path)
 
 
-def load_newest_checkpoint(directory: Path, device: torch.device) -> dict[str, Any] | None:
+def load_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
     """Return the checkpoint in `directory` that was written last, or None."""
     paths = list(directory.glob("epoch-*.pt"))
     if not paths:
         return None
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
     print(f"resuming from {newest}")
-    checkpoint: dict[str, Any] = torch.load(newest, map_location=device, weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(newest, map_location="cpu", weights_only=True)
     return checkpoint
 
 
-def train(args: argparse.Namespace) -> None:
+def train(
+    args: argparse.Namespace, tracker: ExperimentTracker, checkpoint: dict[str, Any] | None
+) -> None:
     """Train, evaluate and save a checkpoint after every epoch, track all of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.deterministic = True
@@ -101,57 +104,62 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.8)
 
-    first_epoch, step, run_id = 0, 0, None
-    checkpoint = load_newest_checkpoint(args.checkpoint_dir, device) if args.resume else None
+    first_epoch, step = 0, 0
     if checkpoint is not None:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         scheduler.load_state_dict(checkpoint["scheduler"])
         first_epoch, step = checkpoint["epoch"], checkpoint["step"]
-        run_id = checkpoint["wandb_run_id"]
 
+    for epoch in range(first_epoch, args.epochs):
+        # Seeded by epoch, a resumed run draws the batches that an unbroken one would have.
+        torch.manual_seed(args.seed + epoch)
+        model.train()
+        for images, labels in train_loader:
+            images, labels = images.to(device), labels.to(device)
+            loss = cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            # Every step, before the gradients are zeroed. The loss stays a tensor: loss.item()
+            # would make this loop wait for the GPU.
+            tracker.log_training_step(
+                loss=loss, step=step, batch_size=len(labels), optimizer=optimizer, model=model
+            )
+            step += 1
+        scheduler.step()
+
+        metrics = evaluate(model, test_loader, device)
+        tracker.log_metrics(metrics, step=step)  # after `step` steps
+        print(f"epoch {epoch + 1}/{args.epochs}: accuracy {metrics['eval/accuracy']:.4f}")
+        save_checkpoint(
+            args.checkpoint_dir / f"epoch-{epoch + 1:04d}.pt",
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+                "epoch": epoch + 1,
+                "step": step,
+                "wandb_run_id": tracker.get_run_id(),
+            },
+        )
+
+
+def main() -> None:
+    """Train one run, or go on with the one that the newest checkpoint belongs to."""
+    args = parse_args()
+    checkpoint = load_newest_checkpoint(args.checkpoint_dir) if args.resume else None
     # As a context manager the tracker finishes the run however the block is left; an exception
     # marks it as failed. The run id out of the checkpoint continues that run; None begins one.
     with ExperimentTracker(
         project="fasttrack-examples",
         config=vars(args),
         tags={"model": "cnn", "dataset": "digits", "objective": "ce", "experiment_group": "demo"},
-        resume_id=run_id,
+        resume_id=checkpoint["wandb_run_id"] if checkpoint is not None else None,
         mode=args.mode,
         log_interval=args.log_interval,
     ) as tracker:
-        for epoch in range(first_epoch, args.epochs):
-            # Seeded by epoch, a resumed run draws the batches that an unbroken one would have.
-            torch.manual_seed(args.seed + epoch)
-            model.train()
-            for images, labels in train_loader:
-                images, labels = images.to(device), labels.to(device)
-                loss = cross_entropy(model(images), labels)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                # Every step, before the gradients are zeroed. The loss stays a tensor: loss.item()
-                # would make this loop wait for the GPU.
-                tracker.log_training_step(
-                    loss=loss, step=step, batch_size=len(labels), optimizer=optimizer, model=model
-                )
-                step += 1
-            scheduler.step()
-
-            metrics = evaluate(model, test_loader, device)
-            tracker.log_metrics(metrics, step=step)  # after `step` steps
-            print(f"epoch {epoch + 1}/{args.epochs}: accuracy {metrics['eval/accuracy']:.4f}")
-            save_checkpoint(
-                args.checkpoint_dir / f"epoch-{epoch + 1:04d}.pt",
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict(),
-                    "epoch": epoch + 1,
-                    "step": step,
-                    "wandb_run_id": tracker.get_run_id(),
-                },
-            )
+        train(args, tracker, checkpoint)
 
     if tracker.get_run_dir() is not None:  # None: tracking is disabled
         print(f"run {tracker.get_run_id()}, journal in {tracker.get_run_dir()}")
@@ -160,4 +168,4 @@ def train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    train(parse_args())
+    main()

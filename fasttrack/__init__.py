@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fasttrack.context.distributed import is_main_process as is_main_process
+    from fasttrack.context.metadata import get_metadata as get_metadata
+    from fasttrack.context.seeds import set_seeds as set_seeds
     from fasttrack.errors import ConfigurationError as ConfigurationError
     from fasttrack.errors import DirectoryError as DirectoryError
     from fasttrack.errors import FasttrackError as FasttrackError
     from fasttrack.options import Options as Options
     from fasttrack.stats import Stats as Stats
     from fasttrack.tracker import ExperimentTracker as ExperimentTracker
+    from fasttrack.utilities import compute_grad_norm as compute_grad_norm
+    from fasttrack.utilities import get_all_gpu_stats as get_all_gpu_stats
+    from fasttrack.utilities import get_amp_scale as get_amp_scale
+    from fasttrack.utilities import get_learning_rate as get_learning_rate
 
 __version__ = "0.1.0"
 
@@ -27,7 +33,13 @@ __all__ = [
     "FasttrackError",
     "Options",
     "Stats",
+    "compute_grad_norm",
+    "get_all_gpu_stats",
+    "get_amp_scale",
+    "get_learning_rate",
+    "get_metadata",
     "is_main_process",
+    "set_seeds",
 ]
 
 _HOMES = {
@@ -37,7 +49,13 @@ _HOMES = {
     "FasttrackError": "fasttrack.errors",
     "Options": "fasttrack.options",
     "Stats": "fasttrack.stats",
+    "compute_grad_norm": "fasttrack.utilities",
+    "get_all_gpu_stats": "fasttrack.utilities",
+    "get_amp_scale": "fasttrack.utilities",
+    "get_learning_rate": "fasttrack.utilities",
+    "get_metadata": "fasttrack.context.metadata",
     "is_main_process": "fasttrack.context.distributed",
+    "set_seeds": "fasttrack.context.seeds",
 }
 
 

@@ -53,6 +53,9 @@ class Options:
     finish_timeout_s: float = 60.0
     """Seconds that `finish()` waits for everything to be delivered."""
 
+    upload_timeout_s: float = 3600.0
+    """Seconds beyond `finish_timeout_s` that `finish()` waits for artifacts being uploaded."""
+
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
@@ -71,7 +74,13 @@ class Options:
         _require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         _require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         _require_choice("Options.delivery", self.delivery, ("process", "thread"))
-        for name in ("grad_hold_limit_gb", "full_wait_s", "finish_timeout_s", "online_timeout_s"):
+        for name in (
+            "grad_hold_limit_gb",
+            "full_wait_s",
+            "finish_timeout_s",
+            "upload_timeout_s",
+            "online_timeout_s",
+        ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         _require_choice("Options.console", self.console, (True, False))
@@ -118,9 +127,8 @@ def require_strings(**values: Any) -> None:
 def require_mapping(argument: str, value: Any) -> None:
     """Raise ConfigurationError unless `value` is a mapping or None."""
     if value is not None and not isinstance(value, Mapping):
-        mend = "; pass vars(args)" if hasattr(value, "__dict__") else ""
         raise ConfigurationError(
-            f"{argument} must be a mapping such as a dict, not {type(value).__name__}{mend}"
+            f"{argument} must be a mapping such as a dict, not {type(value).__name__}"
         )
 
 
@@ -199,6 +207,34 @@ def resolve_project(project: str | None) -> str:
 def resolve_entity(entity: str | None) -> str | None:
     """Return the W&B entity: argument > WANDB_ENTITY > the account's default (None)."""
     return entity if entity is not None else os.environ.get("WANDB_ENTITY") or None
+
+
+def resolve_log_model() -> bool:
+    """Return whether WANDB_LOG_MODEL asks for checkpoints to be uploaded; by default not.
+
+    "1" and "true" do, and so do "end" and "checkpoint", which Hugging Face's trainer knows.
+
+    Raises:
+        ConfigurationError: it is something else than these, "0", "false" or nothing.
+    """
+    value = os.environ.get("WANDB_LOG_MODEL", "").strip().lower()
+    if value not in ("", "0", "false", "1", "true", "end", "checkpoint"):
+        raise ConfigurationError(f"WANDB_LOG_MODEL must be 0 or 1, not {value!r}")
+    return value not in ("", "0", "false")
+
+
+def check_aliases(aliases: Any) -> list[str]:
+    """Return artifact aliases as a list.
+
+    Raises:
+        ConfigurationError: they are not a sequence of strings that W&B takes.
+    """
+    if isinstance(aliases, str) or not isinstance(aliases, Sequence):
+        raise ConfigurationError(f"aliases must be a list of strings, not {aliases!r}")
+    for alias in aliases:
+        if not isinstance(alias, str) or not alias or set(alias) & set("/:"):
+            raise ConfigurationError(f"alias {alias!r} must be a string without '/' and ':'")
+    return list(aliases)
 
 
 def resolve_base_dir() -> Path:

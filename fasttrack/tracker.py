@@ -14,15 +14,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack import process
-from fasttrack.context.config import to_plain
+from fasttrack.artifacts.recorder import Recorder
+from fasttrack.context.config import as_config, config_refusal, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
 from fasttrack.context.identity import identify_trainer
+from fasttrack.context.metadata import get_metadata
 from fasttrack.context.naming import make_run_id, make_run_name
 from fasttrack.context.redaction import redact
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
 from fasttrack.hotpath.capture import Capture, Refused, describe, mark_streams, step_number
 from fasttrack.hotpath.console import ConsoleCapture
+from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.records import Gradients
 from fasttrack.hotpath.ring import Ring
@@ -30,13 +33,14 @@ from fasttrack.journal.format import FORMAT_VERSION, run_directory
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.options import (
     Options,
+    check_aliases,
     check_tags,
     require_integer,
-    require_mapping,
     require_run_id,
     require_strings,
     resolve_base_dir,
     resolve_entity,
+    resolve_log_model,
     resolve_mode,
     resolve_project,
 )
@@ -88,7 +92,7 @@ class ExperimentTracker:
     def __init__(
         self,
         project: str | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Any = None,
         tags: Mapping[str, str] | None = None,
         name: str | None = None,
         resume_id: str | None = None,
@@ -110,7 +114,8 @@ class ExperimentTracker:
 
         Args:
             project: W&B project; default WANDB_PROJECT, then "vla-lego".
-            config: the training configuration; secrets in it are redacted.
+            config: the training configuration: a mapping, dataclass, `argparse.Namespace`,
+                OmegaConf or pydantic object. Values whose names look secret are redacted.
             tags: the run's tags, written to W&B as `name:value`; also the parts of its name.
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`.
             resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one.
@@ -135,10 +140,13 @@ class ExperimentTracker:
             raise ConfigurationError(f"options must be fasttrack.Options, not {options!r}")
         chosen_mode = resolve_mode(mode, enabled)
         chosen_project = resolve_project(project)
+        upload_models = resolve_log_model()
         require_integer("log_interval", log_interval, least=1)
         require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
         require_strings(name=name, entity=entity, group=group, notes=notes)
-        require_mapping("config", config)
+        plain_config = as_config({} if config is None else config)
+        if plain_config is None:
+            raise ConfigurationError(config_refusal(config))
         require_run_id("resume_id", resume_id)
         needs_tags = chosen_mode != "disabled" and not (resume_id is not None and tags is None)
         chosen_tags = check_tags(tags, required_tags if needs_tags else ())
@@ -166,11 +174,12 @@ class ExperimentTracker:
                 "tags": [f"{key}:{value}" for key, value in chosen_tags.items()] or None,
                 "group": group if group is not None else chosen_tags.get("experiment_group"),
                 "notes": notes,
-                "config": redact(to_plain(config or {})),
+                "config": redact(plain_config),
                 "mode": chosen_mode,
                 "time": now_s,
                 "console": options.console,
                 "finish_timeout_s": options.finish_timeout_s,
+                "upload_timeout_s": options.upload_timeout_s,
                 "online_timeout_s": options.online_timeout_s,
                 "world_size": get_world_size(),
                 **identify_trainer(),
@@ -194,6 +203,7 @@ class ExperimentTracker:
         )
         self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ("train/lr",)
+        self._step: int | None = None
         # worker thread
         console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
         try:
@@ -212,6 +222,10 @@ class ExperimentTracker:
             gpu_stats_interval=gpu_stats_interval,
         )
         self._worker.start()
+        self._recorder = Recorder(
+            self._run_id, writer.path, self._worker.write, self._tally, upload_models=upload_models
+        )
+        self._recorder.record_metadata(get_metadata)
         # In the thread mode wandb, being in this process, captures the console by itself.
         capture_console = options.console and options.delivery == "process"
         self._console = ConsoleCapture(console_ring) if capture_console else None
@@ -259,9 +273,9 @@ class ExperimentTracker:
             step: the training step, an integer.
             batch_size: this rank's samples in the step, for `perf/samples_per_sec` (global).
             optimizer: `train/lr` is its first parameter group's; further groups are
-                `train/lr/<name or number>`.
+                `train/lr/<name or number>`. DeepSpeed's tells its fp16 loss scale and grad norm.
             model: for `train/grad_norm`, the L2 norm over its gradients as they are at the call,
-                so call before `zero_grad()`. A DeepSpeed engine gives its own.
+                so call before `zero_grad()`. A DeepSpeed engine gives its own, after `step()`.
             scaler: a GradScaler, for `train/amp_scale`.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
@@ -277,6 +291,7 @@ class ExperimentTracker:
             if type(step) is not int:
                 step = step_number(step)
             self._ticks.append((perf_counter(), batch_size))
+            self._step = step
             if step % self._log_interval:
                 return
             metrics: dict[str, Any] = {LOSS: loss}
@@ -290,11 +305,13 @@ class ExperimentTracker:
                 # get_scale() would wait for the device; _scale is the tensor behind it.
                 scale = getattr(scaler, "_scale", None)
                 metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
+            elif (scale := deepspeed_loss_scale(optimizer)) is not None:
+                metrics["train/amp_scale"] = scale
             gradients = None
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._add_grad_norm(metrics, model)
+                gradients = self._add_grad_norm(metrics, model, optimizer)
             if extra is not None:
                 metrics.update(extra)
             ticks = tuple(self._ticks)
@@ -325,9 +342,55 @@ class ExperimentTracker:
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_metrics", error)
 
-    def _add_grad_norm(self, metrics: dict[str, Any], model: Any) -> Gradients | None:
+    def log_config(self, config: Any) -> None:
+        """Record the full configuration: as the run's config, and as an artifact (YAML).
+
+        Values whose names look secret are redacted. Blocks for one small file.
+
+        Args:
+            config: a mapping, dataclass, `argparse.Namespace`, OmegaConf or pydantic object. What
+                in it has no plain form is written as text, and said.
+        """
+        if self._state is not _RUNNING:
+            if self._state is not _INERT:
+                self._late_call()
+            return
         try:
-            norm = self._gradients.capture(model)
+            self._recorder.log_config(config, self._step)
+        except Exception as error:  # nothing may raise into training
+            self._failed_call("log_config", error)
+
+    def log_checkpoint(
+        self, path: str | Path, aliases: Sequence[str] = ("latest",), force: bool = False
+    ) -> None:
+        """Upload a checkpoint as a version of the artifact `model-<run id>`.
+
+        Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given. Returns
+        as soon as the files are hard-linked into the run's directory, some system calls a file, so
+        that the trainer may rotate or delete its own; across file systems they are held open and
+        copied in the background. Hashing and uploading happen in the delivery process. Files
+        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
+
+        Args:
+            path: a file or a directory. Symbolic links are followed, loops and special files left
+                out, which is said.
+            aliases: names of this version, such as "latest", "best", "step1000".
+            force: upload whatever WANDB_LOG_MODEL says.
+        """
+        if self._state is not _RUNNING:
+            if self._state is not _INERT:
+                self._late_call()
+            return
+        try:
+            self._recorder.log_checkpoint(path, check_aliases(aliases), force, self._step)
+        except Exception as error:  # nothing may raise into training
+            self._failed_call("log_checkpoint", error)
+
+    def _add_grad_norm(
+        self, metrics: dict[str, Any], model: Any, optimizer: Any
+    ) -> Gradients | None:
+        try:
+            norm = self._gradients.capture(model, optimizer)
         except Exception as error:  # the model's own code runs here; the row must not suffer
             self._tally.refuse(GRAD_NORM, repr(error))
             return None
@@ -373,7 +436,8 @@ class ExperimentTracker:
 
     def _failed_call(self, method: str, error: Exception) -> None:
         self._tally.count("failed_calls")
-        text = str(error) if isinstance(error, Refused) else repr(error)
+        known = isinstance(error, (Refused, FasttrackError))
+        text = str(error) if known else repr(error)
         self._tally.warn(f"call:{method}:{type(error)}", f"{method}: {text}; the call was ignored")
 
     # --- asking ---------------------------------------------------------------------------------
@@ -432,8 +496,9 @@ class ExperimentTracker:
     def finish(self, exit_code: int = 0) -> None:
         """Write what is left, deliver it, and end the run. Idempotent.
 
-        Blocks until everything is delivered, at most about `Options.finish_timeout_s`; what could
-        not be delivered by then is named, with the command that delivers it.
+        Blocks until everything is delivered, at most about `Options.finish_timeout_s`, longer only
+        while artifacts are uploaded; what could not be delivered by then is named, with the command
+        that delivers it.
 
         Args:
             exit_code: 0 marks the run as finished, anything else as failed.
@@ -444,10 +509,12 @@ class ExperimentTracker:
             if self._state is not _RUNNING:
                 return
             self._state = State.FINISHING
-        deadline = time.monotonic() + self._options.finish_timeout_s
         try:
+            self._recorder.wait(self._options.upload_timeout_s)
+            deadline = time.monotonic() + self._options.finish_timeout_s
             if self._end_journal(exit_code, False, self._options.finish_timeout_s):
-                self._delivery.wait(max(0.0, deadline - time.monotonic()))
+                left_s = max(0.0, deadline - time.monotonic())
+                self._delivery.wait(left_s, self._options.upload_timeout_s)
             self._say_result()
         finally:
             self._state = State.FINISHED
@@ -482,9 +549,10 @@ class ExperimentTracker:
         elif state.delivered:
             say(f"rows delivered: {stats.rows_written}. View run at: {state.url}")
         else:
+            why = f" ({state.reason})" if state.reason else ""
             say(
-                f"not all rows are delivered; {stats.rows_written} are safe in {self._run_dir}; "
-                f"to deliver them: python -m fasttrack.delivery {self._run_dir}"
+                f"not all is delivered{why}; {stats.rows_written} rows are safe in "
+                f"{self._run_dir}; to deliver: fasttrack sync {self._run_dir}"
             )
 
     def preempt(self) -> None:

@@ -44,14 +44,19 @@ def run_dir(base: Path, run_id: str | None) -> Path:
     return base / "wandb" / "fasttrack" / run_id
 
 
-def journal_rows(base: Path, run_id: str | None) -> list[dict[str, Any]]:
-    """Return the rows of all segments of a run, in order."""
+def journal_entries(base: Path, run_id: str | None, kind: str) -> list[dict[str, Any]]:
+    """Return the entries of one kind in all segments of a run, in order."""
     return [
         entry
         for path in segments(run_dir(base, run_id))
         for entry in read_segment(path)
-        if entry["kind"] == "row"
+        if entry["kind"] == kind
     ]
+
+
+def journal_rows(base: Path, run_id: str | None) -> list[dict[str, Any]]:
+    """Return the rows of all segments of a run, in order."""
+    return journal_entries(base, run_id, "row")
 
 
 def offline_dirs(base: Path) -> list[Path]:
@@ -105,6 +110,32 @@ def run_script(
     if check:
         assert result.returncode == 0, result.stderr
     return result
+
+
+def start_script(source: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python source in a process of its own that will get signals; its streams are pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(source), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=script_environment(coverage=False),
+    )
+
+
+def deliver(directory: Path) -> dict[str, Any]:
+    """Deliver a run by hand, as `fasttrack sync` does; return the last event."""
+    result = subprocess.run(
+        [sys.executable, "-m", "fasttrack.delivery", str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=HANG_GUARD_S,
+    )
+    done: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert done["event"] == "done", result.stdout
+    assert result.returncode == int(not done["delivered"]), result.stdout
+    return done
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:

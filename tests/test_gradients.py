@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fasttrack.hotpath.capture import Capture
+from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.gradients import GradientSource, fused_norm
 from fasttrack.hotpath.records import Gradients, Record
 from fasttrack.tally import Tally
@@ -317,13 +318,29 @@ def test_parameters_added_later_are_found(heard: Heard) -> None:
     assert any(g is late.grad for g in captured.tensors)
 
 
-class Engine(torch.nn.Module):
-    """Looks like a DeepSpeed engine."""
+class DeepSpeedOptimizer:
+    """Looks like the optimizer that `deepspeed.initialize` returns."""
 
-    def __init__(self, norm: Any) -> None:
+    def __init__(self, norm: Any, loss_scale: Any = 1.0) -> None:
+        """Know the last step's norm: 0.0 before the first, None if told not to compute it."""
+        self._global_grad_norm = norm
+        self.loss_scale = loss_scale
+
+
+class TorchOptimizer:
+    """Looks like torch's own, which take seconds to import."""
+
+    param_groups = ({"lr": 0.1},)
+
+
+class Engine(torch.nn.Module):
+    """Looks like a DeepSpeed engine, between backward() and step()."""
+
+    def __init__(self, norm: Any, optimizer: Any = None) -> None:
         """Answer `norm`."""
         super().__init__()
         self.norm = norm
+        self.optimizer = optimizer
         self.module = small_model()
 
     def get_global_grad_norm(self) -> Any:
@@ -338,15 +355,53 @@ def test_an_engines_own_norm_is_taken(heard: Heard) -> None:
 
     assert source.capture(Engine(1.5)) == 1.5
     assert source.capture(Engine(tensor)) is tensor
+    assert heard.calls == 0
 
 
-def test_an_engine_without_a_norm_yet_is_a_model(heard: Heard) -> None:
-    """Before its first step DeepSpeed answers None."""
-    engine = Engine(None)
-    captured = GradientSource("worker", GIB, heard).capture(engine)
+def test_deepspeeds_optimizer_tells_the_norm_of_its_module(heard: Heard) -> None:
+    """The module alone knows neither its engine nor, after step(), its gradients."""
+    source = GradientSource("worker", GIB, heard)
+    module = Engine(None).module
+    tensor = torch.tensor(2.5)
 
-    assert isinstance(captured, Gradients)
-    assert len(captured.tensors) == len(gradients_of(engine))
+    assert source.capture(module, DeepSpeedOptimizer(tensor)) is tensor
+    assert source.capture(module, DeepSpeedOptimizer(1.5)) == 1.5
+    assert source.capture(module, DeepSpeedOptimizer(math.inf)) == math.inf
+    assert heard.calls == 0
+
+
+def test_before_deepspeeds_first_step_there_is_no_norm(heard: Heard) -> None:
+    """The gradients that are there are this rank's, with ZeRO also a part, in fp16 also scaled."""
+    source = GradientSource("worker", GIB, heard)
+    optimizer = DeepSpeedOptimizer(0.0)
+    engine = Engine(None, optimizer)
+
+    assert source.capture(engine) is None
+    assert source.capture(engine.module, optimizer) is None
+    assert heard.calls == 0
+
+
+def test_deepspeed_without_a_norm_is_told_what_to_pass(heard: Heard) -> None:
+    """ZeRO stage 0 in float32 (a torch optimizer takes the step), and compute_grad_norm=false."""
+    source = GradientSource("worker", GIB, heard)
+    at_stage_0 = Engine(None, TorchOptimizer())
+    untold = DeepSpeedOptimizer(None)
+
+    assert source.capture(at_stage_0) is None
+    assert source.capture(Engine(None, untold)) is None
+    assert source.capture(Engine(None).module, untold) is None
+    assert heard.calls == 3
+    assert "before engine.step() and pass grad_norm=" in heard.texts["grad_norm"]
+    assert "compute_grad_norm=false" in heard.texts["grad_norm"]
+
+
+def test_deepspeeds_loss_scale_counts_only_where_it_scales() -> None:
+    """It says 1 in bf16 and float32; torch's optimizers have none."""
+    assert deepspeed_loss_scale(DeepSpeedOptimizer(1.5, loss_scale=65536)) == 65536
+    assert deepspeed_loss_scale(DeepSpeedOptimizer(1.5, loss_scale=0.5)) == 0.5
+    assert deepspeed_loss_scale(DeepSpeedOptimizer(1.5)) is None
+    assert deepspeed_loss_scale(TorchOptimizer()) is None
+    assert deepspeed_loss_scale(None) is None
 
 
 @pytest.mark.parametrize("model", ["model", [torch.nn.Linear(1, 1)], lambda x: x])
@@ -399,14 +454,27 @@ def test_a_norm_that_cannot_be_computed_is_refused_and_the_row_goes_on(
     del model
 
 
-def test_zero_3_parameters_are_refused(heard: Heard) -> None:
-    """DeepSpeed marks the parameters that it has partitioned (`ds_id`)."""
+@pytest.mark.parametrize("mark", ["ds_id", "_hp_mapping"])
+def test_parameters_of_zero_are_refused(heard: Heard, mark: str) -> None:
+    """DeepSpeed marks the parameters that it has partitioned: stage 3, stages 1 and 2."""
     model = small_model()
-    next(model.parameters()).ds_id = 0  # type: ignore[attr-defined]
+    setattr(next(model.parameters()), mark, None)
 
     assert GradientSource("worker", GIB, heard).capture(model) is None
-    assert "ZeRO-3" in heard.texts["grad_norm"]
-    assert "clip_grad_norm_" in heard.texts["grad_norm"]
+    assert "ZeRO" in heard.texts["grad_norm"]
+    assert "pass the engine as model" in heard.texts["grad_norm"]
+
+
+def test_without_gradients_deepspeeds_users_hear_more(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's step() drops them, which a warning about zero_grad() would not explain."""
+    model = small_model()
+    model.zero_grad()
+    monkeypatch.setitem(sys.modules, "deepspeed", sys)
+
+    assert GradientSource("worker", GIB, heard).capture(model) is None
+    assert "with DeepSpeed pass the engine as model" in heard.texts["grad_norm"]
 
 
 def test_a_model_that_is_gone_is_not_kept_alive(heard: Heard) -> None:

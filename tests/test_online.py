@@ -14,6 +14,7 @@ import pytest
 from runs import (
     OFFLINE_LINE,
     TAGS,
+    deliver,
     journal_rows,
     make_tracker,
     metrics,
@@ -196,18 +197,11 @@ def test_a_server_that_refuses_to_the_end_leaves_the_rows_named(
         _log(tracker, range(50))
     run_id = str(tracker.get_run_id())
     directory = run_dir(tmp_path, run_id)
-    command = f"python -m fasttrack.delivery {directory}"
-    assert command in capsys.readouterr().err
+    assert f"fasttrack sync {directory}" in capsys.readouterr().err
     assert len(journal_rows(tmp_path, run_id)) == 50
 
     server.fault = None
-    result = run_script(
-        "import runpy, sys; sys.argv = ['delivery', sys.argv[1]];"
-        "runpy.run_module('fasttrack.delivery', run_name='__main__')",
-        str(directory),
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    assert deliver(directory)["delivered"]
     assert _losses(server.runs[run_id].history) == [step / 4 for step in range(50)]
 
 
@@ -338,27 +332,6 @@ def test_late_rows_carry_the_time_they_were_logged(server: WandbServer, tmp_path
     rows = server.runs[str(tracker.get_run_id())].history
     logged = [row["time"] for row in journal_rows(tmp_path, tracker.get_run_id())]
     assert [row["time/logged_at"] for row in rows] == pytest.approx(logged)
-
-
-def test_a_run_that_went_on_elsewhere_meanwhile_loses_nothing_when_it_comes_back(
-    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here, in another directory, and here again: every row of the three stands in one run."""
-    with make_tracker(mode="online") as first:
-        _log(first, range(20))
-    run_id = first.get_run_id()
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
-    with make_tracker(mode="online", resume_id=run_id, tags=None) as second:
-        _log(second, range(20, 60))
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    with make_tracker(mode="online", resume_id=run_id, tags=None) as third:
-        _log(third, range(15, 30))
-
-    assert [row["step"] for row in server.runs[str(run_id)].history] == [
-        *range(20),
-        *range(20, 60),
-        *range(15, 30),
-    ]
 
 
 def test_an_offline_part_that_the_user_synced_is_not_delivered_again(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 from runs import (
@@ -15,7 +12,7 @@ from runs import (
     offline_dirs,
     run_dir,
     run_script,
-    script_environment,
+    start_script,
     wait_until,
     wandb_rows,
 )
@@ -24,19 +21,9 @@ from fasttrack.journal.format import segments
 from fasttrack.journal.reader import read_finish
 
 
-def _start(source: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(source)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=script_environment(coverage=False),
-    )
-
-
 def _signal_when_ready(source: str, number: int) -> tuple[str, str, int]:
     """Run `source`, send it a signal once it has printed its run id; return id, stderr, code."""
-    process = _start(source)
+    process = start_script(source)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
     process.send_signal(number)

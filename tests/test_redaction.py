@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import offline_dirs, run_dir, run_script
 
 from fasttrack.context.redaction import REDACTED, looks_secret, redact, redact_argv
 
@@ -220,6 +223,80 @@ def test_password_with_an_unescaped_at_sign_is_cut_whole() -> None:
     assert redact("https://u:s3@cr3t@host/x@v1") == "https://host/x@v1"
 
 
+# --- texts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Client(api_key='s3cr3t', url='x')", "Client(api_key=[redacted], url='x')"),
+        ("{'hub': {'token': 's3cr3t'}, 'n': 1}", "{'hub': {'token': [redacted]}, 'n': 1}"),
+        ('{"wandb_api_key": "s3 cr3t"}', '{"wandb_api_key": [redacted]}'),
+        ("Namespace(tokens=5, auth=['s3cr3t', 's3cr3t'])", "Namespace(tokens=5, auth=[redacted])"),
+        (
+            "https://h/x?lr=1&access_token=s3cr3t&b=2",
+            "https://h/x?lr=1&access_token=[redacted]&b=2",
+        ),
+        ("host=h password=s3cr3t dbname=d", "host=h password=[redacted] dbname=d"),
+        ("Authorization: Bearer s3cr3t", "Authorization: [redacted]"),
+        ("train.py --api-key=s3cr3t --lr=1", "train.py --api-key=[redacted] --lr=1"),
+        ("a=b=token=s3cr3t", "a=b=token=[redacted]"),
+        ("password=(s3cr3t api_key=s3cr3t) x", "password=[redacted] x"),
+        ("token=a;secret=b", "token=[redacted];secret=[redacted]"),
+    ],
+)
+def test_what_is_assigned_to_a_secret_name_inside_a_text_is_hidden(text: str, clean: str) -> None:
+    """Objects without a plain form are written as their repr, which often shows everything."""
+    assert redact([text]) == [clean]
+    assert redact(clean) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Linear(in_features=1, bias=True)",
+        "max_tokens=5, tokenizer=bert, eos_token='</s>'",
+        "[12:30:00] loss: 0.5",
+        "C:/data",
+        "token",
+        "token=",
+        "the secret of it",
+        "x" * 100_000 + "=" + "a:b=" * 10_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_ordinary_texts_stay(text: str) -> None:
+    """And long ones take no long time."""
+    assert redact(text) == text
+
+
+# --- environment ----------------------------------------------------------------------------------
+
+
+def test_values_of_secret_variables_are_hidden_wherever_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`${oc.env:HF_TOKEN}` resolved under an innocent name, `--hub $HF_TOKEN` by the shell."""
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    monkeypatch.setenv("HF_TOKEN_OF_ADMIN", "hf_0123456789-more")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+
+    config = {"hub": "hf_0123456789", "urls": ["x?k=" + "k" * 40], "b": "hf_0123456789-more"}
+
+    assert redact(config) == {"hub": REDACTED, "urls": [f"x?k={REDACTED}"], "b": REDACTED}
+    assert redact_argv(["t.py", "--hub", "hf_0123456789"]) == ["t.py", "--hub", REDACTED]
+
+
+def test_ordinary_values_of_variables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short words, paths, and whatever stands under other names."""
+    monkeypatch.setenv("AUTH", "disabled")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/ssh/agent.1")
+    monkeypatch.setenv("EXPERIMENT", "baseline-of-december")
+    config = {"mode": "disabled", "dir": "/tmp/ssh/agent.1", "x": "baseline-of-december"}
+
+    assert redact(config) == config
+
+
 # --- command lines --------------------------------------------------------------------------------
 
 
@@ -274,3 +351,84 @@ def test_command_line_itself_is_not_changed() -> None:
     redact_argv(argv)
 
     assert argv == ["--token", SECRET]
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+PLANTED = {
+    place: f"s3cr3t-{place}-0123456789abcdef"
+    for place in (
+        "config_key",
+        "config_deep",
+        "config_repr",
+        "config_url",
+        "config_from_environment",
+        "argv",
+        "remote",
+        "environment",
+        "wandb_key",
+    )
+}
+TRAINING = """
+import json, os, sys
+from types import SimpleNamespace
+from runs import make_tracker
+planted = json.loads(os.environ.pop("PLANTED"))
+
+class Client:
+    def __repr__(self):
+        return f"Client(api_key={planted['config_repr']!r})"
+
+config = {
+    "lr": 0.1,
+    "hub_token": planted["config_key"],
+    "parts": [{"db": SimpleNamespace(password=planted["config_deep"])}],
+    "client": Client(),
+    "data": f"s3://user:{planted['config_url']}@bucket/x",
+    "hub": os.environ["HF_TOKEN"],
+}
+with make_tracker(config=config) as tracker:
+    tracker.log_config(config)
+    tracker.log_metrics({"a": 1.0}, 0)
+print(tracker.get_run_id())
+"""
+
+
+def files_with(secret: bytes, base: Path) -> list[str]:
+    """Return the files under `base` that hold `secret` in their bytes or name, git's own aside."""
+    return [
+        str(path.relative_to(base))
+        for path in base.rglob("*")
+        if ".git" not in path.parts
+        and (secret.decode() in path.name or (path.is_file() and secret in path.read_bytes()))
+    ]
+
+
+def test_no_planted_secret_is_in_any_file_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journal, metadata, logs, staged artifacts, and all that wandb itself writes offline."""
+    remote = f"https://{PLANTED['remote']}:x-oauth-basic@host/x.git"
+    for command in ("init -q", f"remote add origin {remote}"):
+        subprocess.run(["git", *command.split()], check=True)
+    identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    monkeypatch.setenv("WANDB_API_KEY", PLANTED["wandb_key"])
+    monkeypatch.setenv("HF_TOKEN", PLANTED["config_from_environment"])
+    monkeypatch.setenv("DATABASE_PASSWORD", PLANTED["environment"])
+    monkeypatch.setenv("PLANTED", json.dumps(PLANTED))
+
+    result = run_script(TRAINING, "--api-key", PLANTED["argv"], "--lr", "0.1")
+
+    leaks = {place: files_with(secret.encode(), tmp_path) for place, secret in PLANTED.items()}
+    assert {place: files for place, files in leaks.items() if files} == {}
+    assert [secret for secret in PLANTED.values() if secret in result.stderr] == []
+    directory = run_dir(tmp_path, result.stdout.strip())
+    (journal,) = directory.glob("segment-*.jsonl")
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    (metadata,) = (entry["values"] for entry in entries if entry["kind"] == "metadata")
+    assert metadata["git"]["remote"] == "https://host/x.git"
+    assert metadata["argv"][1:] == ["--api-key", REDACTED, "--lr", "0.1"]
+    assert entries[0]["config"]["hub_token"] == REDACTED
+    assert len(offline_dirs(tmp_path)) == 1
+    assert files_with(b"s3://bucket/x", tmp_path)  # the search does find what is there

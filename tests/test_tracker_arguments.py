@@ -37,7 +37,7 @@ class StandInDelivery:
     def poll(self) -> None:
         """Nothing is reported."""
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """It is over."""
         return True
 
@@ -108,9 +108,9 @@ class Config:
         ({"entity": ["team"]}, "entity must be a string"),
         ({"group": 1}, "group must be a string, not 1"),
         ({"notes": b"x"}, "notes must be a string, not b'x'"),
-        ({"config": [("lr", 0.1)]}, "config must be a mapping such as a dict, not list$"),
-        ({"config": "lr=0.1"}, "config must be a mapping such as a dict, not str$"),
-        ({"config": Config()}, r"config must be a mapping .* not Config; pass vars\(args\)"),
+        ({"config": [("lr", 0.1)]}, "config must be a mapping such as a dict, .* not list$"),
+        ({"config": "lr=0.1"}, "config must be a mapping such as a dict, .* not str$"),
+        ({"config": Config()}, "config must be a mapping .* not Config$"),
         ({"tags": ["model:eo1"]}, "tags must be a mapping such as a dict, not list"),
         ({"tags": "eo1"}, "tags must be a mapping such as a dict, not str"),
         ({"tags": {**TAGS, 1: "x"}}, "tags must map strings .* not 1 to 'x'"),
@@ -497,9 +497,13 @@ def test_engine_that_cannot_tell_its_norm_costs_the_norm_only(
     make: Callable[..., ExperimentTracker], tmp_path: Path
 ) -> None:
     """The rest of the row is logged."""
-    tracker = make()
 
-    tracker.log_training_step(0.5, 0, model=SimpleNamespace(get_global_grad_norm=lambda: 1 / 0))
+    class Engine:
+        def get_global_grad_norm(self) -> float:
+            return 1 / 0
+
+    tracker = make()
+    tracker.log_training_step(0.5, 0, model=Engine())
 
     assert tracker.flush(HANG_GUARD_S)
     (row,) = journal_rows(tmp_path, tracker.get_run_id())

@@ -49,7 +49,7 @@ class MemoryDelivery:
         if self.broken is not None:
             raise self.broken
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Be over."""
         return True
 

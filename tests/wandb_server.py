@@ -1,10 +1,12 @@
 """A small W&B-compatible server for tests, on 127.0.0.1, with faults that can be switched on.
 
-It speaks as much of the protocol as the wandb client needs to log, resume and read back runs:
+It speaks as much of the protocol as the wandb client needs to log, resume and read back runs and
+their artifacts:
 
-    POST /graphql                                     one entry of `_OPERATIONS` each
+    POST /graphql                                     the operations of runs and of artifacts
     POST /files/{entity}/{project}/{run}/file_stream  history, events, summary, console
     PUT  /uploads/{entity}/{project}/{run}/{name}     the files of a run
+    PUT  /artifacts/{artifact}/{md5}                  the files of an artifact; GET reads them back
 
 By hand: `python tests/wandb_server.py --port 8080` prints its URL and serves until SIGTERM.
 """
@@ -21,161 +23,37 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-Json = dict[str, Any]
-Target = Literal["graphql", "file_stream", "upload"]
+from wandb_server_artifacts import ArtifactStore, RefusedError, ServerArtifact, Upload
+from wandb_server_runs import Json, RunStore, ServerRun
 
-_HISTORY = "wandb-history.jsonl"
-_EVENTS = "wandb-events.jsonl"
-_SUMMARY = "wandb-summary.json"
-_CONSOLE = "output.log"
+Target = Literal["graphql", "file_stream", "upload", "artifact"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with the next requests: `status` refuses them with that HTTP status, `hang`
-    holds them until the fault is replaced or the server stops, `close` drops the connection
-    unanswered, `lose_reply` carries the request out and then drops the connection.
+    """What goes wrong with the next requests: `status` refuses them with that HTTP status, `error`
+    with status 200 and a GraphQL error, `hang` holds them until the fault is replaced or the server
+    stops, `close` drops the connection unanswered, `lose_reply` carries the request out and then
+    drops the connection.
     """
 
-    kind: Literal["status", "hang", "close", "lose_reply"]
+    kind: Literal["status", "error", "hang", "close", "lose_reply"]
     target: Target | Literal["any"] = "any"
+    """`upload` is for the files of runs, `artifact` for those of artifacts."""
     status: int = 503
     times: int | None = None
     """How many requests it strikes; None: all until it is replaced."""
+    operation: str | None = None
+    """The GraphQL operation that it strikes, such as `CreateArtifact`; None: not only one."""
 
-
-@dataclass
-class ServerRun:
-    """One run as the server knows it.
-
-    Threads: the server's threads write it under the server's lock, any thread reads it.
-    """
-
-    id: str
-    entity: str
-    project: str
-    lock: threading.Condition = field(repr=False)
-    display_name: str = ""
-    raw_config: Json = field(default_factory=dict)
-    tags: list[str] = field(default_factory=list)
-    group: str | None = None
-    notes: str | None = None
-    host: str | None = None
-    program: str | None = None
-    state: str = "running"
-    exit_code: int | None = None
-    preempting: bool = False
-    upserts: int = 0
-    """How many UpsertBucket calls named it."""
-    files: dict[str, bytes] = field(default_factory=dict)
-    """The files that were uploaded whole, by name."""
-    uploaded: list[str] = field(default_factory=list)
-    """The names that the client reported as uploaded."""
-    summary_json: str = "{}"
-    streams: dict[str, dict[int, str]] = field(default_factory=dict)
-    """The lines of the file stream: file name, then offset."""
-
-    @property
-    def storage_id(self) -> str:
-        """The id that the server gives to the run, unlike `id`, which the client chose."""
-        return f"{self.entity}/{self.project}/{self.id}"
-
-    @property
-    def config(self) -> Json:
-        """The config as the user set it."""
-        return {key: item["value"] for key, item in self.raw_config.items() if key != "_wandb"}
-
-    @property
-    def summary(self) -> Json:
-        """The summary, parsed."""
-        return dict(json.loads(self.summary_json))
-
-    @property
-    def history(self) -> list[Json]:
-        """The history, parsed and in the order of the offsets."""
-        return [json.loads(line) for line in self.lines(_HISTORY)]
-
-    @property
-    def history_line_count(self) -> int:
-        """How many lines the history has; cheaper than `len(run.history)`."""
-        return len(self.streams.get(_HISTORY, {}))
-
-    @property
-    def console(self) -> str:
-        """What the script printed, as the client sent it."""
-        return "".join(line.rstrip("\n") + "\n" for line in self.lines(_CONSOLE))
-
-    def lines(self, name: str) -> list[str]:
-        """Return the lines of one streamed file in the order of their offsets."""
-        with self.lock:
-            return [line for _, line in sorted(self.streams.get(name, {}).items())]
-
-    def upsert(self, variables: Json) -> None:
-        """Take over what one UpsertBucket call sets; what it leaves out stays."""
-        self.upserts += 1
-        self.display_name = variables.get("displayName") or self.display_name or self.id
-        self.group = variables.get("groupName") or self.group
-        self.notes = variables.get("notes") or self.notes
-        self.host = variables.get("host") or self.host
-        self.program = variables.get("program") or self.program
-        if variables.get("tags") is not None:
-            self.tags = list(variables["tags"])
-        if variables.get("config"):
-            self.raw_config = json.loads(variables["config"])
-        self.summary_json = variables.get("summaryMetrics") or self.summary_json
-        by_client = not variables.get("id")  # the public API edits a run by its storage id
-        if by_client and self.state != "running":
-            self.state, self.exit_code, self.preempting = "running", None, False
-
-    def stream(self, post: Json) -> None:
-        """Take over one file_stream post. An offset that is sent again is overwritten."""
-        for name, chunk in (post.get("files") or {}).items():
-            lines = dict(enumerate(chunk["content"], chunk.get("offset", 0)))
-            self.streams.setdefault(name, {}).update(lines)
-            if name == _SUMMARY and lines:
-                self.summary_json = lines[max(lines)]
-        self.uploaded = self.uploaded + (post.get("uploaded") or [])
-        self.preempting = self.preempting or bool(post.get("preempting"))
-        if post.get("complete"):
-            self.exit_code = int(post.get("exitcode") or 0)
-            self.state = "failed" if self.exit_code else "finished"
-
-    def node(self) -> Json:
-        """Return the run as GraphQL shows it: every field that some query asks for."""
-        history, events = self.lines(_HISTORY), self.lines(_EVENTS)
-        last_step = max((json.loads(line).get("_step", -1) for line in history[-1:]), default=-1)
-        owner = {"id": self.entity, "name": self.entity}
-        telemetry = self.raw_config.get("_wandb", {}).get("value", {}).get("t")
-        not_kept = ("commit", "createdAt", "description", "heartbeatAt", "jobType", "sweepName")
-        return {
-            **dict.fromkeys(not_kept),
-            "id": self.storage_id,
-            "projectId": "1",
-            "project": {"id": self.project, "name": self.project, "entity": owner},
-            "name": self.id,
-            "displayName": self.display_name,
-            "notes": self.notes,
-            "group": self.group,
-            "tags": self.tags,
-            "state": self.state,
-            "readOnly": False,
-            "user": {"name": self.entity, "username": self.entity},
-            "config": json.dumps(self.raw_config),
-            "wandbConfig": json.dumps({"t": telemetry}),
-            "summaryMetrics": self.summary_json,
-            "systemMetrics": events[-1] if events else "{}",
-            "historyLineCount": len(history),
-            "eventsLineCount": len(events),
-            "logLineCount": len(self.lines(_CONSOLE)),
-            "historyTail": json.dumps(history[-1:]),
-            "eventsTail": json.dumps(events[-1:]),
-            "historyKeys": {"lastStep": last_step, "sets": [], "keys": {}},
-        }
+    def strikes(self, target: str, operation: str | None) -> bool:
+        """Return whether it is meant for such a request."""
+        return self.target in ("any", target) and self.operation in (None, operation)
 
 
 class WandbServer:
@@ -194,7 +72,9 @@ class WandbServer:
         self.faults_struck = 0
         """How many requests any fault has struck."""
         self._condition = threading.Condition(threading.RLock())
-        self._runs: dict[str, ServerRun] = {}
+        self._run_store = RunStore(self.entity, self._condition)
+        self._artifact_store = ArtifactStore()
+        self._operations = {**self._run_store.operations, **self._artifact_store.operations}
         self._fault: Fault | None = None
         self._fault_left: int | None = None
         self._fault_over = threading.Event()
@@ -216,7 +96,13 @@ class WandbServer:
     def runs(self) -> dict[str, ServerRun]:
         """The runs by the id that the client chose."""
         with self._condition:
-            return {run.id: run for run in self._runs.values()}
+            return {run.id: run for run in self._run_store.runs.values()}
+
+    @property
+    def artifacts(self) -> list[ServerArtifact]:
+        """The artifacts in the order in which they were created, those not committed included."""
+        with self._condition:
+            return self._artifact_store.artifacts
 
     @property
     def fault(self) -> Fault | None:
@@ -243,6 +129,7 @@ class WandbServer:
         """Listen; after `stop`, on the same port and with the runs so far."""
         self._http = _Listener(("127.0.0.1", self.port), self)
         self.port = self._http.server_address[1]
+        self._run_store.url = self._artifact_store.url = self.url
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -268,11 +155,13 @@ class WandbServer:
             self.runs[run_id].state = "crashed"
             self._condition.notify_all()
 
-    def take_fault(self, target: str) -> tuple[Fault, threading.Event] | None:
+    def take_fault(
+        self, target: str, operation: str | None
+    ) -> tuple[Fault, threading.Event] | None:
         """Return the fault that strikes this request, and the event that ends it."""
         with self._condition:
             fault = self._fault
-            if fault is None or self._fault_left == 0 or fault.target not in ("any", target):
+            if fault is None or self._fault_left == 0 or not fault.strikes(target, operation):
                 return None
             if self._fault_left is not None:
                 self._fault_left -= 1
@@ -280,114 +169,50 @@ class WandbServer:
             self._condition.notify_all()
             return fault, self._fault_over
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
+    def answer(self, method: str, path: str, body: bytes | Upload) -> tuple[int, Json | bytes]:
         """Carry out one request; return the HTTP status and the reply."""
         with self._condition:
             reply = self._route(method, path, body)
             self._condition.notify_all()
         return reply
 
-    def find(self, variables: Json) -> ServerRun | None:
-        """Return the run that a query's variables name, in any of the ways they do it."""
-        run_id, entity = variables.get("run") or variables.get("name"), variables.get("entity")
-        named = f"{entity or self.entity}/{variables.get('project')}/{run_id}"
-        return self._runs.get(variables.get("id") or named)
-
-    def upsert(self, variables: Json) -> Json:
-        """Create or update a run."""
-        run = self.find(variables)
-        inserted = run is None
-        if run is None:
-            entity, project = variables.get("entity") or self.entity, variables["project"]
-            run = ServerRun(variables["name"], entity, project, self._condition)
-            self._runs[run.storage_id] = run
-        run.upsert(variables)
-        return {"upsertBucket": {"bucket": run.node(), "inserted": inserted}}
-
-    def _route(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
+    def _route(self, method: str, path: str, body: bytes | Upload) -> tuple[int, Json | bytes]:
         parts = [unquote(part) for part in path.strip("/").split("/")]
-        run = self._runs.get("/".join(parts[1:4]))
+        run = self._run_store.runs.get("/".join(parts[1:4]))
         match [method, *parts]:
-            case ["POST", "graphql"]:
+            case ["PUT", "artifacts", artifact_id, md5] if isinstance(body, Upload):
+                return self._artifact_store.put(artifact_id, md5, body)
+            case ["GET", "artifacts", _, md5]:
+                return self._artifact_store.get(md5)
+            case ["POST", "graphql"] if isinstance(body, bytes):
                 return 200, self._graphql(json.loads(body))
-            case ["POST", "files", _, _, _, "file_stream"] if run is not None:
+            case ["POST", "files", _, _, _, "file_stream"] if run and isinstance(body, bytes):
                 run.stream(json.loads(body))
                 return 200, {"exitcode": None, "limits": {}}
-            case ["PUT", "uploads", _, _, _, name] if run is not None:
+            case ["PUT", "uploads", _, _, _, name] if run and isinstance(body, bytes):
                 run.files = run.files | {name: body}
                 return 200, {}
-            # The bytes of artifacts would get a case here.
         self.unknown_operations.append(f"{method} {path}")
         return 404, {"error": f"{method} {path}: not found"}
 
     def _graphql(self, request: Json) -> Json:
-        found = re.search(r"\b(?:query|mutation)\s+(\w+)", request["query"])
-        name = found[1] if found else "(unnamed)"
-        operation = _OPERATIONS.get(name)
-        if operation is None:
+        name = _operation(request["query"])
+        if name not in self._operations:
             self.unknown_operations.append(name)
-            return {"data": None, "errors": [{"message": f"unknown operation: {name}"}]}
-        return {"data": operation(self, request.get("variables") or {})}
+            return _graphql_error(f"unknown operation: {name}")
+        try:
+            return {"data": self._operations[name](request.get("variables") or {})}
+        except RefusedError as refusal:
+            return _graphql_error(str(refusal))
 
 
-def _viewer(server: WandbServer, variables: Json) -> Json:
-    person: Json = dict.fromkeys(("entity", "username", "name"), server.entity)
-    person |= {"id": "1", "email": "", "flags": "{}", "admin": False, "deletedAt": None}
-    person |= {"apiKeys": None, "teams": {"edges": [{"node": {"name": server.entity}}]}}
-    return {"viewer": person}
+def _operation(query: str) -> str:
+    found = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
+    return found[1] if found else "(unnamed)"
 
 
-def _project_run(server: WandbServer, variables: Json) -> Json:
-    run = server.find(variables)
-    return {"project": {"run": run.node() if run else None}}
-
-
-def _resume_status(server: WandbServer, variables: Json) -> Json:
-    run, entity = server.find(variables), variables.get("entity") or server.entity
-    model = {"id": variables.get("project"), "name": variables.get("project")}
-    owner = {"id": entity, "name": entity}
-    return {"model": {**model, "entity": owner, "bucket": run.node() if run else None}}
-
-
-def _create_run_files(server: WandbServer, variables: Json) -> Json:
-    run = server.find(variables)
-    if run is None:
-        return {"createRunFiles": None}
-    base = f"{server.url}/uploads/{quote(run.entity)}/{quote(run.project)}/{quote(run.id)}"
-    files = [{"name": n, "uploadUrl": f"{base}/{quote(n, safe='')}"} for n in variables["files"]]
-    return {"createRunFiles": {"runID": run.storage_id, "uploadHeaders": [], "files": files}}
-
-
-def _history_page(server: WandbServer, variables: Json) -> Json:
-    run = server.find(variables)
-    if run is None:
-        return {"project": {"run": None}}
-    steps = range(variables["minStep"], variables["maxStep"])
-    page = [line for line in run.lines(_HISTORY) if json.loads(line).get("_step") in steps]
-    return {"project": {"run": {"history": page[: variables["pageSize"]]}}}
-
-
-_NO_PARQUET: Json = {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
-
-_OPERATIONS: dict[str, Callable[[WandbServer, Json], Json]] = {
-    # the account
-    "Viewer": _viewer,
-    "GetViewer": _viewer,
-    "GetDefaultEntity": _viewer,
-    "ServerFeaturesQuery": lambda server, variables: {"serverInfo": {"features": []}},
-    "OrganizationCoreWeaveOrganizationID": lambda server, variables: {"entity": None},
-    # writing runs
-    "RunResumeStatus": _resume_status,
-    "UpsertBucket": lambda server, variables: server.upsert(variables),
-    "CreateRunFiles": _create_run_files,
-    # reading runs
-    "Run": _project_run,
-    "RunState": _project_run,
-    "RunHistoryKeys": _project_run,
-    "HistoryPage": _history_page,
-    "RunParquetHistory": lambda server, variables: _NO_PARQUET,
-    # artifacts: CreateArtifact, CommitArtifact and so on would stand here
-}
+def _graphql_error(message: str) -> Json:
+    return {"data": None, "errors": [{"message": message}]}
 
 
 class _Listener(ThreadingHTTPServer):
@@ -424,17 +249,19 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
         server, path = self.server.wandb_server, urlsplit(self.path).path
-        struck = server.take_fault(_target(path))
+        target, operation = _target(path), None
+        body = self._body(target)
+        if target == "graphql" and isinstance(body, bytes):
+            operation = _operation(json.loads(body)["query"])
+        struck = server.take_fault(target, operation)
         if struck is None:
             self._reply(*server.answer(self.command, path, body))
             return
         fault, over = struck
-        if fault.kind == "status":
-            self._reply(fault.status, {"error": "a fault of the test"})
+        if fault.kind in ("status", "error"):
+            status = fault.status if fault.kind == "status" else 200
+            self._reply(status, _graphql_error("a fault of the test"))
             return
         if fault.kind == "hang":
             over.wait()
@@ -444,10 +271,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_PUT = do_GET = do_POST
 
-    def _reply(self, status: int, reply: Json) -> None:
-        data = json.dumps(reply).encode()
+    def _body(self, target: Target) -> bytes | Upload:
+        length = int(self.headers.get("Content-Length", 0))
+        if target == "artifact":
+            return Upload.receive(self.rfile, length, self.headers.get("Content-MD5"))
+        body = self.rfile.read(length)
+        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+
+    def _reply(self, status: int, reply: Json | bytes) -> None:
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        kind = "application/octet-stream" if isinstance(reply, bytes) else "application/json"
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -456,10 +291,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing: a test reads the server's state instead."""
 
 
-def _target(path: str) -> str:
+def _target(path: str) -> Target:
+    if path == "/graphql":
+        return "graphql"
     if path.endswith("/file_stream"):
         return "file_stream"
-    return "graphql" if path == "/graphql" else "upload"
+    return "artifact" if path.startswith("/artifacts/") else "upload"
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import string
-import subprocess
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from fasttrack.context.git import ask_about_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,13 +36,6 @@ def make_run_name(tags: Mapping[str, str], now: datetime) -> str:
 
 def _git_short() -> str | None:
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "--short=6", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return ask_about_code("rev-parse", "--short=6", "HEAD", timeout_s=_GIT_TIMEOUT_S)
+    except TimeoutError:
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,14 @@ _SECRET = re.compile(
     r"token(?!iz|s$|s_|_?(len|count|size|ids?|types?|limit|per|drop|budget|num|dim|embed\w*)(_|$))"
 )
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]+@")
+# `api_key=...`, `"api_key": ...` inside a text: an object's repr, a query string, JSON.
+_ASSIGNED_NAME = re.compile(r"""(?<![\w.\-])([A-Za-z_\-][\w.\-]*)["']?\s*[=:]\s*""")
+_ASSIGNED_VALUE = re.compile(
+    r"""(?:(?:bearer|basic|token)\s+)?"""
+    r"""("[^"]*"|'[^']*'|\[[^]]*]|\{[^}]*}|\([^)]*\)|[^\s,;&)}\]]+)""",
+    re.IGNORECASE,
+)
+_SHORTEST = 12  # characters; shorter values of variables may be ordinary words
 
 
 def looks_secret(name: str) -> bool:
@@ -34,25 +43,18 @@ def looks_secret(name: str) -> bool:
 def redact(value: Any) -> Any:
     """Return a copy of `value` with secrets replaced, at every depth.
 
-    Mappings lose the values under names that look secret; strings lose credentials in URLs.
+    Mappings lose the values under names that look secret. Texts lose credentials in URLs, what is
+    assigned to such a name in them, and the values of environment variables of such names.
     """
-    if isinstance(value, dict):
-        return {
-            key: REDACTED if isinstance(key, str) and looks_secret(key) and item else redact(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        return _URL_CREDENTIALS.sub("", value)
-    return value
+    return _redact(value, _secrets_of_environment())
 
 
 def redact_argv(argv: Sequence[str]) -> list[str]:
     """Return a copy of a command line without the values of options that look secret.
 
-    Both `--api-key=...` and `--api-key ...` are known.
+    Both `--api-key=...` and `--api-key ...` are known; the rest is redacted as any text.
     """
+    secrets = _secrets_of_environment()
     clean: list[str] = []
     hide_next = False
     for argument in argv:
@@ -62,6 +64,42 @@ def redact_argv(argv: Sequence[str]) -> list[str]:
         elif equals and looks_secret(name):
             clean.append(f"{name}={REDACTED}")
         else:
-            clean.append(redact(argument))
+            clean.append(_redact_text(argument, secrets))
         hide_next = not equals and argument.startswith("-") and looks_secret(argument)
     return clean
+
+
+def _redact(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: REDACTED
+            if isinstance(key, str) and looks_secret(key) and item
+            else _redact(item, secrets)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_redact(item, secrets) for item in value]
+    return _redact_text(value, secrets) if isinstance(value, str) else value
+
+
+def _redact_text(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    text = _URL_CREDENTIALS.sub("", text)
+    clean, kept_to = "", 0
+    for name in _ASSIGNED_NAME.finditer(text):
+        if name.start() >= kept_to and looks_secret(name[1]):
+            value = _ASSIGNED_VALUE.match(text, name.end())
+            if value:
+                clean += text[kept_to : name.end()] + REDACTED
+                kept_to = value.end()
+    return clean + text[kept_to:]
+
+
+def _secrets_of_environment() -> list[str]:
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and not value.startswith(("/", ".", "~")) and looks_secret(name)
+    }
+    return sorted(found, key=len, reverse=True)  # one may be the beginning of another

@@ -1,8 +1,9 @@
 """The delivery process: `python -m fasttrack.delivery RUN`.
 
 Started by the trainer, on a segment and with `--trainer-pid`, it follows that segment until the
-trainer is done. Started by hand, on a run's journal directory, it delivers what is there and exits
-with 0 if all of it is proven to have arrived, else 1.
+trainer is done. Started by hand, on a run's journal directory (`fasttrack sync` does it), it
+delivers what is there to the server, prints one JSON object per event, and exits with 0 if all of
+it is proven to have arrived, 1 if not, 2 if there is no such run, 3 if another process delivers it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from fasttrack.delivery.courier import Courier
 from fasttrack.journal.format import segments
 
 _NICENESS = 10  # training comes first
+_BUSY = 3
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
 _IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 class Reporter:
-    """Tell the trainer what happens, over a pipe, without ever waiting for it."""
+    """Tell what happens: the trainer over a pipe, without ever waiting for it; others on stdout."""
 
     def __init__(self, fd: int | None) -> None:
-        """Write to `fd`; None: print what a person wants to know."""
+        """Write to `fd`; None: print."""
         self._fd = fd
         if fd is not None:
             os.set_blocking(fd, False)
@@ -38,8 +40,7 @@ class Reporter:
     def __call__(self, event: dict[str, Any]) -> None:
         """Send one event; drop it where the trainer does not read, or is gone."""
         if self._fd is None:
-            if event["event"] != "progress":
-                print(json.dumps(event), file=sys.__stdout__, flush=True)
+            print(json.dumps(event), file=sys.__stdout__, flush=True)
             return
         with contextlib.suppress(OSError):
             os.write(self._fd, json.dumps(event).encode() + b"\n")
@@ -77,7 +78,10 @@ def main() -> int:
         trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
         report=Reporter(arguments.report_fd),
     )
-    return 0 if courier.run() else 1
+    if trainer_pid is not None:
+        return 0 if courier.run() else 1
+    delivered = courier.deliver_now()
+    return _BUSY if delivered is None else int(not delivered)
 
 
 if __name__ == "__main__":

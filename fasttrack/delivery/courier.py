@@ -9,6 +9,8 @@ record; no session needs the memory of another.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fcntl
 import math
 import os
@@ -20,8 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
+from fasttrack.artifacts.staging import staging_directory
 from fasttrack.delivery.backends.base import Lost, Unavailable
+from fasttrack.delivery.reconcile import reconcile
+from fasttrack.delivery.run_files import (
+    base_directory,
+    full_header,
+    is_synced,
+    mark_synced,
+    read_git,
+)
 from fasttrack.delivery.steps import StepMapper
+from fasttrack.delivery.uploads import Uploads
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.format import attempt, segments
 from fasttrack.journal.reader import SegmentReader, read_finish, read_header
@@ -41,6 +53,8 @@ _LAST_TRY_S = 10.0  # what a last upload at the end may wait for the server to o
 _PROOF_S = 10.0
 _OFFLINE_TRIES = 3  # once the trainer is gone
 _OFFLINE_PAUSE_S = 5.0
+_ONLINE_TRIES = 3  # by hand
+_BY_HAND_S = 600.0  # that wandb may take to finish
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 _LONGEST_PAUSE_S = 300.0  # between attempts to get a lost server back while the trainer runs on
 _VANISHED_EXIT_CODE = 1
@@ -82,52 +96,92 @@ class Courier:
             pause: waits, in seconds.
         """
         run_dir = segment.parent
+        self._run_dir = run_dir
         self._lock_path = run_dir / "courier.lock"
         self._backend = backend
         self._trainer_alive = trainer_alive
         self._report = report
         self._clock = clock
         self._pause = pause
-        self._wandb_dir = run_dir.resolve().parents[1]
+        self._wandb_dir = base_directory(run_dir) / "wandb"
         self._paths = [path for path in segments(run_dir) if attempt(path) <= attempt(segment)]
-        self._header = _full_header(self._paths)
+        self._header = full_header(self._paths)
         self._cursor_path = run_dir / "cursor.json"
         self._cursor: Cursor = load_cursor(self._cursor_path)
         self._ending: Ending | None = None
         self._rows = 0
         self._reported_at_s = 0.0
+        self._reason: str | None = None
 
     def run(self) -> bool:
-        """Deliver until the trainer is done or gone; return whether all rows are proven delivered.
+        """Deliver until the trainer is done or gone; return whether all is proven delivered.
 
         Blocks for the life of the run. Only the lock's owner delivers: a courier that finds
         another at work on the run waits for it.
         """
-        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            self._acquire(lock)
-            self._cursor = load_cursor(self._cursor_path)
+        with self._locked(wait=True):
             delivered = self._deliver()
-        finally:
-            os.close(lock)
-        self._report({"event": "done", "delivered": delivered, "rows": self._rows})
+            self._report_done(delivered, already=False)
         return delivered
 
-    def _acquire(self, lock: int) -> None:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                self._pause(_POLL_S)
-            except OSError:  # a file system without locks: better two couriers than none
-                return
+    def deliver_now(self) -> bool | None:
+        """Deliver what is there to the server, in whatever mode the run was recorded.
+
+        Blocks for as long as it takes; a server that does not answer is given up on soon. Does
+        nothing where all is proven to be there.
+
+        Returns:
+            Whether all is proven delivered; None where another courier is at work on the run.
+        """
+        with self._locked(wait=False) as got_it:
+            if not got_it:
+                self._report({"event": "busy"})
+                return None
+            already = self._all_proven(online=True)
+            delivered = already or self._deliver_once()
+            self._report_done(delivered, already=already)
+        return delivered
+
+    @contextlib.contextmanager
+    def _locked(self, *, wait: bool) -> Iterator[bool]:
+        lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            got_it = False
+            while not got_it:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    got_it = True
+                except BlockingIOError:
+                    if not wait:
+                        break
+                    self._pause(_POLL_S)
+                except OSError:  # a file system without locks: better two couriers than none
+                    got_it = True
+            self._cursor = load_cursor(self._cursor_path)
+            yield got_it
+        finally:
+            os.close(lock)
+
+    def _report_done(self, delivered: bool, *, already: bool) -> None:
+        states = [self._cursor.segment(path.name) for path in self._paths]
+        proofs = [state.online_proof or state.offline_proof for state in states]
+        self._report(
+            {
+                "event": "done",
+                "delivered": delivered,
+                "already": already,
+                "rows": sum(state.rows for state in states) if delivered else self._rows,
+                "proof": "; ".join(dict.fromkeys(filter(None, proofs))) or None,
+                "url": self._cursor.url,
+                "reason": None if delivered else self._reason,
+            }
+        )
 
     # --- strategy ---------------------------------------------------------------------------
 
     def _deliver(self) -> bool:
         online = self._header["mode"] == "online"
-        if all(self._proven(path, online) for path in self._paths):
+        if self._all_proven(online):
             return True
         if not online:
             return self._deliver_offline()
@@ -138,19 +192,42 @@ class Courier:
                 self._open_online()
                 connected = True
                 self._session(online=True)
-                return True
+                return self._all_proven(online)
             except Unavailable as error:
                 if not connected:
                     return self._fall_back(error)
-                reason = str(error)
+                self._report_trouble(error)
             except Lost as error:
                 self._backend.abandon()
-                reason = str(error)
-            self._report({"event": "trouble", "reason": reason, "rows": self._rows})
+                self._report_trouble(error)
             if self._seconds_left() < pause_s:
                 return False
             self._wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _deliver_once(self) -> bool:
+        """Deliver online, without falling back and without the deadline of a run that ended."""
+        self._find_ending()
+        if self._ending is not None:
+            left_s = max(self._header["finish_timeout_s"], _BY_HAND_S)
+            self._ending = dataclasses.replace(self._ending, deadline_s=self._clock() + left_s)
+        for _ in range(_ONLINE_TRIES):
+            try:
+                self._open(online=True, timeout_s=_INIT_TIMEOUT_S)
+                self._session(online=True)
+                return self._all_proven(online=True)
+            except Unavailable as error:
+                self._report_trouble(error)
+                return False
+            except Lost as error:
+                self._backend.abandon()
+                self._report_trouble(error)
+            self._wait(1.0)
+        return False
+
+    def _report_trouble(self, error: Exception) -> None:
+        self._reason = str(error)
+        self._report({"event": "trouble", "reason": self._reason, "rows": self._rows})
 
     def _fall_back(self, error: Unavailable) -> bool:
         delivered = self._deliver_offline(str(error))
@@ -158,12 +235,12 @@ class Courier:
         if error.final or self._seconds_left() < _LAST_TRY_S:
             return delivered
         try:
-            self._backend.open(self._header, online=True, timeout_s=_LAST_TRY_S)
+            self._open(online=True, timeout_s=_LAST_TRY_S)
             self._session(online=True)
         except (Unavailable, Lost):
             self._backend.abandon()
             return delivered
-        return True
+        return self._all_proven(online=True)
 
     def _open_online(self) -> None:
         """Open the backend online, trying for `online_timeout_s`.
@@ -184,14 +261,19 @@ class Courier:
             sleep=self._wait,
             reraise=True,
         )
-        retrying(self._backend.open, self._header, online=True, timeout_s=_INIT_TIMEOUT_S)
+        retrying(self._open, online=True, timeout_s=_INIT_TIMEOUT_S)
+
+    def _open(self, *, online: bool, timeout_s: float) -> None:
+        if "git" not in self._header:  # it is asked for while the trainer goes on
+            self._header |= read_git(self._paths[-1])
+        self._backend.open(self._header, online=online, timeout_s=timeout_s)
 
     def _deliver_offline(self, reason: str | None = None) -> bool:
         tries_left = _OFFLINE_TRIES  # wandb-core may be killed while it writes, or the disk be full
         while tries_left:
             self._discard_unfinished()
             try:
-                self._backend.open(self._header, online=False, timeout_s=_INIT_TIMEOUT_S)
+                self._open(online=False, timeout_s=_INIT_TIMEOUT_S)
                 directory = self._wandb_dir / self._backend.directory_name
                 self._cursor.open_directory = directory.name
                 self._cursor.save(self._cursor_path)
@@ -203,7 +285,7 @@ class Courier:
                 return True
             except (Unavailable, Lost) as error:
                 self._backend.abandon()
-                self._report({"event": "trouble", "reason": str(error), "rows": self._rows})
+                self._report_trouble(error)
                 self._wait(_OFFLINE_PAUSE_S)
             if self._find_ending() is not None:
                 tries_left -= 1
@@ -224,48 +306,96 @@ class Courier:
             Lost: the backend went away, or the proof failed; what this session delivered may or
                 may not be there.
         """
+        pending = [path for path in self._paths if not self._proven(path, online)]
+        skip_below = 0
         if online:
             self._report({"event": "online", "url": self._backend.url})
-        pending = [path for path in self._paths if not self._proven(path, online)]
-        skip_below = self._backend.starting_step if online else 0
-        mapper = StepMapper(self._base_step(pending, online) if pending else -1)
-        self._rows = rows_before = 0
-        first_step, ends = None, {}
-        for path, entries in self._follow(pending):
+            skip_below = self._backend.starting_step
+        base = self._base_step(pending, online) if pending else -1
+        if online and pending:
+            pending = reconcile(pending, self._cursor, skip_below, self._backend.read_rows)
+            base = self._base_step(pending, online) if pending else skip_below - 1
+        mapper = StepMapper(base)
+        uploads = Uploads(self._run_dir, self._backend, self._report)
+        self._rows = 0
+        first_step = None
+        for path, entries, ended in self._follow(pending):
             self._backend.check()
+            state = self._cursor.segment(path.name)
             for entry in entries:
                 kind = entry.get("kind")
                 if kind == "row":
+                    state.rows += 1
+                    self._rows += 1
+                    if online and state.rows <= state.arrived:
+                        continue
                     target = mapper.place(entry["step"], entry["values"])
                     if target >= skip_below:
                         first_step = mapper.placed if first_step is None else first_step
                         self._backend.log(self._values(entry), target)
-                    self._rows += 1
                 elif kind == "console" and (first_step is not None or not skip_below):
                     self._backend.console(entry["stream"], entry["text"])
-            if path is not None:
+                elif kind == "artifact":
+                    number = str(entry["number"])
+                    if state.artifacts.setdefault(number, None) is None:
+                        uploads.submit((path.name, number), entry)
+                elif kind in ("config", "metadata"):
+                    self._backend.configure(
+                        entry["values"] if kind == "config" else {"metadata": entry["values"]}
+                    )
+            if ended:
                 mapper.close()
-                ends[path.name] = (self._rows - rows_before, mapper.last)
-                rows_before = self._rows
+                state.last_step = mapper.last
+            if online:
+                self._cursor.handed_over = max(self._cursor.handed_over, mapper.last)
             self._report_progress()
+        self._wait_for(uploads)
         ending = self._find_ending() or Ending(_VANISHED_EXIT_CODE, False, self._clock())
         self._backend.finish(exit_code=ending.exit_code, preempting=ending.preempting)
-        handed_over = 0 if first_step is None else mapper.placed - first_step + 1
-        proof = self._backend.prove(last_step=mapper.last, rows=handed_over, timeout_s=_PROOF_S)
+        proof = self._backend.prove(
+            last_step=mapper.last,
+            rows=0 if first_step is None else mapper.placed - first_step + 1,
+            artifacts=len(uploads.outcomes),
+            timeout_s=_PROOF_S,
+        )
         if proof is None:
             raise Lost("the backend does not have all rows after a finish without error")
-        for name, (rows, last_step) in ends.items():
-            state = self._cursor.segment(name)
-            state.rows, state.last_step = rows, last_step
+        self._note_proof(proof, pending, uploads, online=online)
+
+    def _wait_for(self, uploads: Uploads) -> None:
+        """Wait until all artifacts are uploaded, or have had their time."""
+        while uploads.pending and self._seconds_left() + self._header["upload_timeout_s"] > 0:
+            self._backend.check()
+            self._report_progress(uploading=True)
+            self._pause(_POLL_S)
+
+    def _note_proof(
+        self, proof: str, pending: list[Path], uploads: Uploads, *, online: bool
+    ) -> None:
+        for path in pending:
+            state = self._cursor.segment(path.name)
             if online:
                 state.online_proof = proof
             else:
                 state.offline_proof = proof
         if online:
+            for (name, number), outcome in uploads.outcomes.items():
+                self._cursor.segment(name).artifacts[number] = outcome
             self._cursor.url = self._backend.url
             for directory in self._cursor.offline_directories:
-                _mark_synced(self._wandb_dir / directory)
+                mark_synced(self._wandb_dir / directory)
+        if uploads.pending:
+            self._reason = "an artifact was not uploaded in time"
+        elif uploads.failures:
+            self._reason = "; ".join(uploads.failures)
         self._cursor.save(self._cursor_path)
+        for path in pending:
+            # What is not on the server waits for a later upload; the rest, and what a killed
+            # trainer left half copied, goes.
+            if online and None not in self._cursor.segment(path.name).artifacts.values():
+                shutil.rmtree(staging_directory(path), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self._run_dir / "artifacts").rmdir()  # after the last one
 
     def _values(self, entry: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = entry["values"]
@@ -274,14 +404,23 @@ class Courier:
             values["time/logged_at"] = entry["time"]
         return values
 
+    def _all_proven(self, online: bool) -> bool:
+        return all(self._proven(path, online) for path in self._paths)
+
     def _proven(self, path: Path, online: bool) -> bool:
         state = self._cursor.segments.get(path.name)
         if state is None or not (state.online_proof or state.offline_proof):
             return False
-        if state.online_proof or not online:
+        if path.stat().st_size != state.size_bytes:
+            return False  # delivered by hand while its trainer, elsewhere, still wrote
+        if not online:
+            return True
+        if None in state.artifacts.values():
+            return False
+        if state.online_proof:
             return True
         # The user's own `wandb sync` may have uploaded it. Its marker alone proves nothing.
-        synced = all(_is_synced(self._wandb_dir / d) for d in self._cursor.offline_directories)
+        synced = all(is_synced(self._wandb_dir / d) for d in self._cursor.offline_directories)
         return synced and self._backend.starting_step > state.last_step
 
     def _base_step(self, pending: list[Path], online: bool) -> int:
@@ -303,9 +442,10 @@ class Courier:
             self._cursor.save(self._cursor_path)
         return base
 
-    def _follow(self, paths: list[Path]) -> Iterator[tuple[Path | None, list[dict[str, Any]]]]:
-        """Yield (None, entries) as they come, and (path, []) at the end of each segment."""
+    def _follow(self, paths: list[Path]) -> Iterator[tuple[Path, list[dict[str, Any]], bool]]:
+        """Yield (segment, entries, False) as they come, (segment, [], True) at a segment's end."""
         for path in paths:
+            self._cursor.segment(path.name).rows = 0
             reader = SegmentReader(path)
             try:
                 last = path == self._paths[-1]
@@ -315,13 +455,14 @@ class Courier:
                     entries = reader.read()
                     finished = any(entry.get("kind") == "finish" for entry in entries)
                     if entries:
-                        yield None, entries
+                        yield path, entries, False
                     elif alive:
                         self._pause(_POLL_S)
-                        yield None, []
+                        yield path, [], False
                     else:
                         break
-                yield path, []
+                self._cursor.segment(path.name).size_bytes = reader.size_bytes
+                yield path, [], True
             finally:
                 reader.close()
 
@@ -350,38 +491,10 @@ class Courier:
         while self._clock() < until_s and (was_over or self._find_ending() is None):
             self._pause(_POLL_S)
 
-    def _report_progress(self) -> None:
+    def _report_progress(self, *, uploading: bool = False) -> None:
         now_s = self._clock()
         if now_s - self._reported_at_s >= _REPORT_EVERY_S:
             self._reported_at_s = now_s
-            self._report({"event": "progress", "rows": self._rows})
-
-
-def _full_header(paths: list[Path]) -> dict[str, Any]:
-    """Return the newest header, with what a resumed attempt left out taken from earlier ones."""
-    header = read_header(paths[-1])
-    # Not recorded but found: a run's directories may be moved, or copied from another machine.
-    header["base_dir"] = str(paths[-1].resolve().parents[3])
-    for path in reversed(paths[:-1]):
-        earlier = read_header(path)
-        for name in ("name", "tags", "group", "notes", "entity"):
-            if header.get(name) is None:
-                header[name] = earlier.get(name)
-    return header
-
-
-def _marker(directory: Path) -> Path | None:
-    file = next(directory.glob("run-*.wandb"), None)
-    return None if file is None else file.with_name(file.name + ".synced")
-
-
-def _is_synced(directory: Path) -> bool:
-    marker = _marker(directory)
-    return marker is not None and marker.exists()
-
-
-def _mark_synced(directory: Path) -> None:
-    # `wandb sync` skips what carries this marker; without it the rows would be uploaded twice.
-    marker = _marker(directory)
-    if marker is not None:
-        marker.touch()
+            sent = self._backend.uploaded_bytes() if uploading else None
+            self._report({"event": "progress", "rows": self._rows, "uploaded_bytes": sent})
+            self._cursor.save(self._cursor_path)

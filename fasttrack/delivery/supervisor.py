@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fasttrack.artifacts.staging import gb
 from fasttrack.delivery.backends.wandb import WandbBackend
 from fasttrack.delivery.courier import OFFLINE_MESSAGE, Courier
+from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.tally import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _RESTARTS = 5
 _RESTART_PAUSE_S = 1.0  # doubled with every restart
 _POLL_S = 0.02
+_SAY_EVERY_S = 10.0
 
 
 @dataclass
@@ -31,8 +34,13 @@ class DeliveryState:
     offline: bool = False
     directory: str | None = None
     rows: int = 0
+    uploading: dict[int, str] = field(default_factory=dict)
+    """Artifacts that are on their way: number to what it is."""
+    uploaded_bytes: int | None = None
     done: bool = False
     delivered: bool = False
+    reason: str | None = None
+    """Why not all is delivered, where that is known."""
 
     def apply(self, event: dict[str, Any], warn: Callable[[str, str], None]) -> None:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
@@ -53,10 +61,24 @@ class DeliveryState:
                 f"delivery was interrupted ({event['reason']}); "
                 "all rows are safe in the journal; training goes on",
             )
+        elif kind == "progress":
+            self.uploaded_bytes = event["uploaded_bytes"]
+        elif kind == "upload":
+            self._note_upload(event, warn)
         elif kind == "done":
             self.done = True
             self.delivered = event["delivered"]
+            self.reason = event["reason"]
         self.rows = event.get("rows", self.rows)
+
+    def _note_upload(self, event: dict[str, Any], warn: Callable[[str, str], None]) -> None:
+        number, name = event["number"], event["name"]
+        if event["state"] in ("hashing", "uploading"):
+            self.uploading[number] = f"{name} ({gb(event['size_bytes'])}, {event['state']})"
+            return
+        self.uploading.pop(number, None)
+        if event["state"] == "failed":
+            warn(f"upload:{number}", f"artifact {name} was not uploaded: {event['reason']}")
 
 
 class Delivery(Protocol):
@@ -67,8 +89,11 @@ class Delivery(Protocol):
     def poll(self) -> None:
         """Take in what was reported; mend what died. Never waits."""
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until delivery is over; return whether it is."""
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
+        """Wait until delivery is over; return whether it is.
+
+        Blocks for `timeout_s`, and up to `upload_timeout_s` longer while artifacts are uploaded.
+        """
 
     def close(self) -> None:
         """Let go of the courier without stopping it: it is done, out of time, or the parent's."""
@@ -95,15 +120,7 @@ class DeliveryProcess:
     def _start(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.environ.get("PYTHONPATH")
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
-            "PYTHONSAFEPATH": "1",  # a file queue.py beside the user's script is not ours to import
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        command = [sys.executable, "-m", "fasttrack.delivery", str(self._segment)]
+        command = delivery_command(self._segment)
         command += ["--trainer-pid", str(os.getpid()), "--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = None
@@ -111,7 +128,7 @@ class DeliveryProcess:
             log = os.open(self._segment.with_name("delivery.log"), log_flags, 0o600)
             self._process = subprocess.Popen(
                 command,
-                env=environment,
+                env=delivery_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -163,17 +180,13 @@ class DeliveryProcess:
             for line in lines:
                 self.state.apply(json.loads(line), self._warn)
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Wait until the process is done or given up on, restarting it if it dies."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            self.poll()
-            over = self._process.poll() is not None and (
-                self.state.done or self._restarts >= _RESTARTS
-            )
-            if over or time.monotonic() >= deadline:
-                return over
-            time.sleep(_POLL_S)
+        return _wait(self._look, self.state, timeout_s, upload_timeout_s)
+
+    def _look(self) -> bool:
+        self.poll()
+        return self._process.poll() is not None and (self.state.done or self._restarts >= _RESTARTS)
 
     def close(self) -> None:
         """Stop listening; the process, if it still runs, delivers on by itself."""
@@ -221,11 +234,27 @@ class DeliveryThread:
     def poll(self) -> None:
         """Nothing to do: the thread reports by itself."""
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Wait until the thread has delivered the finished journal."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return _wait(lambda: not self._thread.is_alive(), self.state, timeout_s, upload_timeout_s)
 
     def close(self) -> None:
         """Tell the thread, should it still run, that no more rows will come."""
         self._over.set()
+
+
+def _wait(
+    is_over: Callable[[], bool], state: DeliveryState, timeout_s: float, upload_timeout_s: float
+) -> bool:
+    deadline = time.monotonic() + timeout_s
+    say_at_s = time.monotonic() + _SAY_EVERY_S
+    while not is_over():
+        now_s = time.monotonic()
+        if now_s >= deadline + (upload_timeout_s if state.uploading else 0.0):
+            return False
+        if state.uploading and now_s >= say_at_s:  # somebody sits and waits for it
+            say_at_s = now_s + _SAY_EVERY_S
+            sent = f"; {gb(state.uploaded_bytes)} sent" if state.uploaded_bytes else ""
+            say(f"waiting for {', '.join(state.uploading.copy().values())}{sent}")
+        time.sleep(_POLL_S)
+    return True

@@ -6,6 +6,8 @@ overlaps with the next step, with two exceptions that go inline: gradients above
 `grad_hold_limit_gb`, because holding them past `zero_grad` could run the device out of memory; and
 a few MiB on the CPU, where the norm itself costs the step less than handing the GIL to the worker
 and back for each of its operations (measured: bench/README.md).
+
+Where DeepSpeed trains, it is asked for the norm instead.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fasttrack.hotpath.deepspeed import deepspeed_norm, why_there_are_no_gradients
 from fasttrack.hotpath.records import Gradients
 
 if TYPE_CHECKING:
@@ -52,18 +55,21 @@ class GradientSource:
         # worker thread
         self._stale_in_a_row = 0
 
-    def capture(self, model: Any) -> Gradients | torch.Tensor | float | None:
-        """Return references (worker), a 0-dim norm (inline), a number (engine) or None.
+    def capture(self, model: Any, optimizer: Any = None) -> Gradients | torch.Tensor | float | None:
+        """Return references (worker), a 0-dim norm (inline), what DeepSpeed knows, or None.
 
         Blocks on nothing on an accelerator; inline on the CPU it computes the norm here.
+
+        Args:
+            model: the module that holds the gradients, or a DeepSpeed engine.
+            optimizer: the step's optimizer; DeepSpeed's own knows the norm where `model` is only
+                the engine's module.
         """
         if self._mode == "off":
             return None
-        engine_norm = getattr(model, "get_global_grad_norm", None)
-        if callable(engine_norm):
-            norm = engine_norm()
-            if norm is not None:
-                return norm  # type: ignore[no-any-return]
+        trains_here, norm = deepspeed_norm(model, optimizer, self._warn)
+        if trains_here:
+            return norm
         self._age += 1
         if self._model is None or self._model() is not model or self._age >= _RELIST_EVERY:
             self._list_parameters(model)
@@ -71,11 +77,7 @@ class GradientSource:
             return None
         gradients = [grad for p in self._parameters if (grad := p.grad) is not None]
         if not gradients:
-            self._warn(
-                "grad_norm",
-                "train/grad_norm: the model holds no gradients when log_training_step is called; "
-                "call it before zero_grad(), or pass grad_norm=clip_grad_norm_(...)",
-            )
+            self._warn("grad_norm", why_there_are_no_gradients())
             return None
         if self._effective == "inline":
             return fused_norm(gradients)
@@ -91,7 +93,7 @@ class GradientSource:
         self._model = weakref.ref(model, self._forget)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._devices = frozenset(p.device for p in self._parameters)
-        why = _why_local_norm_is_wrong(model, self._parameters)
+        why = why_local_norm_is_wrong(model, self._parameters)
         if why:
             self._effective = "off"
             self._warn("grad_norm", f"train/grad_norm is not computed: {why}")
@@ -128,9 +130,10 @@ class GradientSource:
             self._stale_in_a_row = 0
 
 
-def _why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
-    # A sharded gradient's local norm is wrong, and a collective on rank 0's worker would hang the
-    # job. The modules are looked up, not imported: a model can only be of a class that is loaded.
+def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
+    """Return why the norm of one rank's gradients is not the model's, and the mend; else None."""
+    # A collective on rank 0's worker would hang the job. The modules are looked up, not imported:
+    # a model can only be of a class that is loaded.
     mend = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(
@@ -140,8 +143,8 @@ def _why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> 
     for p in parameters:
         if hasattr(p, "full_tensor") and type(p) is not torch.nn.Parameter:
             return f"a parameter is a sharded DTensor; {mend}"
-        if hasattr(p, "ds_id"):
-            return f"DeepSpeed ZeRO-3 shards the parameters; {mend}"
+        if hasattr(p, "ds_id") or hasattr(p, "_hp_mapping"):  # stage 3, stages 1 and 2
+            return "DeepSpeed ZeRO partitions the gradients; pass the engine as model"
     return None
 
 

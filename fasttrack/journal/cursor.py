@@ -19,15 +19,23 @@ class SegmentState:
     """What is known of one segment's delivery."""
 
     base_step: int | None = None
-    """The highest W&B `_step` taken before this segment's first row; None: not settled yet."""
+    """The highest W&B `_step` taken before this segment's first row that is not `arrived`; None:
+    not settled yet."""
+    arrived: int = 0
+    """How many of its first rows the server was found to have, before another directory's rows."""
     rows: int = 0
     """Rows that the segment held when it was last delivered."""
     last_step: int = -1
     """The W&B `_step` of the last row up to and including this segment."""
+    size_bytes: int = 0
+    """Size of the segment when it was last read to its end; the proofs are for so much."""
     online_proof: str | None = None
     """How we know that the server has every row; None: it may not."""
     offline_proof: str | None = None
     """How we know that an offline run directory holds every row; None: it may not."""
+    artifacts: dict[str, str | None] = field(default_factory=dict)
+    """By number: how we know that the server has the artifact, or why it never will; None: it may
+    not."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +44,9 @@ class Cursor:
 
     version: int = _VERSION
     url: str | None = None
+    handed_over: int = -1
+    """The highest `_step` that was handed over online from this directory. A server that is further
+    has rows from elsewhere."""
     open_directory: str | None = None
     """Name of the offline run directory being written now; useless if the courier died over it."""
     offline_directories: list[str] = field(default_factory=list)

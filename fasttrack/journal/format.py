@@ -4,9 +4,11 @@ A run's directory `{WANDB_DIR or .}/wandb/fasttrack/<run_id>/` holds one segment
 run (`segment-0001.jsonl`, ...), the courier's `cursor.json` and its log, `delivery.log`.
 
 A segment's first line is its header. The other kinds: `row` (seq, step, time, values), `console`
-(stream, text, time), `finish` (exit_code, preempting, time, deadline). JSON knows no NaN or
-infinity; a row holds them as the strings "NaN", "Infinity" and "-Infinity". A torn last line, left
-by a process that was killed while it wrote, is expected and skipped; every other line parses.
+(stream, text, time), `metadata` and `config` (values, time), `artifact` (number, type, name,
+aliases, directory, files, size_bytes, step, time), `finish` (exit_code, preempting, time,
+deadline). JSON knows no NaN or infinity; a row holds them as the strings "NaN", "Infinity" and
+"-Infinity". A torn last line, left by a process that was killed while it wrote, is expected and
+skipped; every other line parses.
 """
 
 from __future__ import annotations

@@ -30,6 +30,8 @@ class SegmentReader:
         self._file = path.open("rb", buffering=0)
         self._rest = b""
         self.bad_lines = 0
+        self.size_bytes = 0
+        """How much was read so far, torn lines included."""
 
     def read(self) -> list[dict[str, Any]]:
         """Return the next whole entries, at most about 256 KiB of them; empty at the end.
@@ -41,6 +43,7 @@ class SegmentReader:
             chunk = self._file.read(_CHUNK_BYTES)
             if not chunk:
                 return entries
+            self.size_bytes += len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
                 try:

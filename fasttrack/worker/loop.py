@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -67,6 +68,7 @@ class Worker:
         self._flushed = threading.Condition()  # on an RLock: a signal handler may flush too
         self._flush_asked = 0
         self._flush_done = 0
+        self._entries: deque[bytes] = deque()
         self._stopping = False
         self._thread: threading.Thread | None = None
         # worker thread
@@ -90,6 +92,15 @@ class Worker:
                 self._wake.release()
             except RuntimeError:  # another thread was quicker
                 return
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Have a line that is no row written to the journal, soon. Never waits.
+
+        Raises:
+            TypeError: the entry is not representable in JSON.
+        """
+        self._entries.append(encode(entry))
+        self.wake()
 
     @property
     def rows_written(self) -> int:
@@ -171,6 +182,8 @@ class Worker:
         """
         handled = 0
         self._drain_console()
+        if self._entries:
+            self._append([self._entries.popleft() for _ in range(len(self._entries))])
         while handled < self._ring.capacity and (raw := self._ring.pop(_CHUNK)):
             handled += len(raw)
             self._handle([Record._make(fields) for fields in raw])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Unavailable(Exception):
@@ -18,10 +21,14 @@ class Lost(Exception):
     """An open backend takes no more rows; what it has not proven must be replayed."""
 
 
+class Refused(Exception):
+    """The backend did not take an artifact, and says why."""
+
+
 class Backend(Protocol):
     """A place that rows are delivered to.
 
-    Threads: one at a time.
+    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
     """
 
     starting_step: int
@@ -48,6 +55,37 @@ class Backend(Protocol):
     def console(self, stream: str, text: str) -> None:
         """Hand over text of the trainer's stdout or stderr."""
 
+    def configure(self, values: dict[str, Any]) -> None:
+        """Add to the run's configuration; what it has under the same names is replaced.
+
+        Raises:
+            Lost: the backend is gone.
+        """
+
+    def prepare_artifact(self, entry: dict[str, Any], files: Path) -> Any:
+        """Return the artifact of a journal entry, its files hashed. Blocks on the disk."""
+
+    def upload(self, artifact: Any, aliases: list[str]) -> str | None:
+        """Upload what `prepare_artifact` returned; blocks until the server has all of it.
+
+        Returns:
+            What proves that it has; None offline, where it lies ready for a later upload.
+
+        Raises:
+            Refused: the backend does not take it.
+            Lost: the backend is gone.
+        """
+
+    def uploaded_bytes(self) -> int | None:
+        """Return how much of the session's files was sent; None where that is not known."""
+
+    def read_rows(self, first: int, end: int) -> dict[int, dict[str, Any]]:
+        """Return the rows that the server has from `_step` `first` up to, not including, `end`.
+
+        Raises:
+            Unavailable: the server does not tell.
+        """
+
     def check(self) -> None:
         """Look whether the backend still takes rows.
 
@@ -62,12 +100,13 @@ class Backend(Protocol):
             Lost: the backend is gone, or not all could be flushed in time.
         """
 
-    def prove(self, *, last_step: int, rows: int, timeout_s: float) -> str | None:
+    def prove(self, *, last_step: int, rows: int, artifacts: int, timeout_s: float) -> str | None:
         """Return in words what proves that all rows have arrived, or None.
 
         Args:
             last_step: the highest `_step` that was handed over, ever.
             rows: how many distinct `_step`s this session handed over.
+            artifacts: how many artifacts it handed over; `upload` proves those online.
             timeout_s: how long the backend may be asked.
         """
 

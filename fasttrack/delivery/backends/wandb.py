@@ -8,6 +8,8 @@ What is worked around here, each seen with wandb 0.31 (which is why older ones a
 * One refused upload (most 4xx) ends uploading for the run with a printed warning only:
   `stop_on_fatal_error` tells us through `stop_fn`.
 * `log` and `finish` raise whatever their socket raises once wandb-core has died.
+* Artifacts are copied to W&B's staging folder and into its cache unless they are "immutable" and
+  skip the cache; ours are staged already. A refused upload is silent unless it is waited for.
 * `_timestamp` is overwritten by the client, and a row behind the last `_step` is dropped: the
   courier sends its own axis, `step`, and only rising `_step`s.
 """
@@ -15,6 +17,7 @@ What is worked around here, each seen with wandb 0.31 (which is why older ones a
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import sys
@@ -24,10 +27,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.delivery.backends.base import Lost, Unavailable
+from fasttrack.delivery.backends.base import Lost, Refused, Unavailable
 from fasttrack.delivery.backends.wandb_file import read_payloads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import wandb
 
 STEP_KEY = "step"
@@ -40,7 +45,7 @@ _CORE_DIED = (OSError, RuntimeError)
 class WandbBackend:
     """Deliver one run to W&B, online or into an offline run directory.
 
-    Threads: one at a time.
+    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
     """
 
     def __init__(self, *, in_trainer: bool) -> None:
@@ -108,7 +113,12 @@ class WandbBackend:
             "x_transaction_log_flush_interval": 1,
             "stop_on_fatal_error": True,
             "stop_fn": self._stop,
+            # wandb's own look at git would record a token that is a remote's user name.
+            "disable_git": True,
         }
+        git = header.get("git", {})
+        if git.get("commit") and git.get("remote"):  # wandb takes both or none
+            settings |= {"git_commit": git["commit"], "git_remote_url": git["remote"]}
         if not self._in_trainer:
             sys.argv = list(header["argv"])
             settings |= {
@@ -140,6 +150,56 @@ class WandbBackend:
         with contextlib.suppress(OSError, ValueError):
             target.write(text)
 
+    def configure(self, values: dict[str, Any]) -> None:
+        """Update the run's config. See `Backend.configure`."""
+        assert self._run is not None
+        try:
+            self._run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]
+        except _failures() as error:
+            raise Lost(_one_line(error)) from error
+
+    def prepare_artifact(self, entry: dict[str, Any], files: Path) -> Any:
+        """Make a W&B artifact and hash its files where they lie."""
+        known = {} if entry["step"] is None else {"step": entry["step"]}
+        artifact = _import_wandb().Artifact(entry["name"], entry["type"], metadata=known)
+        artifact.add_dir(str(files), policy="immutable", skip_cache=True)
+        return artifact
+
+    def upload(self, artifact: Any, aliases: list[str]) -> str | None:
+        """Log the artifact and wait for it. See `Backend.upload`."""
+        run = self._run
+        if run is None:
+            raise Lost("the run has ended")
+        try:
+            run.log_artifact(artifact, aliases=aliases)
+            if not self._online:
+                return None
+            artifact.wait()
+        except ValueError as error:
+            raise Refused(_one_line(error)) from error
+        except _failures() as error:
+            raise Lost(_one_line(error)) from error
+        return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
+
+    def uploaded_bytes(self) -> int | None:
+        """Ask wandb-core, by a call that wandb keeps to itself. See `Backend.uploaded_bytes`."""
+        run = self._run
+        if run is None or not self._online:
+            return None
+        try:
+            poll = run._interface.deliver_poll_exit().wait_or(timeout=1)  # type: ignore[union-attr]
+            return int(poll.response.poll_exit_response.pusher_stats.uploaded_bytes)
+        except _failures(AttributeError):
+            return None
+
+    def read_rows(self, first: int, end: int) -> dict[int, dict[str, Any]]:
+        """Scan the history through the public API. See `Backend.read_rows`."""
+        try:
+            run = _public_run(self._path)
+            return {row["_step"]: row for row in run.scan_history(min_step=first, max_step=end)}
+        except _failures(ValueError, KeyError) as error:
+            raise Unavailable(f"the run's rows cannot be read ({_one_line(error)})") from error
+
     def check(self) -> None:
         """Raise Lost once wandb has said that it uploads no more."""
         if self._stopped:
@@ -157,16 +217,16 @@ class WandbBackend:
         finally:
             self._run = None
 
-    def prove(self, *, last_step: int, rows: int, timeout_s: float) -> str | None:
+    def prove(self, *, last_step: int, rows: int, artifacts: int, timeout_s: float) -> str | None:
         """Ask the server for its last step, or read the closed file back."""
-        if last_step < 0:
+        if last_step < 0 and not artifacts:
             return "no rows"
         deadline = time.monotonic() + timeout_s
         while True:  # a server takes rows in, and wandb-core closes its file, after finish()
             proof = (
                 self._prove_online(last_step, timeout_s)
                 if self._online
-                else self._prove_file(last_step, rows)
+                else self._prove_file(last_step, rows, artifacts)
             )
             if proof is not None or time.monotonic() >= deadline:
                 return proof
@@ -175,24 +235,26 @@ class WandbBackend:
     def _prove_online(self, last_step: int, timeout_s: float) -> str | None:
         wandb = _import_wandb()
         try:
-            seen = wandb.Api(timeout=max(1, int(timeout_s))).run(self._path).lastHistoryStep
+            seen = _public_run(self._path, timeout_s).lastHistoryStep
         except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
             return f"only the client's word: the server did not answer ({_one_line(error)})"
         return f"the server's last step is {seen}" if seen >= last_step else None
 
-    def _prove_file(self, last_step: int, rows: int) -> str | None:
+    def _prove_file(self, last_step: int, rows: int, artifacts: int) -> str | None:
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-        counted, seen, ended = 0, -1, False
+        counted, seen, ended, kept = 0, -1, False, 0
         for file in self._directory.glob("run-*.wandb"):
             for payload in read_payloads(file):
                 record = Record.FromString(payload)
                 kind = record.WhichOneof("record_type")
                 ended = ended or kind == "exit"
+                kept += kind == "artifact"
                 if kind == "history":
                     counted += 1
                     seen = max(seen, record.history.step.num)
-        if ended and counted == rows and seen == (last_step if rows else -1):
+        whole = ended and counted == rows and kept == artifacts
+        if whole and seen == (last_step if rows else -1):
             return f"{counted} rows read back from {self._directory.name}"
         return None
 
@@ -218,8 +280,17 @@ def _import_wandb() -> Any:
     return wandb
 
 
-def _failures() -> tuple[type[BaseException], ...]:
-    return (_import_wandb().errors.Error, *_CORE_DIED)
+def _public_run(path: str, timeout_s: float = 60.0) -> Any:
+    run = _import_wandb().Api(timeout=max(1, int(timeout_s))).run(path)
+    # The client makes a folder for downloads, entity/project/run, in WANDB_DIR.
+    for folder in (Path(run.dir), *Path(run.dir).parents[:2]):
+        with contextlib.suppress(OSError):  # not empty: it is used
+            folder.rmdir()
+    return run
+
+
+def _failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    return (_import_wandb().errors.Error, *_CORE_DIED, *more)
 
 
 def _probe(base_url: str, timeout_s: float) -> None:
@@ -232,7 +303,7 @@ def _probe(base_url: str, timeout_s: float) -> None:
         urllib.request.urlopen(f"{base_url}/healthz", timeout=timeout_s).close()
     except urllib.error.HTTPError:
         return  # any answer is an answer
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Unavailable(f"{base_url} does not answer: {_one_line(reason)}") from error
 
@@ -243,3 +314,47 @@ def _run_folders(base_dir: Path, run_id: str) -> list[Path]:
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def describe_client(timeout_s: int) -> Iterator[dict[str, Any]]:
+    """Yield what the client finds here, fact by fact; the first asks no server. Never the key.
+
+    May take longer than `timeout_s`: names must be resolved and programs started.
+
+    Yields:
+        `version`, `core` (wandb-core's path), `base_url`, `key_source` (None: there is no key);
+        then `latency_ms`, or `server_error` and `fault`, its type; then `user` or `key_error`.
+
+    Raises:
+        Exception: wandb, or its configuration, is broken; any of the many types that wandb has.
+    """
+    wandb = _import_wandb()
+    settings = wandb.setup().settings
+    core = wandb.util.get_core_path()
+    source = _key_source(wandb, settings)
+    base_url = settings.base_url
+    yield {"version": wandb.__version__, "core": core, "base_url": base_url, "key_source": source}
+    started_s = time.monotonic()
+    try:
+        _probe(base_url, timeout_s)
+    except Unavailable as error:
+        reason = getattr(error.__cause__, "reason", error.__cause__)
+        yield {"server_error": str(error), "fault": type(reason).__name__}
+        return
+    yield {"latency_ms": round(1000 * (time.monotonic() - started_s))}
+    try:
+        yield {"user": wandb.Api(timeout=timeout_s).viewer.username}
+    except (wandb.errors.Error, *_CORE_DIED, ValueError) as error:
+        yield {"key_error": _one_line(error)}
+
+
+def _key_source(wandb: Any, settings: Any) -> str | None:
+    """Return where the client takes its API key from, in its own order; None: there is none."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(name):
+            return name
+    try:
+        in_netrc = wandb.sdk.lib.wbauth.read_netrc_auth(host=settings.base_url) is not None
+    except wandb.errors.Error:  # something stands there, but no key
+        in_netrc = True
+    return "the netrc file" if in_netrc else "W&B's settings" if settings.api_key else None

@@ -1,0 +1,1 @@
+"""The examples, which `fasttrack demo` runs; in the package they are `fasttrack.examples`."""

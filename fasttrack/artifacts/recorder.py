@@ -1,0 +1,159 @@
+"""Record what is no row: metadata, configurations and checkpoints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fasttrack.artifacts.staging import gb, stage, stage_text, staging_directory
+from fasttrack.context.config import as_config, config_refusal
+from fasttrack.context.redaction import redact
+from fasttrack.errors import ConfigurationError
+from fasttrack.tally import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fasttrack.artifacts.staging import Staged
+    from fasttrack.tally import Tally
+
+_LARGE_BYTES = 5 * 10**9
+_MOST_NAMED = 5  # left-out files that are named; a directory may hold thousands
+
+
+class Recorder:
+    """Stage files and note them in the journal.
+
+    Threads: any caller; what takes long runs on threads of its own.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        segment: Path,
+        write: Callable[[dict[str, Any]], None],
+        tally: Tally,
+        *,
+        upload_models: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            run_id: names the artifacts.
+            segment: the attempt's journal, beside which files are staged.
+            write: takes a journal entry; never waits.
+            tally: counts and says what goes wrong.
+            upload_models: whether checkpoints are uploaded unless forced.
+        """
+        self._run_id = run_id
+        self._run_dir = segment.parent
+        self._staging = staging_directory(segment)
+        self._write = write
+        self._tally = tally
+        self._upload_models = upload_models
+        self._threads: list[threading.Thread] = []
+
+    def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
+        """Write what `get_metadata` returns; it asks git, which may take seconds."""
+
+        def record() -> None:
+            self._write({"kind": "metadata", "time": time.time(), "values": get_metadata()})
+
+        self._in_background("metadata", record)
+
+    def log_config(self, config: Any, step: int | None) -> None:
+        """Record `config` as the run's configuration and as a YAML artifact.
+
+        Raises:
+            ConfigurationError: it has no form with names and values.
+            OSError: the run's directory cannot be written.
+        """
+        unrepresented: list[str] = []
+        plain = as_config(config, unrepresented)
+        if plain is None:
+            raise ConfigurationError(config_refusal(config))
+        if unrepresented:
+            self._tally.warn(
+                "config_text",
+                f"log_config: written as text, having no plain form: {', '.join(unrepresented)}",
+            )
+        values = redact(plain)
+        self._write({"kind": "config", "time": time.time(), "values": values})
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        staged = stage_text("config.yaml", text, self._staging)
+        self._commit(staged, "config", ["latest"], step)
+
+    def log_checkpoint(
+        self, path: str | Path, aliases: Sequence[str], force: bool, step: int | None
+    ) -> None:
+        """Stage the checkpoint at `path` and have it uploaded, if policy or `force` says so.
+
+        Raises:
+            ConfigurationError: there is nothing to upload, or no room for a copy.
+            OSError: the run's directory cannot be written.
+        """
+        if not (force or self._upload_models):
+            self._tally.warn(
+                "log_model",
+                "checkpoints are not uploaded: set WANDB_LOG_MODEL=1 to upload all, or pass "
+                "force=True to log_checkpoint for one",
+            )
+            return
+        staged = stage(Path(path), self._staging)
+        say(f"uploading checkpoint {path}: {gb(staged.size_bytes)} in {staged.files} files")
+        if staged.size_bytes > _LARGE_BYTES:
+            say(
+                f"warning: {gb(staged.size_bytes)} is a lot to upload; consolidate the checkpoint "
+                "first (DeepSpeed: zero_to_fp32.py)"
+            )
+        if staged.skipped:
+            named = ", ".join(staged.skipped[:_MOST_NAMED])
+            more = len(staged.skipped) - _MOST_NAMED
+            say(f"left out of {path}: {named}{f' and {more} more' if more > 0 else ''}")
+            self._tally.count("files_left_out", len(staged.skipped))
+        if staged.complete:
+            self._commit(staged, "model", list(aliases), step)
+        else:  # another file system: copying takes as long as it takes
+            self._in_background(
+                f"the copy of {path}", lambda: self._commit(staged, "model", list(aliases), step)
+            )
+
+    def _commit(self, staged: Staged, kind: str, aliases: list[str], step: int | None) -> None:
+        staged.finish()
+        self._write(
+            {
+                "kind": "artifact",
+                "time": time.time(),
+                "number": int(staged.directory.name),
+                "type": kind,
+                "name": f"{kind}-{self._run_id}",
+                "aliases": aliases,
+                "directory": str(staged.directory.relative_to(self._run_dir)),
+                "files": staged.files,
+                "size_bytes": staged.size_bytes,
+                "step": step,
+            }
+        )
+
+    def _in_background(self, what: str, task: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                task()
+            except Exception as error:  # this thread's boundary: nothing may reach training
+                self._tally.count("failed_calls")
+                self._tally.warn(f"background:{what}", f"{what} failed: {error!r}")
+
+        thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)

@@ -1,0 +1,234 @@
+"""Keep a checkpoint as it is now, while the trainer overwrites, rotates and deletes its own.
+
+Staged files are hard links: taking a snapshot of any size costs microseconds a file and no disk.
+Where links do not work (another file system) the files are held open, which keeps their contents
+through a deletion, and copied afterwards, away from the training loop. Small files are always
+copied at once, because trainers rewrite such in place (DeepSpeed's `latest`), and a link shows it.
+
+    artifacts/segment-0001/0001/files/...       what shall be uploaded
+    artifacts/segment-0001/0001/manifest.json   path -> [size in bytes, modification time in ns]
+
+The manifest is written last. Every attempt of a run has a folder of its own: delivery of one ends
+while the next is under way.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from fasttrack.errors import ConfigurationError
+
+_SMALL_BYTES = 64 * 1024  # up to this a file is copied, not linked
+_MOST_OPEN = 64  # files held open for a later copy; a process may have 1,024
+_FILES = "files"
+_MANIFEST = "manifest.json"
+
+
+@dataclass
+class Staged:
+    """One snapshot.
+
+    Threads: one at a time.
+    """
+
+    directory: Path
+    files: int = 0
+    size_bytes: int = 0
+    skipped: list[str] = field(default_factory=list)
+    """What was left out: "path (why)"."""
+    _open: list[tuple[int, Path]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to copy."""
+        return not self._open
+
+    def finish(self) -> None:
+        """Copy what could not be linked, and write the manifest. Blocks on the disk.
+
+        Raises:
+            OSError: the disk is full, or gone.
+        """
+        try:
+            while self._open:
+                source, target = self._open[-1]
+                with open(os.dup(source), "rb") as reading, target.open("xb") as writing:
+                    shutil.copyfileobj(reading, writing, 8 * 2**20)
+                os.close(source)
+                self._open.pop()
+            _write_manifest(self.directory)
+        except OSError:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove the snapshot."""
+        while self._open:
+            os.close(self._open.pop()[0])
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def staging_directory(segment: Path) -> Path:
+    """Return where the attempt that writes `segment` stages its files."""
+    return segment.parent / "artifacts" / segment.stem
+
+
+def stage(source: Path, staging: Path) -> Staged:
+    """Take a snapshot of the file or directory `source` into the folder `staging`.
+
+    Symbolic links are followed; one that leads back to a directory around it is left out, and so
+    are special files, files that vanish meanwhile, and the run's own directory. All that was left
+    out is named in `skipped`. Blocks for a few system calls a file; `Staged.finish` does the rest.
+
+    Raises:
+        ConfigurationError: there is nothing to stage, or no room for a copy.
+        OSError: the run's directory cannot be written.
+    """
+    if not source.exists():
+        raise ConfigurationError(f"path {source} does not exist")
+    staged = Staged(_make_directory(staging))
+    try:
+        run_dir = staging.resolve().parents[1]
+        found = _find_files(source, run_dir, staged.skipped)
+        to_copy_bytes = 0
+        for name, path, size_bytes in found:
+            target = staged.directory / _FILES / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                to_copy_bytes += _take(path, target, size_bytes, staged)
+            except OSError as error:
+                staged.skipped.append(f"{name} ({error.strerror})")
+                continue
+            staged.files += 1
+            staged.size_bytes += size_bytes
+        if not staged.files:
+            why = f": {'; '.join(staged.skipped[:3])}" if staged.skipped else ""
+            raise ConfigurationError(f"path {source} holds no files that can be uploaded{why}")
+        free_bytes = shutil.disk_usage(staged.directory).free
+        if to_copy_bytes > free_bytes:
+            raise ConfigurationError(
+                f"path {source} is on another file system and needs a copy of "
+                f"{gb(to_copy_bytes)}, but {run_dir} has {gb(free_bytes)} free; "
+                "set WANDB_DIR to the checkpoint's own"
+            )
+    except BaseException:
+        staged.discard()
+        raise
+    return staged
+
+
+def stage_text(name: str, text: str, staging: Path) -> Staged:
+    """Stage one file with contents `text`.
+
+    Raises:
+        OSError: the run's directory cannot be written.
+    """
+    staged = Staged(_make_directory(staging), files=1)
+    target = staged.directory / _FILES / name
+    target.write_text(text, encoding="utf-8")
+    staged.size_bytes = target.stat().st_size
+    return staged
+
+
+def changed_files(directory: Path) -> list[str]:
+    """Return the staged files that are not what they were when they were staged."""
+    try:
+        manifest: dict[str, list[int]] = orjson.loads((directory / _MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return [_MANIFEST]
+    now = _describe(directory / _FILES)
+    return sorted(
+        name for name in manifest.keys() | now.keys() if manifest.get(name) != now.get(name)
+    )
+
+
+def files_directory(directory: Path) -> Path:
+    """Return the folder of the files themselves."""
+    return directory / _FILES
+
+
+def gb(size_bytes: int) -> str:
+    """Return a size for people."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def _make_directory(staging: Path) -> Path:
+    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number = max((int(path.name) for path in staging.iterdir()), default=0)
+    while True:
+        number += 1
+        directory = staging / f"{number:04d}"
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:  # another thread's
+            continue
+        (directory / _FILES).mkdir()
+        return directory
+
+
+def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[str, str, int]]:
+    """Return (name within the artifact, real path, size) of every regular file below `source`."""
+    found: list[tuple[str, str, int]] = []
+    root = os.path.realpath(source)
+    around: tuple[str, ...] = ()  # the real folders that a path was reached through
+    waiting = [("" if os.path.isdir(root) else source.name, root, around)]
+    while waiting:
+        name, path, around = waiting.pop()
+        try:
+            status = os.stat(path)
+            children = sorted(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else []
+        except OSError as error:
+            skipped.append(f"{name or path} ({error.strerror})")
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.append((name, path, status.st_size))
+        elif not stat.S_ISDIR(status.st_mode):
+            skipped.append(f"{name} (a special file)")
+        elif path in around or root.startswith(f"{path}/"):
+            skipped.append(f"{name} (a symbolic link back to {path})")
+        elif path != str(exclude):
+            waiting += [
+                (f"{name}/{c}" if name else c, os.path.realpath(f"{path}/{c}"), (*around, path))
+                for c in reversed(children)
+            ]
+    return found
+
+
+def _take(path: str, target: Path, size_bytes: int, staged: Staged) -> int:
+    """Link, copy or hold one file; return the bytes that are still to be copied."""
+    if size_bytes > _SMALL_BYTES:
+        try:
+            os.link(path, target)
+            return 0
+        except FileNotFoundError:
+            raise
+        except OSError:  # another file system, or one without hard links, or not our file
+            if len(staged._open) < _MOST_OPEN:
+                staged._open.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), target))
+                return size_bytes
+    shutil.copyfile(path, target)
+    return 0
+
+
+def _write_manifest(directory: Path) -> None:
+    path = directory / _MANIFEST
+    path.write_bytes(orjson.dumps(_describe(directory / _FILES)))
+
+
+def _describe(folder: Path) -> dict[str, list[int]]:
+    described = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            status = os.stat(path)
+            described[os.path.relpath(path, folder)] = [status.st_size, status.st_mtime_ns]
+    return described

@@ -1,0 +1,78 @@
+"""What the commands have in common: options, and how things are said."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fasttrack.options import resolve_base_dir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fasttrack.cli.local_runs import LocalRun
+
+dir_option = click.option(
+    "--dir",
+    "base",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Parent of wandb/ where runs are looked for; default WANDB_DIR, then here.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that takes text as it stands; no colour where it is not a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print `value`; NaN and infinities as the strings "NaN", "Infinity" and "-Infinity"."""
+    click.echo(json.dumps(spell(value), indent=indent, ensure_ascii=False))
+
+
+def spell(value: Any) -> Any:
+    """Return `value` with strings in place of the floats that JSON does not know."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {name: spell(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spell(inner) for inner in value]
+    return value
+
+
+def warn_of_damage(run: LocalRun) -> None:
+    """Say, once a run was read, that lines of it were damaged and left out."""
+    if run.bad_lines:
+        note(f"{run.bad_lines} damaged lines of {run.directory} were left out")
+
+
+def note(text: str) -> None:
+    """Tell the user something on stderr, in one line."""
+    click.echo(f"fasttrack: {text}", err=True)
+
+
+def note_no_runs(base: Path | None) -> None:
+    """Say that there are no runs under `base`, or where they are looked for without it."""
+    note(f"no runs under {base or resolve_base_dir()}; pass --dir or set WANDB_DIR")
+
+
+def format_time(unix_s: float) -> str:
+    """Return a time of day as people write it, in local time."""
+    return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M")
+
+
+def format_number(value: float | int) -> str:
+    """Return a metric's value in at most about ten characters."""
+    if isinstance(value, int) and abs(value) < 10**9:
+        return str(int(value))
+    return f"{value:.5g}"

@@ -1,0 +1,98 @@
+"""Upload artifacts on a thread of their own, so that rows go on being delivered meanwhile."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.artifacts.staging import changed_files, files_directory
+from fasttrack.delivery.backends.base import Lost, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fasttrack.delivery.backends.base import Backend
+
+Key = tuple[str, str]  # segment name, artifact number
+
+
+class Uploads:
+    """The artifacts of one session.
+
+    Threads: one submits and asks; the uploads run on another, which `report` is called on too. It
+    starts with the first artifact: most runs have none.
+    """
+
+    def __init__(
+        self, run_dir: Path, backend: Backend, report: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Prepare for artifacts that are staged below `run_dir`."""
+        self._run_dir = run_dir
+        self._backend = backend
+        self._report = report
+        self._queue: queue.SimpleQueue[tuple[Key, dict[str, Any]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._submitted = 0
+        self.outcomes: dict[Key, str | None] = {}
+        """What became of each: its proof or why it never will arrive; None: it may, later."""
+        self.failures: list[str] = []
+
+    def submit(self, key: Key, entry: dict[str, Any]) -> None:
+        """Upload the artifact of a journal entry. Never waits."""
+        self._submitted += 1
+        self._queue.put((key, entry))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+            self._thread.start()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is still to be uploaded."""
+        return len(self.outcomes) < self._submitted
+
+    def _run(self) -> None:
+        while True:
+            key, entry = self._queue.get()
+            try:
+                self.outcomes[key] = self._upload(entry)
+            except Exception as error:  # the thread's boundary: whoever waits must hear of it
+                self._failed(entry, repr(error))
+                self.outcomes[key] = None
+
+    def _upload(self, entry: dict[str, Any]) -> str | None:
+        directory = (self._run_dir / entry["directory"]).resolve()
+        if self._run_dir.resolve() not in directory.parents or not directory.is_dir():
+            self._failed(entry, f"its staged files are not in {directory}")
+            return None
+        self._tell(entry, "hashing")
+        if changed := changed_files(directory):
+            return self._given_up(entry, changed)
+        artifact = self._backend.prepare_artifact(entry, files_directory(directory))
+        if changed := changed_files(directory):
+            return self._given_up(entry, changed)
+        self._tell(entry, "uploading")
+        try:
+            proof = self._backend.upload(artifact, entry["aliases"])
+        except (Lost, Refused) as error:
+            if changed := changed_files(directory):
+                return self._given_up(entry, changed)
+            self._failed(entry, str(error))
+            return None
+        self._tell(entry, "done")
+        return proof
+
+    def _given_up(self, entry: dict[str, Any], changed: list[str]) -> str:
+        names = ", ".join(changed[:3])
+        reason = f"not uploaded: {names} changed after the call, in place"
+        self._failed(entry, reason)
+        return reason
+
+    def _failed(self, entry: dict[str, Any], reason: str) -> None:
+        self.failures.append(f"{entry['name']}: {reason}")
+        self._tell(entry, "failed", reason=reason)
+
+    def _tell(self, entry: dict[str, Any], state: str, **more: str) -> None:
+        known = {key: entry[key] for key in ("number", "name", "aliases", "size_bytes")}
+        self._report({"event": "upload", **known, "state": state, **more})
