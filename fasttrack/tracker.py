@@ -463,7 +463,7 @@ class ExperimentTracker:
 
     def is_offline(self) -> bool:
         """Return whether rows go to a local W&B directory for now (asked for, or fallen back)."""
-        return self._offline if self._state is _INERT else self._delivery.state.offline
+        return self._offline or (self._state is not _INERT and self._delivery.state.offline)
 
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""

@@ -97,11 +97,15 @@ def script_environment(*, coverage: bool = True) -> dict[str, str]:
 
 
 def run_script(
-    source: str, *arguments: str, check: bool = True, coverage: bool = True
+    source: str,
+    *arguments: str,
+    check: bool = True,
+    coverage: bool = True,
+    warnings: str = "error",
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed."""
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(source), *arguments],
+        [sys.executable, "-W", warnings, "-c", textwrap.dedent(source), *arguments],
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,

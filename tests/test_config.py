@@ -135,7 +135,7 @@ def written(value: Any) -> Any:
         (1 + 2j, "(1+2j)"),
         (range(3), "range(0, 3)"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_value_takes_its_plain_form(value: Any, plain: Any) -> None:
     """What JSON knows is kept, what it does not is written as text."""
@@ -411,7 +411,7 @@ def test_each_form_of_configuration_is_accepted(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, 1, "text", [1], Optimizer, object(), omegaconf.OmegaConf.create([1]), len, Color.RED],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_has_no_names_is_no_configuration(value: Any) -> None:
     """The caller says so to the user, in words of its own."""
