@@ -142,7 +142,9 @@ def train(args: argparse.Namespace, device: torch.device, stop: StopSignal) -> N
             if signalled and step + 1 < args.steps:
                 print(f"signal {signalled}: saved step {step + 1}, leaving")
                 # SIGTERM: whoever sent it knows whether this job shall run again.
-                sys.exit(REQUEUE_ME if signalled == signal.SIGUSR1 else 128 + signalled)
+                code = REQUEUE_ME if signalled == signal.SIGUSR1 else 128 + signalled
+                tracker.finish(code, preempting=True)
+                sys.exit(code)
     print(f"trained {args.steps} steps")
 
 

@@ -75,6 +75,7 @@ def _at_exit() -> None:
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it twice
     for tracker in list(_live):
         tracker.preempt()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

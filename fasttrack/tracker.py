@@ -493,7 +493,7 @@ class ExperimentTracker:
         """
         return self._worker.flush(timeout_s) if self._state is _RUNNING else True
 
-    def finish(self, exit_code: int = 0) -> None:
+    def finish(self, exit_code: int = 0, *, preempting: bool = False) -> None:
         """Write what is left, deliver it, and end the run. Idempotent.
 
         Blocks until everything is delivered, at most about `Options.finish_timeout_s`, longer only
@@ -502,6 +502,8 @@ class ExperimentTracker:
 
         Args:
             exit_code: 0 marks the run as finished, anything else as failed.
+            preempting: whether the job is to be requeued and the run to go on then; for programs
+                with a SIGTERM handler of their own.
         """
         if self._state is not _RUNNING:
             return
@@ -512,7 +514,7 @@ class ExperimentTracker:
         try:
             self._recorder.wait(self._options.upload_timeout_s)
             deadline = time.monotonic() + self._options.finish_timeout_s
-            if self._end_journal(exit_code, False, self._options.finish_timeout_s):
+            if self._end_journal(exit_code, preempting, self._options.finish_timeout_s):
                 left_s = max(0.0, deadline - time.monotonic())
                 self._delivery.wait(left_s, self._options.upload_timeout_s)
             self._say_result()

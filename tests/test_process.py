@@ -200,6 +200,29 @@ def _cursor(base: Path, run_id: str) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
+def test_a_second_sigterm_does_not_cut_the_first_short(tmp_path: Path) -> None:
+    """Slurm sends it twice at the time limit: the run is preempted, not crashed."""
+    process = start_script(
+        """
+        import itertools, time
+        from runs import make_tracker
+        tracker = make_tracker()
+        print(tracker.get_run_id(), flush=True)
+        for step in itertools.count():
+            tracker.log_metrics({"a": step}, step=step)
+            time.sleep(0.001)
+        """
+    )
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    for _ in range(20):  # from the first on it may be gone at any moment
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=HANG_GUARD_S)
+
+    assert process.returncode == -signal.SIGTERM
+    assert _finish_of(tmp_path, run_id)["preempting"] is True
+
+
 def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
     """Installed before or after the tracker, it is the one that runs."""
     for when in ("before", "after"):
@@ -208,7 +231,7 @@ def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
             import signal, sys, time
             from runs import make_tracker
             def handler(number, frame):
-                tracker.finish()
+                tracker.finish(7, preempting=True)
                 sys.exit(7)
             if {when!r} == "before":
                 signal.signal(signal.SIGTERM, handler)
@@ -223,7 +246,8 @@ def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
         )
 
         assert code == 7
-        assert _finish_of(tmp_path, run_id)["preempting"] is False
+        finish = _finish_of(tmp_path, run_id)
+        assert (finish["exit_code"], finish["preempting"]) == (7, True)
 
 
 def test_sigterm_is_as_it_was_after_the_last_tracker(tmp_path: Path) -> None:
