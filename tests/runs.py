@@ -129,17 +129,24 @@ def start_script(source: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def deliver(directory: Path) -> dict[str, Any]:
-    """Deliver a run by hand, as `fasttrack sync` does; return the last event."""
-    result = subprocess.run(
-        [sys.executable, "-m", "fasttrack.delivery", str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=HANG_GUARD_S,
-    )
-    done: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    assert done["event"] == "done", result.stdout
-    assert result.returncode == int(not done["delivered"]), result.stdout
-    return done
+    """Deliver a run by hand, as `fasttrack sync` does; return the last event.
+
+    A trainer's own delivery may outlive it; while that is at work, this waits.
+    """
+    deadline = time.monotonic() + HANG_GUARD_S
+    while True:
+        result = subprocess.run(
+            [sys.executable, "-m", "fasttrack.delivery", str(directory)],
+            capture_output=True,
+            text=True,
+            timeout=HANG_GUARD_S,
+        )
+        done: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        if done["event"] == "done":
+            assert result.returncode == int(not done["delivered"]), result.stdout
+            return done
+        assert (done["event"], result.returncode) == ("busy", 3), result.stdout
+        assert time.monotonic() < deadline, "the run is busy for ever"
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:

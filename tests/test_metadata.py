@@ -20,6 +20,7 @@ import fasttrack
 from fasttrack import get_metadata, set_seeds
 from fasttrack.context import git as git_module
 from fasttrack.context import seeds
+from fasttrack.context.config import to_plain
 from fasttrack.context.git import describe_repository
 
 SECRET = "s3cr3t-value-of-nobody"
@@ -327,7 +328,7 @@ def test_seeds_are_those_that_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
     set_seeds(42)
     torch.set_rng_state(kept)
 
-    assert get_metadata()["seeds"] == seeds.describe_seeds()
+    assert get_metadata()["seeds"] == to_plain(seeds.describe_seeds())
     assert get_metadata()["seeds"]["python"] == 42
 
 

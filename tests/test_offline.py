@@ -73,9 +73,10 @@ def test_default_interval_logs_every_tenth_step(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_rows_from_eight_threads_arrive_once_and_in_order(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost, doubled or reordered on the way to the journal and to wandb."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # delivery takes long enough
     threads, each = 8, 12_500
     with make_tracker(options=Options(finish_timeout_s=240)) as tracker:
 

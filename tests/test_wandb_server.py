@@ -67,6 +67,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
         patch.setenv("WANDB_DIR", folder)
         for name, value in running.env().items():
             patch.setenv(name, value)
+        wandb.teardown()  # of what other files did: the server's address is read once
         wandb.setup()
         yield running
         wandb.teardown()
