@@ -507,12 +507,14 @@ class ExperimentTracker:
         """
         if self._state is not _RUNNING:
             return
+        # Still running meanwhile: SIGTERM or Ctrl-C find a journal that they can end.
+        if not self._recorder.wait(self._options.upload_timeout_s):
+            self._tally.warn("copies", "a checkpoint is still being copied; it is not uploaded")
         with self._finish_lock:
             if self._state is not _RUNNING:
                 return
             self._state = State.FINISHING
         try:
-            self._recorder.wait(self._options.upload_timeout_s)
             deadline = time.monotonic() + self._options.finish_timeout_s
             if self._end_journal(exit_code, preempting, self._options.finish_timeout_s):
                 left_s = max(0.0, deadline - time.monotonic())
@@ -561,6 +563,8 @@ class ExperimentTracker:
         """Flush and mark the run as preempting; the process is about to end (SIGTERM)."""
         if self._state is _RUNNING:
             self._state = State.FINISHING
+            if self._recorder.busy:
+                self._tally.warn("copies", "SIGTERM: what was still being copied is not uploaded")
             self._end_journal(process.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
         elif self._state is State.FINISHING:  # finish() lies below this signal handler
             self._worker.stop(_PREEMPT_FLUSH_S)

@@ -29,12 +29,10 @@ _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of some files together."""
-    for item in items:
-        if item.path.stem in _ON_ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests of some files together (xdist looks for the mark before other hooks)."""
+    if item.path.stem in _ON_ONE_WORKER:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True)

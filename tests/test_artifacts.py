@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -255,6 +256,42 @@ def test_files_changed_in_place_are_not_uploaded_and_it_is_said(
     assert artifact.files["weights.pt"] == b"x" * 200_000
     assert "weights.pt changed after the call, in place" in capsys.readouterr().err
     assert is_staging_gone(tmp_path, tracker)
+
+
+def test_offline_a_checkpoint_changed_in_place_does_not_hold_up_the_rows(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The offline directory is whole without it."""
+    with make_tracker() as tracker:
+        tracker.log_training_step(1.0, 0)
+        staged = tracker._recorder._staging
+        tracker._delivery._process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
+        tracker.log_checkpoint(checkpoint, force=True)
+        (checkpoint / "weights.pt").write_bytes(b"other")
+        assert staged.is_dir()
+        tracker._delivery._process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
+
+    said = capsys.readouterr().err
+    assert "weights.pt changed after the call, in place" in said
+    assert "rows kept: 1" in said
+    assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_config_that_names_an_artifact_stops_nothing(
+    server: WandbServer, tmp_path: Path, mode: str
+) -> None:
+    """wandb would fetch it, and fail where there is no network."""
+    reference = "wandb-artifact://entity/project/name:v0"
+    with make_tracker(mode=mode, config={"data": reference}) as tracker:
+        tracker.log_config({"nested": {"data": [reference]}})
+        tracker.log_training_step(1.0, 0)
+    done = sync(tmp_path, tracker)
+
+    assert done["delivered"]
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert reference in run.config["data"]
 
 
 def test_offline_checkpoints_are_uploaded_by_a_later_sync_and_only_once(

@@ -18,10 +18,9 @@ from runs import (
     wait_until,
     wandb_rows,
 )
-from wandb_server import WandbServer
+from wandb_server import Fault, WandbServer
 
 from fasttrack import ExperimentTracker
-from fasttrack.journal.cursor import load_cursor
 
 pytestmark = pytest.mark.server
 
@@ -117,19 +116,69 @@ def test_rows_left_behind_are_delivered_although_the_run_went_on_elsewhere(
     assert (first["delivered"], second["delivered"], second["already"]) == (True, True, True)
 
 
-def test_a_cursor_that_lagged_behind_a_kill_doubles_nothing(
+def test_what_a_kill_left_undelivered_comes_once(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cursor is saved now and then only; the rows' contents decide."""
+    """Nobody else was there: the server's newest row is ours, and the rest follows it."""
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
     run_id = _killed_attempt(server, before=20, after=30)
-    path = run_dir(tmp_path, run_id) / "cursor.json"
-    cursor = load_cursor(path)
-    cursor.handed_over = -1
-    cursor.save(path)
 
     assert deliver(run_dir(tmp_path, run_id))["delivered"]
     assert _steps(server, run_id) == list(range(50))
+
+
+def test_a_refused_artifact_does_not_hide_the_rows_of_later_attempts(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """The first attempt stays undelivered for its checkpoint, the second is proven, the third new.
+
+    Seen: the third one's rows were placed behind the first's, and taken for delivered.
+    """
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with make_tracker(mode="online") as first:
+        wait_until(lambda: first.get_run_url() is not None)
+        server.fault = Fault("status", "artifact", status=403)
+        _log(first, range(10))
+        first.log_checkpoint(tmp_path / "model.pt", force=True)
+    run_id = first.get_run_id()
+    _resume(run_id, range(10, 40))
+    _resume(run_id, range(20, 50))
+    server.fault = None
+    last = deliver(run_dir(tmp_path, run_id))
+
+    assert last["delivered"]
+    assert _steps(server, run_id) == [*range(10), *range(10, 40), *range(20, 50)]
+    assert [a.state for a in server.artifacts if a.type == "model"][-1] == "COMMITTED"
+
+
+def test_an_early_segment_that_grows_after_a_later_one_loses_nothing(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """Two attempts may live at once, by mistake."""
+    with make_tracker() as first:
+        _log(first, range(20))
+    run_id = first.get_run_id()
+    segment = run_dir(tmp_path, run_id) / "segment-0001.jsonl"
+    whole = segment.read_bytes()
+    segment.write_bytes(b"".join(whole.splitlines(keepends=True)[:12]))
+    seen = len(journal_rows(tmp_path, run_id))
+    assert deliver(segment.parent)["delivered"]
+    _resume(run_id, range(20, 50))
+    segment.write_bytes(whole)
+
+    assert deliver(segment.parent)["delivered"]
+    assert _steps(server, run_id) == [*range(seen), *range(20, 50), *range(seen, 20)]
+
+
+def test_a_segment_without_a_header_is_passed_over(server: WandbServer, tmp_path: Path) -> None:
+    """The disk was full when its attempt began; what is there can be delivered all the same."""
+    with make_tracker() as tracker:
+        _log(tracker, range(5))
+    directory = run_dir(tmp_path, tracker.get_run_id())
+    (directory / "segment-0002.jsonl").touch()
+
+    assert deliver(directory)["delivered"]
+    assert _steps(server, tracker.get_run_id()) == list(range(5))
 
 
 @pytest.mark.parametrize("place", ["the same directory", "another directory"])

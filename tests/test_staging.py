@@ -29,6 +29,7 @@ LARGE = b"w" * 100_000  # above what is copied at once
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """Where an attempt stages its files."""
+    (tmp_path / "run").mkdir()
     return staging_directory(tmp_path / "run" / "segment-0001.jsonl")
 
 
@@ -64,7 +65,7 @@ def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_directory_is_linked_and_outlives_its_deletion(checkpoint: Path, place: Path) -> None:
     """The trainer may rotate its checkpoint away as soon as the call returns."""
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
     inode = (checkpoint / "weights.pt").stat().st_ino
     shutil.rmtree(checkpoint)
     staged.finish()
@@ -81,14 +82,14 @@ def test_a_directory_is_linked_and_outlives_its_deletion(checkpoint: Path, place
 
 def test_a_single_file_keeps_its_name(checkpoint: Path, place: Path) -> None:
     """A consolidated model is one file."""
-    staged = stage(checkpoint / "weights.pt", place)
+    staged = stage(checkpoint / "weights.pt", place / "0001")
 
     assert staged_files(staged) == {"weights.pt": LARGE}
 
 
 def test_a_small_file_rewritten_in_place_stays_as_it_was(checkpoint: Path, place: Path) -> None:
     """DeepSpeed rewrites `latest` with every checkpoint; a link would show the new text."""
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
     staged.finish()
     (checkpoint / "latest").write_text("step20")
 
@@ -101,7 +102,7 @@ def test_a_large_file_rewritten_in_place_is_noticed(
     checkpoint: Path, place: Path, new: bytes
 ) -> None:
     """Its link shows the change; such an artifact must not be uploaded."""
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
     staged.finish()
     (checkpoint / "weights.pt").write_bytes(new)
 
@@ -112,7 +113,7 @@ def test_a_lost_or_added_file_and_a_lost_manifest_are_noticed(
     checkpoint: Path, place: Path
 ) -> None:
     """Whoever plays with the staging folder gets no upload."""
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
     staged.finish()
     folder = files_directory(staged.directory)
     (folder / "weights.pt").unlink()
@@ -133,7 +134,7 @@ def test_links_are_followed_and_loops_left_out(checkpoint: Path, place: Path) ->
     (checkpoint / "self").symlink_to("self")
     (checkpoint / "gone").symlink_to("nowhere")
 
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
 
     assert set(staged_files(staged)) == {
         "weights.pt",
@@ -160,7 +161,7 @@ def test_special_files_are_left_out_without_waiting_for_them(
     with socket.socket(socket.AF_UNIX) as listener:
         monkeypatch.chdir(checkpoint)  # a socket's path is short
         listener.bind("socket")
-        staged = stage(checkpoint, place)
+        staged = stage(checkpoint, place / "0001")
 
     assert sorted(staged.skipped) == ["fifo (a special file)", "socket (a special file)"]
     assert staged.files == 3
@@ -178,7 +179,7 @@ def test_a_file_that_vanishes_meanwhile_is_named(
         link(source, target)
 
     monkeypatch.setattr(os, "link", vanish)
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
 
     assert staged.skipped == ["weights.pt (No such file or directory)"]
     assert set(staged_files(staged)) == {"latest", "step10/optimizer.pt"}
@@ -189,7 +190,7 @@ def test_across_file_systems_files_are_held_and_copied_later(
 ) -> None:
     """The call copies nothing large, and a deletion right after it loses nothing."""
     refuse_links(monkeypatch)
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
     held = staged.complete
     before = set(staged_files(staged))
     shutil.rmtree(checkpoint)
@@ -213,7 +214,7 @@ def test_no_more_files_are_held_open_than_a_process_can_afford(
     for number in range(5):
         (root / f"{number}.pt").write_bytes(LARGE)
     before = len(os.listdir("/proc/self/fd"))
-    staged = stage(root, place)
+    staged = stage(root, place / "0001")
     during = len(os.listdir("/proc/self/fd"))
     staged.finish()
 
@@ -232,7 +233,7 @@ def test_a_copy_that_does_not_fit_is_refused_with_the_mend(
     before = len(os.listdir("/proc/self/fd"))
 
     with pytest.raises(ConfigurationError, match=r"another file system.*300\.0 KB.*WANDB_DIR"):
-        stage(checkpoint, place)
+        stage(checkpoint, place / "0001")
 
     assert list(place.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
@@ -243,7 +244,7 @@ def test_a_disk_that_fills_up_during_the_copy_leaves_nothing(
 ) -> None:
     """Half a checkpoint is worth nothing."""
     refuse_links(monkeypatch)
-    staged = stage(checkpoint, place)
+    staged = stage(checkpoint, place / "0001")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -265,7 +266,7 @@ def test_what_holds_no_files_is_refused(tmp_path: Path, place: Path, kind: str) 
         os.mkfifo(path / "fifo")
 
     with pytest.raises(ConfigurationError, match=f"path {path} (does not exist|holds no files)"):
-        stage(path, place)
+        stage(path, place / "0001")
 
     assert not place.exists() or list(place.iterdir()) == []
 
@@ -273,24 +274,79 @@ def test_what_holds_no_files_is_refused(tmp_path: Path, place: Path, kind: str) 
 def test_the_runs_own_directory_is_not_part_of_a_checkpoint(tmp_path: Path) -> None:
     """`log_checkpoint(".")` must not stage the staging folder."""
     run = tmp_path / "wandb" / "run"
+    run.mkdir(parents=True)
     place = staging_directory(run / "segment-0001.jsonl")
     (tmp_path / "model.pt").write_bytes(LARGE)
-    for _ in range(2):
-        staged = stage(tmp_path, place)
+    for number in ("0001", "0002"):
+        staged = stage(tmp_path, place / number)
 
     assert set(staged_files(staged)) == {"model.pt"}
 
 
-def test_every_snapshot_has_a_private_folder_of_its_own(checkpoint: Path, place: Path) -> None:
-    """0700, numbered from 1."""
-    first, second = stage(checkpoint, place), stage_text("config.yaml", "lr: 0.1\n", place)
+def test_a_snapshot_has_a_private_folder(checkpoint: Path, place: Path) -> None:
+    """0700, all the way."""
+    first = stage(checkpoint, place / "0001")
+    second = stage_text("config.yaml", "lr: 0.1\n", place / "0002")
     second.finish()
 
-    assert (first.directory.name, second.directory.name) == ("0001", "0002")
-    assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    assert stat.S_IMODE(first.directory.stat().st_mode) == 0o700
+    for folder in (place.parent, place, first.directory):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert staged_files(second) == {"config.yaml": b"lr: 0.1\n"}
     assert changed_files(second.directory) == []
+
+
+def test_a_file_overwritten_before_it_was_copied_is_refused(
+    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across file systems the copy would be half of one checkpoint and half of another."""
+    refuse_links(monkeypatch)
+    staged = stage(checkpoint, place / "0001")
+    (checkpoint / "weights.pt").write_bytes(b"v" * 50_000)
+
+    with pytest.raises(OSError, match=r"weights\.pt was changed, in place"):
+        staged.finish()
+
+    assert list(place.iterdir()) == []
+
+
+def test_a_file_that_the_disk_has_no_room_for_spoils_the_snapshot(
+    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not be left out, nor stand there cut off."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        stage(checkpoint, place / "0001")
+
+    assert list(place.iterdir()) == []
+
+
+def test_a_copied_run_keeps_its_snapshots_although_the_times_are_new(
+    checkpoint: Path, place: Path, tmp_path: Path
+) -> None:
+    """`cp -r` and `scp -r` give new times; an overwrite in place shows in the size, still."""
+    staged = stage(checkpoint, place / "0001")
+    staged.finish()
+    copy = tmp_path / "copy"
+    shutil.copytree(staged.directory, copy, copy_function=shutil.copyfile)
+    unchanged = changed_files(copy)
+    (files_directory(copy) / "weights.pt").write_bytes(b"short")
+
+    assert unchanged == []
+    assert changed_files(copy) == ["weights.pt"]
+
+
+def test_a_name_that_is_no_utf_8_is_left_out(checkpoint: Path, place: Path) -> None:
+    """W&B could not name it; the rest is worth uploading."""
+    (checkpoint / os.fsdecode(b"caf\xe9.pt")).write_bytes(LARGE)
+    staged = stage(checkpoint, place / "0001")
+    staged.finish()
+
+    assert staged.files == 3
+    assert staged.skipped == ["'caf\\udce9.pt' (a name that is not UTF-8)"]
 
 
 @pytest.mark.parametrize(

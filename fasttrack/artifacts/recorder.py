@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -55,6 +56,7 @@ class Recorder:
         self._write = write
         self._tally = tally
         self._upload_models = upload_models
+        self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
         self._threads: list[threading.Thread] = []
 
     def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
@@ -84,7 +86,7 @@ class Recorder:
         values = redact(plain)
         self._write({"kind": "config", "time": time.time(), "values": values})
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        staged = stage_text("config.yaml", text, self._staging)
+        staged = stage_text("config.yaml", text, self._next_directory())
         self._commit(staged, "config", ["latest"], step)
 
     def log_checkpoint(
@@ -103,7 +105,7 @@ class Recorder:
                 "force=True to log_checkpoint for one",
             )
             return
-        staged = stage(Path(path), self._staging)
+        staged = stage(Path(path), self._next_directory())
         say(f"uploading checkpoint {path}: {gb(staged.size_bytes)} in {staged.files} files")
         if staged.size_bytes > _LARGE_BYTES:
             say(
@@ -121,6 +123,9 @@ class Recorder:
             self._in_background(
                 f"the copy of {path}", lambda: self._commit(staged, "model", list(aliases), step)
             )
+
+    def _next_directory(self) -> Path:
+        return self._staging / f"{next(self._numbers):04d}"
 
     def _commit(self, staged: Staged, kind: str, aliases: list[str], step: int | None) -> None:
         staged.finish()
@@ -148,12 +153,17 @@ class Recorder:
                 self._tally.warn(f"background:{what}", f"{what} failed: {error!r}")
 
         thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
-        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still being copied, or git asked."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self.busy

@@ -42,12 +42,13 @@ class Staged:
     size_bytes: int = 0
     skipped: list[str] = field(default_factory=list)
     """What was left out: "path (why)"."""
-    _open: list[tuple[int, Path]] = field(default_factory=list)
+    _later: list[tuple[int | str, Path, os.stat_result]] = field(default_factory=list)
+    """What is to be copied: (file held open, or path; target; status when it was taken)."""
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to copy."""
-        return not self._open
+        return not self._later
 
     def finish(self) -> None:
         """Copy what could not be linked, and write the manifest. Blocks on the disk.
@@ -56,21 +57,24 @@ class Staged:
             OSError: the disk is full, or gone.
         """
         try:
-            while self._open:
-                source, target = self._open[-1]
-                with open(os.dup(source), "rb") as reading, target.open("xb") as writing:
+            while self._later:
+                source, target, then = self._later.pop()
+                with open(source, "rb") as reading, target.open("xb") as writing:
                     shutil.copyfileobj(reading, writing, 8 * 2**20)
-                os.close(source)
-                self._open.pop()
+                    now = os.fstat(reading.fileno())
+                if (now.st_size, now.st_mtime_ns) != (then.st_size, then.st_mtime_ns):
+                    raise OSError(f"{target.name} was changed, in place, before it was copied")
             _write_manifest(self.directory)
-        except OSError:
+        except BaseException:
             self.discard()
             raise
 
     def discard(self) -> None:
         """Remove the snapshot."""
-        while self._open:
-            os.close(self._open.pop()[0])
+        while self._later:
+            source = self._later.pop()[0]
+            if isinstance(source, int):
+                os.close(source)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -79,8 +83,8 @@ def staging_directory(segment: Path) -> Path:
     return segment.parent / "artifacts" / segment.stem
 
 
-def stage(source: Path, staging: Path) -> Staged:
-    """Take a snapshot of the file or directory `source` into the folder `staging`.
+def stage(source: Path, directory: Path) -> Staged:
+    """Take a snapshot of the file or directory `source` into the new folder `directory`.
 
     Symbolic links are followed; one that leads back to a directory around it is left out, and so
     are special files, files that vanish meanwhile, and the run's own directory. All that was left
@@ -92,17 +96,21 @@ def stage(source: Path, staging: Path) -> Staged:
     """
     if not source.exists():
         raise ConfigurationError(f"path {source} does not exist")
-    staged = Staged(_make_directory(staging))
+    staged = _begin(directory)
     try:
-        run_dir = staging.resolve().parents[1]
+        run_dir = directory.resolve().parents[2]
         found = _find_files(source, run_dir, staged.skipped)
         to_copy_bytes = 0
+        folders: set[Path] = set()
         for name, path, size_bytes in found:
             target = staged.directory / _FILES / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(target.parent)
             try:
                 to_copy_bytes += _take(path, target, size_bytes, staged)
-            except OSError as error:
+            except (FileNotFoundError, PermissionError) as error:  # a full disk is no file's fault
+                target.unlink(missing_ok=True)
                 staged.skipped.append(f"{name} ({error.strerror})")
                 continue
             staged.files += 1
@@ -123,13 +131,14 @@ def stage(source: Path, staging: Path) -> Staged:
     return staged
 
 
-def stage_text(name: str, text: str, staging: Path) -> Staged:
-    """Stage one file with contents `text`.
+def stage_text(name: str, text: str, directory: Path) -> Staged:
+    """Stage one file with contents `text` in the new folder `directory`.
 
     Raises:
         OSError: the run's directory cannot be written.
     """
-    staged = Staged(_make_directory(staging), files=1)
+    staged = _begin(directory)
+    staged.files = 1
     target = staged.directory / _FILES / name
     target.write_text(text, encoding="utf-8")
     staged.size_bytes = target.stat().st_size
@@ -144,7 +153,7 @@ def changed_files(directory: Path) -> list[str]:
         return [_MANIFEST]
     now = _describe(directory / _FILES)
     return sorted(
-        name for name in manifest.keys() | now.keys() if manifest.get(name) != now.get(name)
+        name for name in manifest.keys() | now.keys() if _differs(manifest.get(name), now.get(name))
     )
 
 
@@ -161,18 +170,11 @@ def gb(size_bytes: int) -> str:
     return f"{size_bytes} bytes"
 
 
-def _make_directory(staging: Path) -> Path:
-    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number = max((int(path.name) for path in staging.iterdir()), default=0)
-    while True:
-        number += 1
-        directory = staging / f"{number:04d}"
-        try:
-            directory.mkdir(mode=0o700)
-        except FileExistsError:  # another thread's
-            continue
-        (directory / _FILES).mkdir()
-        return directory
+def _begin(directory: Path) -> Staged:
+    for folder in (directory.parents[1], directory.parent, directory):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    (directory / _FILES).mkdir()
+    return Staged(directory)
 
 
 def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[str, str, int]]:
@@ -184,10 +186,14 @@ def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[s
     while waiting:
         name, path, around = waiting.pop()
         try:
+            name.encode()
             status = os.stat(path)
-            children = sorted(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else []
+            children = list(os.scandir(path)) if stat.S_ISDIR(status.st_mode) else []
         except OSError as error:
             skipped.append(f"{name or path} ({error.strerror})")
+            continue
+        except UnicodeEncodeError:
+            skipped.append(f"{name!r} (a name that is not UTF-8)")
             continue
         if stat.S_ISREG(status.st_mode):
             found.append((name, path, status.st_size))
@@ -196,11 +202,12 @@ def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[s
         elif path in around or root.startswith(f"{path}/"):
             skipped.append(f"{name} (a symbolic link back to {path})")
         elif path != str(exclude):
-            waiting += [
-                (f"{name}/{c}" if name else c, os.path.realpath(f"{path}/{c}"), (*around, path))
-                for c in reversed(children)
-            ]
-    return found
+            for child in children:
+                real = os.path.realpath(child.path) if child.is_symlink() else child.path
+                waiting.append(
+                    (f"{name}/{child.name}" if name else child.name, real, (*around, path))
+                )
+    return sorted(found)
 
 
 def _take(path: str, target: Path, size_bytes: int, staged: Staged) -> int:
@@ -212,9 +219,11 @@ def _take(path: str, target: Path, size_bytes: int, staged: Staged) -> int:
         except FileNotFoundError:
             raise
         except OSError:  # another file system, or one without hard links, or not our file
-            if len(staged._open) < _MOST_OPEN:
-                staged._open.append((os.open(path, os.O_RDONLY | os.O_CLOEXEC), target))
-                return size_bytes
+            source: int | str = path
+            if len(staged._later) < _MOST_OPEN:
+                source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            staged._later.append((source, target, os.stat(source)))
+            return size_bytes
     shutil.copyfile(path, target)
     return 0
 
@@ -224,11 +233,21 @@ def _write_manifest(directory: Path) -> None:
     path.write_bytes(orjson.dumps(_describe(directory / _FILES)))
 
 
+def _differs(then: list[int] | None, now: list[int] | None) -> bool:
+    if then is None or now is None or then[0] != now[0]:
+        return True
+    return then[1] != now[1] and then[2] == now[2]  # in a copied run, times may be new: no link
+
+
 def _describe(folder: Path) -> dict[str, list[int]]:
     described = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
             status = os.stat(path)
-            described[os.path.relpath(path, folder)] = [status.st_size, status.st_mtime_ns]
+            described[path[len(f"{folder}/") :]] = [
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ino,
+            ]
     return described

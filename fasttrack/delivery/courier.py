@@ -104,7 +104,9 @@ class Courier:
         self._clock = clock
         self._pause = pause
         self._wandb_dir = base_directory(run_dir) / "wandb"
-        self._paths = [path for path in segments(run_dir) if attempt(path) <= attempt(segment)]
+        found = [path for path in segments(run_dir) if attempt(path) <= attempt(segment)]
+        # One without a header holds nothing: the disk was full when its attempt began.
+        self._paths = [path for path in found if read_header(path)] or found
         self._header = full_header(self._paths)
         self._cursor_path = run_dir / "cursor.json"
         self._cursor: Cursor = load_cursor(self._cursor_path)
@@ -121,6 +123,7 @@ class Courier:
         """
         with self._locked(wait=True):
             delivered = self._deliver()
+            self._remove_orphans()
             self._report_done(delivered, already=False)
         return delivered
 
@@ -276,12 +279,12 @@ class Courier:
                 self._open(online=False, timeout_s=_INIT_TIMEOUT_S)
                 directory = self._wandb_dir / self._backend.directory_name
                 self._cursor.open_directory = directory.name
-                self._cursor.save(self._cursor_path)
+                self._save_cursor()
                 self._report({"event": "offline", "reason": reason, "directory": str(directory)})
                 self._session(online=False)
                 self._cursor.offline_directories.append(directory.name)
                 self._cursor.open_directory = None
-                self._cursor.save(self._cursor_path)
+                self._save_cursor()
                 return True
             except (Unavailable, Lost) as error:
                 self._backend.abandon()
@@ -306,6 +309,11 @@ class Courier:
             Lost: the backend went away, or the proof failed; what this session delivered may or
                 may not be there.
         """
+        uploads = Uploads(self._run_dir, self._backend, self._report)
+        with contextlib.closing(uploads):
+            self._replay(uploads, online=online)
+
+    def _replay(self, uploads: Uploads, *, online: bool) -> None:
         pending = [path for path in self._paths if not self._proven(path, online)]
         skip_below = 0
         if online:
@@ -315,8 +323,8 @@ class Courier:
         if online and pending:
             pending = reconcile(pending, self._cursor, skip_below, self._backend.read_rows)
             base = self._base_step(pending, online) if pending else skip_below - 1
+            self._save_cursor()
         mapper = StepMapper(base)
-        uploads = Uploads(self._run_dir, self._backend, self._report)
         self._rows = 0
         first_step = None
         for path, entries, ended in self._follow(pending):
@@ -346,8 +354,6 @@ class Courier:
             if ended:
                 mapper.close()
                 state.last_step = mapper.last
-            if online:
-                self._cursor.handed_over = max(self._cursor.handed_over, mapper.last)
             self._report_progress()
         self._wait_for(uploads)
         ending = self._find_ending() or Ending(_VANISHED_EXIT_CODE, False, self._clock())
@@ -355,7 +361,7 @@ class Courier:
         proof = self._backend.prove(
             last_step=mapper.last,
             rows=0 if first_step is None else mapper.placed - first_step + 1,
-            artifacts=len(uploads.outcomes),
+            artifacts=uploads.taken,
             timeout_s=_PROOF_S,
         )
         if proof is None:
@@ -376,6 +382,8 @@ class Courier:
             state = self._cursor.segment(path.name)
             if online:
                 state.online_proof = proof
+                # It may grow, or be replayed for an artifact: new rows then come behind all others.
+                state.arrived, state.base_step = state.rows, None
             else:
                 state.offline_proof = proof
         if online:
@@ -384,18 +392,32 @@ class Courier:
             self._cursor.url = self._backend.url
             for directory in self._cursor.offline_directories:
                 mark_synced(self._wandb_dir / directory)
+            if self._cursor.open_directory is not None:  # a dead courier's, with some of the rows
+                mark_synced(self._wandb_dir / self._cursor.open_directory)
         if uploads.pending:
             self._reason = "an artifact was not uploaded in time"
         elif uploads.failures:
             self._reason = "; ".join(uploads.failures)
-        self._cursor.save(self._cursor_path)
+        self._save_cursor()
         for path in pending:
-            # What is not on the server waits for a later upload; the rest, and what a killed
-            # trainer left half copied, goes.
-            if online and None not in self._cursor.segment(path.name).artifacts.values():
-                shutil.rmtree(staging_directory(path), ignore_errors=True)
+            for number, outcome in self._cursor.segment(path.name).artifacts.items():
+                if outcome is not None:  # else its files wait for a later upload
+                    shutil.rmtree(staging_directory(path) / f"{int(number):04d}", True)
+        self._remove_empty_staging()
+
+    def _remove_empty_staging(self) -> None:
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                staging_directory(path).rmdir()
         with contextlib.suppress(OSError):
-            (self._run_dir / "artifacts").rmdir()  # after the last one
+            (self._run_dir / "artifacts").rmdir()
+
+    def _remove_orphans(self) -> None:
+        """Remove what a kill left in staging: half copies, and files that arrived."""
+        for path in self._paths:
+            if self._proven(path, online=True):
+                shutil.rmtree(staging_directory(path), ignore_errors=True)
+        self._remove_empty_staging()
 
     def _values(self, entry: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = entry["values"]
@@ -436,10 +458,10 @@ class Courier:
         position = self._paths.index(first)
         base = self._cursor.segment(self._paths[position - 1].name).last_step if position else -1
         if online:
-            if position or read_header(first).get("resumed", False):
+            if position or state.arrived or read_header(first).get("resumed", False):
                 base = max(base, self._backend.starting_step - 1)
             state.base_step = base
-            self._cursor.save(self._cursor_path)
+            self._save_cursor()
         return base
 
     def _follow(self, paths: list[Path]) -> Iterator[tuple[Path, list[dict[str, Any]], bool]]:
@@ -491,10 +513,20 @@ class Courier:
         while self._clock() < until_s and (was_over or self._find_ending() is None):
             self._pause(_POLL_S)
 
+    def _save_cursor(self) -> None:
+        """Save what is known.
+
+        Raises:
+            Lost: the disk took it not; a restart would not know what this session relies on.
+        """
+        try:
+            self._cursor.save(self._cursor_path)
+        except OSError as error:
+            raise Lost(f"{self._cursor_path} cannot be written ({error.strerror})") from error
+
     def _report_progress(self, *, uploading: bool = False) -> None:
         now_s = self._clock()
         if now_s - self._reported_at_s >= _REPORT_EVERY_S:
             self._reported_at_s = now_s
             sent = self._backend.uploaded_bytes() if uploading else None
             self._report({"event": "progress", "rows": self._rows, "uploaded_bytes": sent})
-            self._cursor.save(self._cursor_path)

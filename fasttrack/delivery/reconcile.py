@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.delivery.backends.base import Lost
 from fasttrack.delivery.steps import StepMapper
 from fasttrack.journal.reader import SegmentReader
 
@@ -34,11 +35,25 @@ def reconcile(
         cursor: what is known of them.
         starting_step: the first `_step` that the server does not have.
         read_rows: returns the server's rows from one `_step` up to, not including, another.
+
+    Raises:
+        Lost: the server cannot be asked now.
     """
     base = cursor.segment(pending[0].name).base_step
-    if base is None or starting_step - 1 <= max(base, cursor.handed_over):
-        return pending  # whatever the server has is ours, or was there before us
-    last = max((step for *_, step in _placed(pending, cursor, base)), default=base)
+    if base is None or starting_step - 1 <= base:
+        return pending  # all that the server has was there before us
+    newest = starting_step - 1
+    last, ours = base, []
+    for *_, row, step in _placed(pending, cursor, base):
+        last = max(last, step)
+        if step == newest:
+            ours.append(row)
+    if ours:
+        theirs = read_rows(newest, newest + 1)
+        if newest not in theirs:
+            raise Lost("the server does not show its newest row yet")
+        if all(_holds(theirs.get(newest), row) for row in ours):
+            return pending  # its newest row is ours, so nobody came between
     theirs = read_rows(base + 1, min(last + 1, starting_step))
     arrived = {path.name: cursor.segment(path.name).arrived for path in pending}
     cut = pending[-1]  # it may still grow
@@ -52,7 +67,8 @@ def reconcile(
     state.arrived, state.base_step = arrived[cut.name], starting_step - 1
     for path in pending[:position]:
         state = cursor.segment(path.name)
-        state.rows = arrived[path.name]
+        state.rows = state.arrived = arrived[path.name]
+        state.base_step = None
         state.size_bytes = path.stat().st_size
         state.last_step = starting_step - 1
         state.online_proof = "its rows were found on the server, before those of another directory"

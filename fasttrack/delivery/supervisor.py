@@ -169,7 +169,7 @@ class DeliveryProcess:
             self._start()
 
     def _read_reports(self) -> None:
-        while True:
+        while self._reports >= 0:
             try:
                 data = os.read(self._reports, 65536)
             except BlockingIOError:
@@ -190,7 +190,8 @@ class DeliveryProcess:
 
     def close(self) -> None:
         """Stop listening; the process, if it still runs, delivers on by itself."""
-        os.close(self._reports)
+        ours, self._reports = self._reports, -1  # a worker that hangs may still poll
+        os.close(ours)
         if self._process.returncode is None:
             self._process.returncode = 0  # or Popen warns that it was left running
 
@@ -247,10 +248,13 @@ def _wait(
     is_over: Callable[[], bool], state: DeliveryState, timeout_s: float, upload_timeout_s: float
 ) -> bool:
     deadline = time.monotonic() + timeout_s
+    latest = deadline + upload_timeout_s
     say_at_s = time.monotonic() + _SAY_EVERY_S
     while not is_over():
         now_s = time.monotonic()
-        if now_s >= deadline + (upload_timeout_s if state.uploading else 0.0):
+        if state.uploading:  # the run must still be finished and proven after the last one
+            deadline = min(now_s + timeout_s, latest)
+        if now_s >= deadline:
             return False
         if state.uploading and now_s >= say_at_s:  # somebody sits and waits for it
             say_at_s = now_s + _SAY_EVERY_S

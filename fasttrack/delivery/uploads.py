@@ -35,9 +35,12 @@ class Uploads:
         self._queue: queue.SimpleQueue[tuple[Key, dict[str, Any]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._submitted = 0
+        self._closed = False
         self.outcomes: dict[Key, str | None] = {}
         """What became of each: its proof or why it never will arrive; None: it may, later."""
         self.failures: list[str] = []
+        self.taken = 0
+        """How many the backend took."""
 
     def submit(self, key: Key, entry: dict[str, Any]) -> None:
         """Upload the artifact of a journal entry. Never waits."""
@@ -47,6 +50,10 @@ class Uploads:
             self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """Begin no further upload: the session has ended, and another may use the backend."""
+        self._closed = True
+
     @property
     def pending(self) -> bool:
         """Whether something is still to be uploaded."""
@@ -55,6 +62,8 @@ class Uploads:
     def _run(self) -> None:
         while True:
             key, entry = self._queue.get()
+            if self._closed:
+                return
             try:
                 self.outcomes[key] = self._upload(entry)
             except Exception as error:  # the thread's boundary: whoever waits must hear of it
@@ -80,6 +89,7 @@ class Uploads:
                 return self._given_up(entry, changed)
             self._failed(entry, str(error))
             return None
+        self.taken += 1
         self._tell(entry, "done")
         return proof
 

@@ -44,9 +44,6 @@ class Cursor:
 
     version: int = _VERSION
     url: str | None = None
-    handed_over: int = -1
-    """The highest `_step` that was handed over online from this directory. A server that is further
-    has rows from elsewhere."""
     open_directory: str | None = None
     """Name of the offline run directory being written now; useless if the courier died over it."""
     offline_directories: list[str] = field(default_factory=list)
@@ -62,6 +59,8 @@ class Cursor:
         scratch = path.with_suffix(".tmp")
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+            file.flush()
+            os.fsync(file.fileno())
         scratch.replace(path)
 
 

@@ -47,6 +47,7 @@ class SegmentWriter:
             self._append_all(encode({"kind": "header", "attempt": number, **header}))
         except OSError:
             os.close(self._fd)
+            self.path.unlink(missing_ok=True)
             raise
 
     def append(self, lines: list[bytes]) -> OSError | None:

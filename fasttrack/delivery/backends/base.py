@@ -83,7 +83,7 @@ class Backend(Protocol):
         """Return the rows that the server has from `_step` `first` up to, not including, `end`.
 
         Raises:
-            Unavailable: the server does not tell.
+            Lost: the server does not tell.
         """
 
     def check(self) -> None:
