@@ -12,27 +12,8 @@ from wandb_server import WandbServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Files whose tests share something that takes long to make: one worker of pytest-xdist each.
-_ON_ONE_WORKER = {
-    "test_cli",
-    "test_cli_export",
-    "test_cli_sync",
-    "test_deepspeed",
-    "test_demo",
-    "test_examples",
-    "test_gpu",
-    "test_plot",
-    "test_slurm",
-    "test_wandb_server",
-}
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of some files together (xdist looks for the mark before other hooks)."""
-    if item.path.stem in _ON_ONE_WORKER:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(autouse=True)
