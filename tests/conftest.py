@@ -12,8 +12,29 @@ from wandb_server import WandbServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
+_LONGEST = (
+    "test_resume",
+    "test_online",
+    "test_examples",
+    "test_process",
+    "test_offline",
+    "test_slurm",
+    "test_deepspeed",
+    "test_artifacts",
+    "test_readme",
+    "test_demo",
+    "test_cli_doctor",
+    "test_cli_sync",
+)
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)
