@@ -116,7 +116,6 @@ class Recorder:
             named = ", ".join(staged.skipped[:_MOST_NAMED])
             more = len(staged.skipped) - _MOST_NAMED
             say(f"left out of {path}: {named}{f' and {more} more' if more > 0 else ''}")
-            self._tally.count("files_left_out", len(staged.skipped))
         if staged.complete:
             self._commit(staged, "model", list(aliases), step)
         else:  # another file system: copying takes as long as it takes

@@ -37,6 +37,7 @@ class DeliveryState:
     uploading: dict[int, str] = field(default_factory=dict)
     """Artifacts that are on their way: number to what it is."""
     uploaded_bytes: int | None = None
+    """How much of the run's files was sent, while artifacts are waited for."""
     done: bool = False
     delivered: bool = False
     reason: str | None = None
