@@ -564,7 +564,7 @@ class ExperimentTracker:
         if self._state is _RUNNING:
             self._state = State.FINISHING
             if self._recorder.busy:
-                self._tally.warn("copies", "SIGTERM: a checkpoint still being copied is lost")
+                self._tally.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
             self._end_journal(process.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
         elif self._state is State.FINISHING:  # finish() lies below this signal handler
             self._worker.stop(_PREEMPT_FLUSH_S)
