@@ -16,7 +16,7 @@ import torch
 from fasttrack.delivery.supervisor import DeliveryState
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Console, Record, Row
+from fasttrack.hotpath.records import Console, RawRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal import writer as writer_module
 from fasttrack.journal.format import decode
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HANG_GUARD_S = 60.0
-CHUNK = 32  # records that the worker handles at a time
+CHUNK = 16  # records that the worker handles at a time
 
 
 class MemoryDelivery:
@@ -60,9 +60,9 @@ class MemoryDelivery:
 class StageResolver(Resolver):
     """A resolver that does something before it resolves a batch: waits, fails, or logs more."""
 
-    before: Callable[[Sequence[Record]], Any] = staticmethod(lambda records: None)
+    before: Callable[[list[RawRecord]], Any] = staticmethod(lambda records: None)
 
-    def resolve(self, records: Sequence[Record]) -> list[Row]:
+    def resolve(self, records: list[RawRecord]) -> list[RawRecord]:
         """Do what was planned, then resolve."""
         self.before(records)
         return super().resolve(records)
@@ -74,7 +74,7 @@ class Setup:
     def __init__(self, run_dir: Path, flush_interval_s: float = 0.01) -> None:
         """Wire everything; no thread runs yet."""
         self.tally = Tally()
-        self.ring: Ring[Record] = Ring(256, 0.0)
+        self.ring: Ring[RawRecord] = Ring(256, 0.0)
         self.console: Ring[Console] = Ring(256, 0.0)
         self.capture = Capture("snapshot")
         gradients = GradientSource("worker", 2**30, self.tally.warn)
@@ -142,11 +142,11 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return True
 
 
-def fail_on(step: int, error: BaseException) -> Callable[[Sequence[Record]], None]:
+def fail_on(step: int, error: BaseException) -> Callable[[list[RawRecord]], None]:
     """Return a stage that raises when the batch holds `step`."""
 
-    def stage(records: Sequence[Record]) -> None:
-        if any(record.step == step for record in records):
+    def stage(records: list[RawRecord]) -> None:
+        if any(record[0] == step for record in records):
             raise error
 
     return stage
@@ -312,10 +312,10 @@ def test_one_round_ends_though_the_caller_logs_as_fast_as_the_worker_writes(
     """
     limit = 50_000
 
-    def log_more(records: Sequence[Record]) -> None:
+    def log_more(records: list[RawRecord]) -> None:
         for record in records:
-            if record.step < limit:
-                setup.log(record.step + CHUNK, a=1.0)
+            if record[0] < limit:
+                setup.log(record[0] + CHUNK, a=1.0)
 
     for step in range(CHUNK):
         setup.log(step, a=1.0)
@@ -402,7 +402,7 @@ def test_flush_times_out_while_the_worker_waits_for_the_device(setup: Setup) -> 
     """It says so, and the next flush succeeds once the device has gone on."""
     gate, reached = threading.Event(), threading.Event()
 
-    def wait(records: Sequence[Record]) -> None:
+    def wait(records: list[RawRecord]) -> None:
         reached.set()
         gate.wait(HANG_GUARD_S)
 
@@ -462,7 +462,7 @@ def test_stop_gives_up_on_a_worker_that_hangs(setup: Setup) -> None:
     """The device never answers: the caller hears it within its own limit."""
     gate, reached = threading.Event(), threading.Event()
 
-    def wait(records: Sequence[Record]) -> None:
+    def wait(records: list[RawRecord]) -> None:
         reached.set()
         gate.wait(HANG_GUARD_S)
 

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fasttrack.hotpath.records import Reference
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -37,6 +35,7 @@ _INTEGERS = frozenset(
     getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
 )
 _DTYPES = _FLOATS | _INTEGERS | {torch.bool}
+_REFERABLE = _DTYPES - _FLOAT8
 
 
 class Refused(Exception):
@@ -78,18 +77,19 @@ class Capture:
                 f"a tensor of shape {tuple(tensor.shape)} is not one number; pass a reduction "
                 "such as tensor.mean()"
             )
-        if tensor.dtype not in _DTYPES:
-            raise Refused(f"a tensor of dtype {tensor.dtype} is not one real number")
         if type(tensor) is not torch.Tensor and hasattr(tensor, "full_tensor"):
             raise Refused("a DTensor's value needs a collective; pass tensor.full_tensor()")
+        dtype = tensor.dtype
         if (
             self._by_reference
+            and dtype in _REFERABLE
             and name not in self.snapshot_always
-            and tensor.dtype not in _FLOAT8
             and not tensor.is_inference()  # it has no version
         ):
             kept = tensor.detach()
-            return Reference(kept, kept._version)
+            return kept, kept._version
+        if dtype not in _DTYPES:
+            raise Refused(f"a tensor of dtype {dtype} is not one real number")
         if tensor.is_cpu:
             number = tensor.item()
             return int(number) if number is True or number is False else number
@@ -97,7 +97,7 @@ class Capture:
             raise Refused("a tensor on the meta device has no value")
         if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
             raise Refused("nothing can be logged while a CUDA graph is being captured")
-        if tensor.dtype in _FLOAT8:  # few kernels know these; the copy can be a wider one
+        if dtype in _FLOAT8:  # few kernels know these; the copy can be a wider one
             return tensor.detach().float()
         return tensor.detach().clone()
 
@@ -120,7 +120,7 @@ class Capture:
             kind = type(value)
             if kind is float or kind is int:
                 continue
-            if kind is _TENSOR and value.is_cpu and snapshot:  # the common case, in short
+            if kind is _TENSOR and snapshot and value.is_cpu:  # the common case, in short
                 try:
                     number = value.item()
                 except RuntimeError:
@@ -129,15 +129,15 @@ class Capture:
                     values[name] = number
                     continue
             try:
-                kept = self.scalar(name, value)
+                kept = self._tensor(name, value) if kind is _TENSOR else self.scalar(name, value)
             except (Refused, RuntimeError, TypeError, ValueError) as error:
                 refuse(name, str(error))
                 refused = [name] if refused is None else [*refused, name]
                 continue
             values[name] = kept
-            if isinstance(kept, (torch.Tensor, Reference)):
+            if not isinstance(kept, (float, int)):
                 pending = {} if pending is None else pending
-                pending[name] = kept.tensor if isinstance(kept, Reference) else kept
+                pending[name] = kept[0] if isinstance(kept, tuple) else kept
         for name in refused or ():
             del values[name]
         return pending

@@ -50,6 +50,7 @@ class GradientSource:
         self._model: weakref.ref[torch.nn.Module] | None = None
         self._parameters: list[torch.Tensor] = []
         self._devices: frozenset[torch.device] = frozenset()
+        self._alike = False
         self._effective = "off"
         self._age = 0
         # worker thread
@@ -80,8 +81,9 @@ class GradientSource:
             self._warn("grad_norm", why_there_are_no_gradients())
             return None
         if self._effective == "inline":
-            return fused_norm(gradients)
-        return Gradients(gradients, [grad._version for grad in gradients], self._devices)
+            return fused_norm(gradients, alike=self._alike)
+        versions = [grad._version for grad in gradients]
+        return Gradients(gradients, versions, self._devices, self._alike)
 
     def _list_parameters(self, model: Any) -> None:
         self._age = 0
@@ -92,7 +94,8 @@ class GradientSource:
             return
         self._model = weakref.ref(model, self._forget)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._devices = frozenset(p.device for p in self._parameters)
+        self._devices = frozenset(p.device for p in self._parameters if not p.is_cpu)
+        self._alike = len({(p.device, p.dtype, type(p)) for p in self._parameters}) == 1
         why = why_local_norm_is_wrong(model, self._parameters)
         if why:
             self._effective = "off"
@@ -100,8 +103,7 @@ class GradientSource:
             return
         if self._mode == "auto":
             total = sum(p.numel() * p.element_size() for p in self._parameters)
-            on_cpu = all(device.type == "cpu" for device in self._devices)
-            tiny = on_cpu and total <= _CPU_INLINE_BYTES
+            tiny = not self._devices and total <= _CPU_INLINE_BYTES
             inline = tiny or total > self._hold_limit_bytes
             self._effective = "inline" if inline else "worker"
         else:
@@ -148,8 +150,7 @@ def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> s
     return None
 
 
-@torch.no_grad()
-def fused_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+def fused_norm(gradients: list[torch.Tensor], *, alike: bool = False) -> torch.Tensor:
     """Return the L2 norm over all `gradients` as a 0-dim tensor, without synchronising.
 
     One `torch._foreach_norm` per device and dtype, as `torch.nn.utils.get_total_norm` does; half
@@ -157,20 +158,37 @@ def fused_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
 
     Args:
         gradients: at least one tensor; devices, dtypes and layouts may be mixed.
+        alike: whether they probably share device and dtype and are dense. Asking each of them
+            costs a small model more than its norm.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-    for grad in gradients:
-        dense = grad.coalesce().values() if grad.is_sparse else grad
-        groups.setdefault((grad.device, grad.dtype), []).append(dense)
-    norms: list[torch.Tensor] = []
-    # Accelerators first: the partial norms meet on the first device, and a copy from the host
-    # to it needs no wait, as one to the host would.
-    for (_, dtype), tensors in sorted(groups.items(), key=lambda group: group[0][0].type == "cpu"):
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-        norms.extend(torch._foreach_norm(tensors, 2, dtype=wide))
-    first = norms[0]
-    if len(groups) > 1:
-        dtype = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
-        norms = [n.to(device=first.device, dtype=dtype, non_blocking=True) for n in norms]
+    with torch.no_grad():
+        if alike:
+            try:
+                return _norm_of(_norms(gradients, gradients[0].dtype))
+            except RuntimeError:  # sparse gradients
+                pass
+        groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+        for grad in gradients:
+            dense = grad.coalesce().values() if grad.is_sparse else grad
+            groups.setdefault((grad.device, grad.dtype), []).append(dense)
+        ordered = sorted(groups.items(), key=lambda group: group[1][0].is_cpu)
+        norms: list[torch.Tensor] = []
+        # Accelerators first: the partial norms meet on the first device, and a copy from the host
+        # to it needs no wait, as one to the host would.
+        for (_, dtype), tensors in ordered:
+            norms.extend(_norms(tensors, dtype))
+        if len(groups) > 1:
+            device, doubled = norms[0].device, any(n.dtype == torch.float64 for n in norms)
+            widest = torch.float64 if doubled else torch.float32
+            norms = [n.to(device=device, dtype=widest, non_blocking=True) for n in norms]
+        return _norm_of(norms)
+
+
+def _norms(gradients: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return list(torch._foreach_norm(gradients, 2, dtype=wide))
+
+
+def _norm_of(norms: list[torch.Tensor]) -> torch.Tensor:
     norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm

@@ -1,7 +1,7 @@
 """The values that travel from the caller to the journal. No behaviour.
 
-A `Record` is unresolved: its values may be tensors whose numbers the device has not computed yet.
-A `Row` is resolved: plain numbers only.
+A `Record` is born unresolved: its values may be tensors whose numbers the device has not computed
+yet. Once the worker has resolved it, in place, they are plain numbers, and it becomes a row.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 Scalar: TypeAlias = "float | int"
+Reference: TypeAlias = "tuple[torch.Tensor, int]"
+"""A tensor that was not copied, and the version it had when it was logged."""
 Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
-
-
-class Reference(NamedTuple):
-    """A tensor that was not copied, and the version it had when it was logged."""
-
-    tensor: torch.Tensor
-    version: int
 
 
 class Gradients(NamedTuple):
@@ -27,7 +22,8 @@ class Gradients(NamedTuple):
 
     tensors: list[torch.Tensor]
     versions: list[int]
-    devices: frozenset[torch.device]
+    devices: frozenset[torch.device]  # accelerators only
+    alike: bool = False  # whether the tensors probably share device and dtype and are dense
 
 
 class Record(NamedTuple):
@@ -50,14 +46,7 @@ class Console(NamedTuple):
     time_s: float
 
 
-class Row(NamedTuple):
-    """One logged call, resolved to plain numbers."""
-
-    step: int
-    time_s: float
-    values: dict[str, Scalar]
-
-
 # What travels through the ring is a bare tuple of a Record's fields: making a NamedTuple costs
-# 3 us in a training loop, where nothing is in the caches. The worker puts the names back.
+# 3 us in a training loop, where nothing is in the caches. The worker puts the names back where it
+# has more to do than to write the row.
 RawRecord: TypeAlias = tuple[Any, ...]

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.hotpath.records import Record
 from fasttrack.journal.format import encode, encode_row
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
     from fasttrack.delivery.supervisor import Delivery
-    from fasttrack.hotpath.records import Console, RawRecord, Row
+    from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.tally import Tally
     from fasttrack.worker.resolve import Resolver
 
-_CHUNK = 32
+_CHUNK = 16
+_BURST_VALUES = 256  # metrics that are encoded before the GIL is given up
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 
@@ -184,24 +184,31 @@ class Worker:
         self._drain_console()
         if self._entries:
             self._append([self._entries.popleft() for _ in range(len(self._entries))])
-        while handled < self._ring.capacity and (raw := self._ring.pop(_CHUNK)):
-            handled += len(raw)
-            self._handle([Record._make(fields) for fields in raw])
-            if len(raw) == _CHUNK:
-                time.sleep(0)  # give up the GIL between bursts
+        while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
+            handled += len(records)
+            self._handle(records)
+            records.clear()  # what freeing them costs belongs to this burst, not to the next
+            time.sleep(0)  # give up the GIL between bursts
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
-    def _handle(self, records: list[Record]) -> None:
+    def _handle(self, records: list[RawRecord]) -> None:
         first_seq = self._seq
+        lines = []
+        values_encoded = 0
         try:
-            rows = self._resolver.resolve(records)
-            for record, row in zip(records, rows, strict=True):
-                if record.ticks is not None:
-                    self._add_training_metrics(record, row)
-            lines = [line for row in rows if (line := self._encode(row)) is not None]
+            for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
+                if ticks is not None:
+                    self._add_training_metrics(step, values, ticks)
+                line = self._encode(step, time_s, values)
+                if line is not None:
+                    lines.append(line)
+                values_encoded += len(values)
+                if values_encoded >= _BURST_VALUES:
+                    values_encoded = 0
+                    time.sleep(0)
         except Exception as error:  # the worker's boundary: nothing may stop it
             self._seq = first_seq
             self._tally.count("worker_errors", len(records))
@@ -209,35 +216,36 @@ class Worker:
             return
         self._append(lines)
 
-    def _add_training_metrics(self, record: Record, row: Row) -> None:
-        assert record.ticks is not None
-        row.values.update(self._meter.measure(record.ticks))
-        period = row.step // self._gpu_stats_interval
+    def _add_training_metrics(
+        self, step: int, values: dict[str, Any], ticks: tuple[tuple[float, Any], ...]
+    ) -> None:
+        values.update(self._meter.measure(ticks))
+        period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
             self._gpu_period = period
-            row.values.update(self._gpu.sample(self._resolver.cuda_index))
+            values.update(self._gpu.sample(self._resolver.cuda_index))
 
-    def _encode(self, row: Row) -> bytes | None:
-        values = row.values
-        if not values.keys().isdisjoint(_RESERVED):
+    def _encode(self, step: int, time_s: float, values: dict[str, Any]) -> bytes | None:
+        if not _RESERVED.isdisjoint(values):
             for name in _RESERVED & values.keys():
                 del values[name]
                 self._tally.refuse(name, "W&B keeps this name for itself; choose another")
-        if self._last_step is not None and row.step < self._last_step:
+        last_step = self._last_step
+        if last_step is not None and step < last_step:
             self._tally.count("out_of_order")
             self._tally.warn(
-                "order", f"step {row.step} was logged after step {self._last_step}; both are kept"
+                "order", f"step {step} was logged after step {last_step}; both are kept"
             )
-        self._last_step = row.step
-        if not -_LARGEST_STEP <= row.step <= _LARGEST_STEP:
-            self._tally.refuse("step", f"{row.step} is too large for W&B; the row is dropped")
+        self._last_step = step
+        if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
+            self._tally.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return None
         if not values:
             return None
         try:
-            line = encode_row(self._seq, row.step, row.time_s, values)
+            line = encode_row(self._seq, step, time_s, values)
         except orjson.JSONEncodeError:
-            line = encode_row(self._seq, row.step, row.time_s, self._representable(values))
+            line = encode_row(self._seq, step, time_s, self._representable(values))
         self._seq += 1
         return line
 

@@ -1,15 +1,14 @@
-"""Turn Records into Rows: read every tensor of a batch, one copy per device and dtype."""
+"""Resolve records: read every tensor of a batch, one copy per device and dtype."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import torch
 
 from fasttrack.hotpath.gradients import fused_norm
-from fasttrack.hotpath.records import Reference, Row
+from fasttrack.hotpath.records import Record
 from fasttrack.worker.device import SideStreams
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.hotpath.records import Gradients, Record, Scalar
+    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, Scalar
     from fasttrack.tally import Tally
 
     _Target = tuple[dict[str, Scalar], str]
@@ -41,18 +40,22 @@ class Resolver:
         self.cuda_index: int | None = None  # of the last CUDA tensor that came by
         self._loss_was_finite = True
 
-    def resolve(self, records: Sequence[Record]) -> list[Row]:
-        """Return one row per record, in order. Waits for the device where values live there."""
-        rows = [Row(r.step, r.time_s, r.values) for r in records]  # type: ignore[arg-type]
-        pending = [record for record in records if record.pending or record.gradients]
+    def resolve(self, records: list[RawRecord]) -> list[RawRecord]:
+        """Replace the tensors in `records` by their numbers, in place, and return `records`.
+
+        Waits for the device where values live there.
+        """
+        pending = [Record._make(raw) for raw in records if raw[3] or raw[5] is not None]
         if pending:
             self._read_tensors(pending)
-        for row in rows:
-            loss = row.values.get(LOSS)
-            if isinstance(loss, float) and not math.isfinite(loss) and self._loss_was_finite:
-                self._loss_was_finite = False
-                self._tally.warn("loss", f"the loss became {loss} at step {row.step}")
-        return rows
+        if self._loss_was_finite:
+            for raw in records:
+                loss = raw[2].get(LOSS)
+                if loss is not None and loss - loss != 0:  # NaN or infinite
+                    self._loss_was_finite = False
+                    self._tally.warn("loss", f"the loss became {loss} at step {raw[0]}")
+                    break
+        return records
 
     def _read_tensors(self, records: Sequence[Record]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]
@@ -62,7 +65,7 @@ class Resolver:
             values: dict[str, Scalar] = record.values  # type: ignore[assignment]
             for name, tensor in (record.pending or {}).items():
                 kept = record.values[name]
-                if isinstance(kept, Reference):
+                if type(kept) is tuple:
                     references.append((kept, (values, name)))
                 groups[tensor.device, tensor.dtype].append((tensor, (values, name)))
             if record.gradients is not None:
@@ -74,8 +77,8 @@ class Resolver:
             if device.type == "cuda":
                 self.cuda_index = device.index
             self._read_group(entries, events)
-        for reference, (values, name) in references:
-            if reference.tensor._version != reference.version:
+        for (tensor, version), (values, name) in references:
+            if tensor._version != version:
                 values.pop(name, None)
                 self._capture.snapshot_always.add(name)
                 self._tally.count("stale")
@@ -101,9 +104,8 @@ class Resolver:
         gradients: Gradients = record.gradients  # type: ignore[assignment]
         try:
             for device in gradients.devices:
-                if device.type != "cpu":
-                    self._streams.enter(device, record.events)
-            norm = fused_norm(gradients.tensors)
+                self._streams.enter(device, record.events)
+            norm = fused_norm(gradients.tensors, alike=gradients.alike)
             (number,) = self._streams.read([norm], ())
         except RuntimeError as error:
             self._tally.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")

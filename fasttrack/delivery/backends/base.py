@@ -46,7 +46,7 @@ class Backend(Protocol):
         """
 
     def log(self, values: dict[str, Any], step: int) -> None:
-        """Hand over one row.
+        """Hand over one row; it may be held back until the next `check` or `finish`.
 
         Raises:
             Lost: the backend is gone.
@@ -87,7 +87,7 @@ class Backend(Protocol):
         """
 
     def check(self) -> None:
-        """Look whether the backend still takes rows.
+        """Hand on the rows that were held back, and look whether the backend still takes rows.
 
         Raises:
             Lost: it does not.

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.delivery.backends.base import Lost, Refused, Unavailable
 from fasttrack.delivery.backends.wandb_file import read_payloads
+from fasttrack.delivery.backends.wandb_outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +58,7 @@ class WandbBackend:
         """
         self._in_trainer = in_trainer
         self._run: wandb.Run | None = None
+        self._outbox: Outbox | None = None
         self._online = False
         self._path = ""
         self._directory = Path()
@@ -98,6 +100,8 @@ class WandbBackend:
         run.define_metric(STEP_KEY, hidden=True)
         run.define_metric("*", step_metric=STEP_KEY)
         self._run = run
+        if not self._in_trainer:  # there the user may log, too, from another thread
+            self._outbox = Outbox(run._interface, wandb.proto.wandb_server_pb2.ServerRequest)
         self._online = online
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self.starting_step = run.starting_step
@@ -201,13 +205,22 @@ class WandbBackend:
             raise Lost(f"the run's rows cannot be read ({_one_line(error)})") from error
 
     def check(self) -> None:
-        """Raise Lost once wandb has said that it uploads no more."""
+        """Post the outbox; raise Lost once wandb has said that it uploads no more."""
+        self._post()
         if self._stopped:
             raise Lost("W&B ended the upload")
+
+    def _post(self) -> None:
+        if self._outbox is not None:
+            try:
+                self._outbox.post()
+            except _failures() as error:
+                raise Lost(_one_line(error)) from error
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Finish the W&B run. See `Backend.finish`."""
         assert self._run is not None
+        self._post()
         try:
             if preempting:
                 self._run.mark_preempting()
@@ -215,7 +228,7 @@ class WandbBackend:
         except _failures() as error:
             raise Lost(_one_line(error)) from error
         finally:
-            self._run = None
+            self._run = self._outbox = None
 
     def prove(self, *, last_step: int, rows: int, artifacts: int, timeout_s: float) -> str | None:
         """Ask the server for its last step, or read the closed file back."""
@@ -260,7 +273,7 @@ class WandbBackend:
 
     def abandon(self) -> None:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
-        self._run = None
+        self._run = self._outbox = None
         if "wandb" in sys.modules:
             with contextlib.suppress(*_failures()):
                 _import_wandb().teardown(exit_code=1)
