@@ -69,6 +69,12 @@ class Options:
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
 
+    overhead_budget: float | None = None
+    """The share of the step time that the logging calls may take, such as 0.01; None: any. Where
+    they take more over two seconds, fewer steps are logged: the effective log interval grows, to at
+    most 100 times `log_interval`, and shrinks again when there is room. That is said once and
+    recorded as `fasttrack/effective_interval`. `log_metrics` is never left out."""
+
     def __post_init__(self) -> None:
         """Validate."""
         _require_choice("Options.capture", self.capture, ("snapshot", "reference"))
@@ -82,6 +88,13 @@ class Options:
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
+        if self.overhead_budget is not None:
+            require_number("Options.overhead_budget", self.overhead_budget, least=0)
+            if not 0 < self.overhead_budget < 1:
+                raise ConfigurationError(
+                    "Options.overhead_budget must be a share of the step time, above 0 and below 1 "
+                    f"(0.01 is one percent), or None, not {self.overhead_budget!r}"
+                )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         _require_choice("Options.console", self.console, (True, False))
         require_integer("Options.log_rank", self.log_rank, least=0)

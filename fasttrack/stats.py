@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """Counts since the tracker was made. Threads: a value, made anew at every call."""
+    """Counts since the tracker was made, and what it costs.
+
+    Threads: a value, made anew at every call.
+    """
 
     rows_written: int
     """Rows in the journal."""
@@ -31,3 +34,16 @@ class Stats:
     """Calls to log_* after `finish()`."""
     ring_high_water: int
     """The most records that the worker found waiting in one round."""
+    delivery_lag_rows: int
+    """Rows in the journal that delivery had not handed to W&B when it last said so (about once a
+    second)."""
+    call_us_p50: float
+    """Median of the recent calls to log_training_step and log_metrics, in microseconds, those that
+    log nothing included; from a sample (`hotpath/call_meter.py`)."""
+    call_us_p99: float
+    """Their 99th percentile, in microseconds."""
+    worker_cpu_pct: float
+    """CPU time of the worker thread since the start, in percent of one core."""
+    effective_interval: int
+    """Steps between logged steps now: `log_interval`, or more where `Options.overhead_budget` asks
+    for it."""

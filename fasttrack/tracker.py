@@ -23,6 +23,7 @@ from fasttrack.context.naming import make_run_id, make_run_name
 from fasttrack.context.redaction import redact
 from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, CallMeter
 from fasttrack.hotpath.capture import Capture, Refused, describe, mark_streams, step_number
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
@@ -48,6 +49,7 @@ from fasttrack.stats import Stats
 from fasttrack.tally import Tally, say
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.meters import MOST_TICKS
+from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
 
 if TYPE_CHECKING:
@@ -204,6 +206,8 @@ class ExperimentTracker:
         self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ("train/lr",)
         self._step: int | None = None
+        self._calls = CallMeter()
+        self._metrics_calls = 0
         # worker thread
         console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
         try:
@@ -211,6 +215,13 @@ class ExperimentTracker:
         except FasttrackError:
             writer.close()
             raise
+        self._overhead = Overhead(
+            self._calls,
+            budget=options.overhead_budget,
+            log_interval=log_interval,
+            set_interval=self._set_interval,
+            warn=self._tally.warn,
+        )
         self._worker = Worker(
             self._ring,
             console_ring,
@@ -218,6 +229,7 @@ class ExperimentTracker:
             writer,
             self._tally,
             delivery=self._delivery,
+            overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=gpu_stats_interval,
         )
@@ -232,6 +244,9 @@ class ExperimentTracker:
         self._finish_lock = threading.Lock()
         self._state = _RUNNING
         process.register(self)
+
+    def _set_interval(self, steps: int) -> None:
+        self._log_interval = steps
 
     def _start_delivery(self, segment: Path) -> Delivery:
         if self._options.delivery == "thread":
@@ -290,9 +305,12 @@ class ExperimentTracker:
         try:
             if type(step) is not int:
                 step = step_number(step)
-            self._ticks.append((perf_counter(), batch_size))
+            now_s = perf_counter()
+            self._ticks.append((now_s, batch_size))
             self._step = step
             if step % self._log_interval:
+                if step >= self._calls.next_step:
+                    self._calls.time_skipped(now_s, step)
                 return
             metrics: dict[str, Any] = {LOSS: loss}
             if loss_ar is not None:
@@ -317,6 +335,7 @@ class ExperimentTracker:
             ticks = tuple(self._ticks)
             self._ticks.clear()
             self._push(step, metrics, ticks, gradients)
+            self._calls.timed.append((LOGGED, perf_counter() - now_s))
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_training_step", error)
 
@@ -332,6 +351,8 @@ class ExperimentTracker:
                 self._late_call()
             return
         try:
+            self._metrics_calls += 1
+            start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
             if type(step) is not int:
                 step = step_number(step)
             try:
@@ -339,6 +360,8 @@ class ExperimentTracker:
             except TypeError:
                 raise Refused(f"metrics must be a mapping, not {describe(metrics)}") from None
             self._push(step, values, None, None)
+            if start_s:
+                self._calls.timed.append((METRICS, perf_counter() - start_s))
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_metrics", error)
 
@@ -421,7 +444,10 @@ class ExperimentTracker:
         pending = self._capture.mapping(values, self._tally.refuse)
         events: tuple[torch.Event, ...] = ()
         if pending is not None:
-            events = mark_streams({tensor.device for tensor in pending.values()})
+            for tensor in pending.values():
+                if not tensor.is_cpu:
+                    events = mark_streams({tensor.device for tensor in pending.values()})
+                    break
         if gradients is not None:
             events += mark_streams(gradients.devices)
         pushed = self._ring.push((step, time.time(), values, pending, ticks, gradients, events))
@@ -470,6 +496,7 @@ class ExperimentTracker:
         if self._state is _INERT:
             return Stats(**dict.fromkeys(Stats.__slots__, 0))
         counts = self._tally.counts()
+        p50_us, p99_us = self._calls.percentiles_us() or (0.0, 0.0)
         return Stats(
             rows_written=self._worker.rows_written,
             rows_delivered=self._delivery.state.rows,
@@ -482,6 +509,11 @@ class ExperimentTracker:
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
             ring_high_water=self._worker.ring_high_water,
+            delivery_lag_rows=self._worker.delivery_lag_rows,
+            call_us_p50=p50_us,
+            call_us_p99=p99_us,
+            worker_cpu_pct=self._overhead.worker_cpu_pct,
+            effective_interval=self._overhead.effective_interval,
         )
 
     # --- ending ---------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "delivery": "process",
         "console": True,
         "log_rank": 0,
+        "overhead_budget": None,
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fasttrack.delivery.supervisor import DeliveryState
+from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.records import Console, RawRecord
@@ -24,6 +25,7 @@ from fasttrack.journal.reader import read_segment
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.tally import Tally
 from fasttrack.worker.loop import Worker
+from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
 
 if TYPE_CHECKING:
@@ -88,6 +90,13 @@ class Setup:
             self.writer,
             self.tally,
             delivery=self.delivery,
+            overhead=Overhead(
+                CallMeter(),
+                budget=None,
+                log_interval=1,
+                set_interval=lambda steps: None,
+                warn=self.tally.warn,
+            ),
             flush_interval_s=flush_interval_s,
             gpu_stats_interval=50,
         )

@@ -36,6 +36,7 @@ _INTEGERS = frozenset(
 )
 _DTYPES = _FLOATS | _INTEGERS | {torch.bool}
 _REFERABLE = _DTYPES - _FLOAT8
+_MANY = 16  # values from which sorting the floats out first is quicker
 
 
 class Refused(Exception):
@@ -116,7 +117,10 @@ class Capture:
         pending: dict[str, torch.Tensor] | None = None
         refused: list[str] | None = None
         snapshot = not self._by_reference
-        for name, value in values.items():
+        items: Iterable[tuple[Any, Any]] = values.items()
+        if len(values) > _MANY:
+            items = [(name, value) for name, value in items if value.__class__ is not float]
+        for name, value in items:
             kind = type(value)
             if kind is float or kind is int:
                 continue

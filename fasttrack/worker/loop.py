@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.tally import Tally
+    from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
 _CHUNK = 16
@@ -48,6 +49,7 @@ class Worker:
         tally: Tally,
         *,
         delivery: Delivery,
+        overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
     ) -> None:
@@ -58,6 +60,7 @@ class Worker:
         self._writer = writer
         self._tally = tally
         self._delivery = delivery
+        self._overhead = overhead
         self._flush_interval_s = flush_interval_s
         self._gpu_stats_interval = gpu_stats_interval
         self._meter = StepMeter(get_world_size)
@@ -106,6 +109,11 @@ class Worker:
     def rows_written(self) -> int:
         """Rows on disk so far."""
         return self._seq - self._rows_lost - self._writer.held_rows
+
+    @property
+    def delivery_lag_rows(self) -> int:
+        """Rows on disk that delivery has not handed on, as far as it told."""
+        return max(0, self.rows_written - self._delivery.state.rows)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before this call is in the journal; return whether it is.
@@ -163,6 +171,7 @@ class Worker:
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._flush_interval_s
                     self._delivery.poll()
+                    self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
                 self._tally.count("worker_errors")
@@ -200,7 +209,9 @@ class Worker:
         values_encoded = 0
         try:
             for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
-                if ticks is not None:
+                if ticks is None:
+                    self._overhead.add_metrics_call()
+                else:
                     self._add_training_metrics(step, values, ticks)
                 line = self._encode(step, time_s, values)
                 if line is not None:
@@ -220,10 +231,23 @@ class Worker:
         self, step: int, values: dict[str, Any], ticks: tuple[tuple[float, Any], ...]
     ) -> None:
         values.update(self._meter.measure(ticks))
+        if ticks:  # else another thread's call took this one's
+            self._overhead.add_steps(step, ticks[0][0], ticks[-1][0], len(ticks))
         period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
+            if self._gpu_period is not None:  # at first there is nothing to tell
+                values.update(self._own_metrics())
             self._gpu_period = period
             values.update(self._gpu.sample(self._resolver.cuda_index))
+
+    def _own_metrics(self) -> dict[str, float]:
+        return {
+            **self._overhead.metrics(),
+            "fasttrack/ring_high_water": self.ring_high_water,
+            "fasttrack/dropped": self._ring.dropped,
+            "fasttrack/stale": self._tally.counts().get("stale", 0),
+            "fasttrack/delivery_lag_rows": self.delivery_lag_rows,
+        }
 
     def _encode(self, step: int, time_s: float, values: dict[str, Any]) -> bytes | None:
         if not _RESERVED.isdisjoint(values):

@@ -1,0 +1,72 @@
+"""How long the logging calls take, from a sample of them.
+
+Measuring must cost a small part of what it measures. A training step that is logged has read the
+clock anyway and costs many times a second reading: each of these is timed. Of the far cheaper
+calls that log nothing, one in `_SKIPPED_EVERY` is timed; of the calls of `log_metrics`, one in
+`METRICS_EVERY`. Times run from the entry of the method to its end; what it costs to call a method,
+and to build its arguments, is not in them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from time import perf_counter
+from typing import TypeAlias
+
+LOGGED, SKIPPED, METRICS = range(3)  # log_training_step that logs, that does not; log_metrics
+
+METRICS_EVERY = 8
+_SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
+_WEIGHTS = (1, _SKIPPED_EVERY, METRICS_EVERY)
+_KEPT = 1024
+
+Timed: TypeAlias = "tuple[int, float]"
+"""The kind of a call and the seconds that it took."""
+
+
+class CallMeter:
+    """The last timed calls.
+
+    Threads: callers append to `timed` and call `time_skipped`; the others from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Start without a timed call."""
+        self.timed: deque[Timed] = deque(maxlen=_KEPT)
+        self.next_step = 0  # the first step from which a call that logs nothing is timed again
+
+    def time_skipped(self, start_s: float, step: int) -> None:
+        """Note a call that logged nothing at `step` and was entered at `start_s`."""
+        self.timed.append((SKIPPED, perf_counter() - start_s))
+        self.next_step = step + _SKIPPED_EVERY
+
+    def follow(self, step: int) -> None:
+        """Take note of the current step: a trainer may begin to count anew."""
+        if step < self.next_step - _SKIPPED_EVERY:
+            self.next_step = step
+
+    def mean_s(self, kind: int) -> float:
+        """Return the mean of the timed calls of one kind, in seconds; 0 where there is none."""
+        seconds = [seconds for a_kind, seconds in self.timed.copy() if a_kind == kind]
+        return statistics.fmean(seconds) if seconds else 0.0
+
+    def percentiles_us(self) -> tuple[float, float] | None:
+        """Return p50 and p99 over all calls, in microseconds; None before the first.
+
+        Every timed call stands for as many as were not timed beside it (nearest rank).
+        """
+        ordered = sorted((seconds, _WEIGHTS[kind]) for kind, seconds in self.timed.copy())
+        total = sum(weight for _, weight in ordered)
+        if not total:
+            return None
+        found = []
+        for share in (0.50, 0.99):
+            below = 0
+            for seconds, weight in ordered:
+                below += weight
+                if below >= share * total:
+                    found.append(seconds * 1e6)
+                    break
+        p50, p99 = found
+        return p50, p99

@@ -1,0 +1,73 @@
+"""The sample of call times: what it stands for, and that it goes on."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import pytest
+
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, CallMeter
+
+
+def test_without_calls_there_are_no_percentiles() -> None:
+    """Nothing timed is not the same as no time."""
+    assert CallMeter().percentiles_us() is None
+    assert CallMeter().mean_s(LOGGED) == 0.0
+
+
+def test_each_timed_call_stands_for_those_beside_it() -> None:
+    """One skipped call in 17 and every logged one are timed; p50 is then a skipped call's."""
+    meter = CallMeter()
+    meter.timed.extend([(LOGGED, 50e-6)] * 10 + [(SKIPPED, 2e-6)])
+
+    assert meter.percentiles_us() == pytest.approx((2.0, 50.0))
+    meter.timed.extend([(LOGGED, 50e-6)] * 10)
+    assert meter.percentiles_us() == pytest.approx((50.0, 50.0))
+
+
+def test_a_rare_slow_call_is_p99_only() -> None:
+    """Nearest rank, over weighted calls."""
+    meter = CallMeter()
+    meter.timed.extend([(METRICS, 1e-6)] * 12 + [(LOGGED, 900e-6)])
+
+    assert meter.percentiles_us() == pytest.approx((1.0, 900.0))
+
+
+def test_the_mean_is_of_one_kind() -> None:
+    """Kinds differ by orders of magnitude."""
+    meter = CallMeter()
+    meter.timed.extend([(LOGGED, 4.0), (SKIPPED, 1.0), (LOGGED, 6.0)])
+
+    assert meter.mean_s(LOGGED) == 5.0
+    assert meter.mean_s(SKIPPED) == 1.0
+
+
+def test_skipped_calls_are_timed_again_only_after_a_while() -> None:
+    """The step of the next sample lies ahead, and the time runs from the call's entry."""
+    meter = CallMeter()
+    meter.time_skipped(perf_counter() - 1.0, 100)
+
+    assert meter.next_step > 110
+    ((kind, seconds),) = meter.timed
+    assert kind == SKIPPED
+    assert seconds >= 1.0
+
+
+def test_a_trainer_that_counts_anew_is_sampled_on() -> None:
+    """Epochs that begin at step 0 again would wait for the old step number."""
+    meter = CallMeter()
+    meter.time_skipped(perf_counter(), 10_000)
+
+    meter.follow(10_001)
+    assert meter.next_step > 10_001
+    meter.follow(3)
+    assert meter.next_step == 3
+
+
+def test_memory_is_bounded() -> None:
+    """A run of any length keeps the last calls only."""
+    meter = CallMeter()
+    for _ in range(100_000):
+        meter.timed.append((LOGGED, 1e-6))
+
+    assert len(meter.timed) < 2000
