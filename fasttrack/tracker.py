@@ -335,7 +335,7 @@ class ExperimentTracker:
             ticks = tuple(self._ticks)
             self._ticks.clear()
             self._push(step, metrics, ticks, gradients)
-            self._calls.timed.append((LOGGED, perf_counter() - now_s))
+            self._calls.timed.append((LOGGED, perf_counter() - now_s, now_s))
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_training_step", error)
 
@@ -361,7 +361,7 @@ class ExperimentTracker:
                 raise Refused(f"metrics must be a mapping, not {describe(metrics)}") from None
             self._push(step, values, None, None)
             if start_s:
-                self._calls.timed.append((METRICS, perf_counter() - start_s))
+                self._calls.timed.append((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
             self._failed_call("log_metrics", error)
 

@@ -9,6 +9,7 @@ and to build its arguments, is not in them.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from time import perf_counter
@@ -21,8 +22,8 @@ _SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any int
 _WEIGHTS = (1, _SKIPPED_EVERY, METRICS_EVERY)
 _KEPT = 1024
 
-Timed: TypeAlias = "tuple[int, float]"
-"""The kind of a call and the seconds that it took."""
+Timed: TypeAlias = "tuple[int, float, float]"
+"""The kind of a call, the seconds that it took, and the `perf_counter` at which it was entered."""
 
 
 class CallMeter:
@@ -38,7 +39,7 @@ class CallMeter:
 
     def time_skipped(self, start_s: float, step: int) -> None:
         """Note a call that logged nothing at `step` and was entered at `start_s`."""
-        self.timed.append((SKIPPED, perf_counter() - start_s))
+        self.timed.append((SKIPPED, perf_counter() - start_s, start_s))
         self.next_step = step + _SKIPPED_EVERY
 
     def follow(self, step: int) -> None:
@@ -46,17 +47,23 @@ class CallMeter:
         if step < self.next_step - _SKIPPED_EVERY:
             self.next_step = step
 
-    def mean_s(self, kind: int) -> float:
-        """Return the mean of the timed calls of one kind, in seconds; 0 where there is none."""
-        seconds = [seconds for a_kind, seconds in self.timed.copy() if a_kind == kind]
-        return statistics.fmean(seconds) if seconds else 0.0
+    def mean_s(self, kind: int, since_s: float = -math.inf) -> float | None:
+        """Return the mean of one kind's timed calls, in seconds; None where there is none.
+
+        Args:
+            kind: LOGGED, SKIPPED or METRICS.
+            since_s: earlier calls do not count (`time.perf_counter()`).
+        """
+        timed = self.timed.copy()
+        chosen = [seconds for a_kind, seconds, at_s in timed if a_kind == kind and at_s >= since_s]
+        return statistics.fmean(chosen) if chosen else None
 
     def percentiles_us(self) -> tuple[float, float] | None:
         """Return p50 and p99 over all calls, in microseconds; None before the first.
 
         Every timed call stands for as many as were not timed beside it (nearest rank).
         """
-        ordered = sorted((seconds, _WEIGHTS[kind]) for kind, seconds in self.timed.copy())
+        ordered = sorted((seconds, _WEIGHTS[kind]) for kind, seconds, _ in self.timed.copy())
         total = sum(weight for _, weight in ordered)
         if not total:
             return None

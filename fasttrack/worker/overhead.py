@@ -78,18 +78,20 @@ class Overhead:
             steps -= 1  # n readings of the clock are n - 1 steps
         self._steps += steps
         elapsed_s = last_s - self._window_began_s
-        if elapsed_s < _WINDOW_S or not self._steps:
+        logged_s = self._calls.mean_s(LOGGED, self._window_began_s)
+        if elapsed_s < _WINDOW_S or not self._steps or logged_s is None:
             return
-        self._judge(self._budget, elapsed_s / self._steps, self._metrics_calls / self._steps)
+        self._judge(self._budget, elapsed_s / self._steps, logged_s)
         self._window_began_s = last_s
         self._steps = self._metrics_calls = 0
 
-    def _judge(self, budget: float, step_s: float, metrics_calls: float) -> None:
-        logged_s, skipped_s = self._calls.mean_s(LOGGED), self._calls.mean_s(SKIPPED)
-        fixed_s = skipped_s + metrics_calls * self._calls.mean_s(METRICS)
+    def _judge(self, budget: float, step_s: float, logged_s: float) -> None:
+        skipped_s, metrics_s = self._calls.mean_s(SKIPPED), self._calls.mean_s(METRICS)
+        skipped_s = skipped_s or 0.0
+        fixed_s = skipped_s + (metrics_s or 0.0) * self._metrics_calls / self._steps
         needed = needed_interval(logged_s - skipped_s, budget * step_s - fixed_s)
         stretch = min(needed / self._log_interval, _LONGEST)
-        chosen = self._log_interval * max(1, math.ceil(stretch))
+        chosen = self._log_interval * max(1, math.ceil(round(stretch, 1)))  # no finer than that
         current = self.effective_interval
         if current // 2 < chosen <= current:  # not to and fro for little
             return
