@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fasttrack.audit.session import Audit
     from fasttrack.delivery.supervisor import Delivery
     from fasttrack.hotpath.records import Console, RawRecord
 
@@ -515,6 +516,17 @@ class ExperimentTracker:
             worker_cpu_pct=self._overhead.worker_cpu_pct,
             effective_interval=self._overhead.effective_interval,
         )
+
+    def audit(self) -> Audit:
+        """Return a context manager that reports the lines of its block that wait for the device.
+
+        Some steps of the loop are enough: the block runs slower, each operation by microseconds.
+        Its `findings` are for programs; the report goes to stderr. Without an accelerator that is
+        said and the block just runs; on an inert tracker nothing is said either.
+        """
+        from fasttrack.audit.session import Audit  # few runs need it
+
+        return Audit((), silent=True) if self._state is _INERT else Audit()
 
     # --- ending ---------------------------------------------------------------------------------
 

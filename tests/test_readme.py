@@ -268,6 +268,21 @@ def test_the_two_commands_are_those_that_ci_runs() -> None:
     assert all(command in script for command in commands)
 
 
+def test_the_audit_watches_some_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """A loop on the CPU waits for no device."""
+    with make_tracker() as tracker:
+        run(snippet("python", "tracker.audit()"), {**training(), "tracker": tracker})
+
+    assert "[ExperimentTracker] audit: " in capsys.readouterr().err
+
+
+def test_the_audit_runs_a_script_with_its_arguments() -> None:
+    """As python would."""
+    Path("train.py").write_text("import sys; print(sys.argv)", encoding="utf-8")
+
+    assert in_shell(snippet("bash", "fasttrack audit")) == "['train.py', '--epochs', '1']\n"
+
+
 def test_every_snippet_is_run_by_a_test() -> None:
     """A new one must be added above; what the flow and the messages show is no snippet."""
     source = Path(__file__).read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
+    "audit": ("fasttrack.cli.audit", "Run a script and find what waits for the device."),
     "demo": ("fasttrack.cli.demo", "Track a small training run: no account, no network."),
     "doctor": ("fasttrack.cli.doctor", "Check this machine, the account and the network."),
     "export": ("fasttrack.cli.export", "Write a run's rows as CSV, Parquet or JSON."),
