@@ -1,212 +1,172 @@
-"""What ways of logging cost beside each other: one process per way and round, interleaved.
+"""Ways of logging beside each other: one process per way and round, interleaved.
 
-`python -m bench.compare [--rounds N] [--steps N] [--quick] [--only KEY,KEY] [--json FILE]`
-
-Every round runs every way once, in an order shuffled anew (from a fixed seed), each in a process
-of its own. A ratio is taken within its round and then the median over the rounds, so that a slow
-minute of the machine meets all ways alike. Even so processes differ by 5% on small machines: for
-fasttrack's own share of a step, overhead.py is the finer instrument.
-
-A process imports torch, builds and warms the workload, opens the run, waits until what that starts
-in the background has started, logs some steps that do not count, and then measures the loop. This
-module imports no torch by itself: a child's peak memory (`ru_maxrss`) begins with its parent's.
+Every round runs every way once, in an order shuffled anew (from a fixed seed), each in a process of
+its own (child.py). A ratio is taken within its round and then the median over the rounds, so that a
+slow minute of the machine meets all ways alike. Even so processes differ by 5% on small machines:
+for fasttrack's own share of a step, overhead.py is the finer instrument.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import resource
+import signal
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.measure import (
-    describe_machine,
-    machine,
-    percentile,
-    private_wandb,
-    table,
-    timed_loop,
-)
+from bench.peers import PEERS
 from bench.ways import COMPARED
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+BASELINE = "none"
+DESCRIPTIONS = {
+    **{key: description for key, (description, _) in COMPARED.items()},
+    **{key: peer.description for key, peer in PEERS.items()},
+}
+"""All ways, in the tables' order."""
 _ROOT = Path(__file__).resolve().parent.parent
 _SEED = 20
-_TORCH_WARM_UP_STEPS = 100
-_WARM_UP_STEPS = 400  # with logging; these do not count
 _CHILD_TIMEOUT_S = 300.0
-_BASELINE = "none"
+_SAID_LINES = 5  # of a child's last words
+
+Figures: TypeAlias = "dict[str, Any]"
 
 
-def run_child(key: str, steps: int) -> dict[str, float]:
-    """Measure one way in this process; return its figures, units in their names."""
-    from bench.workload import Workload  # here, not above: it imports torch
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What every way is measured with."""
 
-    work = Workload()
-    for step in range(_TORCH_WARM_UP_STEPS):
-        work.step(step)
-    start_rss_mb = _peak_rss_mb()
-    way = COMPARED[key][1](work)
-    start_s = time.perf_counter()
-    way.open()
-    open_s = time.perf_counter() - start_s
-    way.settle()
-    for step in range(_WARM_UP_STEPS):
-        scalars = work.step(step)
-        way.log(scalars, step)
-    start_cpu_s = _cpu_s(resource.RUSAGE_SELF)
-    times = timed_loop(work.step, way.log, _WARM_UP_STEPS, steps)
-    loop_cpu_s = _cpu_s(resource.RUSAGE_SELF) - start_cpu_s
-    peak_rss_mb = _peak_rss_mb()
-    start_s = time.perf_counter()
-    way.close()
-    finish_s = time.perf_counter() - start_s
-    way.reap()
-    return {
-        "loop_s": times.loop_s,
-        **{f"step_p{p:g}_ms": percentile(times.step_s, p) * 1e3 for p in (50, 99, 99.9)},
-        **{f"call_p{p:g}_us": percentile(times.call_s, p) * 1e6 for p in (50, 99)},
-        "loop_cpu_s": loop_cpu_s,
-        "other_processes_cpu_s": _cpu_s(resource.RUSAGE_CHILDREN),
-        "start_rss_mb": start_rss_mb,
-        "peak_rss_mb": peak_rss_mb,
-        "growth_rss_mb": peak_rss_mb - start_rss_mb,
-        "open_s": open_s,
-        "finish_s": finish_s,
-    }
+    step_ms: str
+    """Key of workload.SIZES."""
+    metrics: int
+    steps: int
+    """At most, in each measured loop."""
+    limit_s: float
+    """The loop ends after it, too: some trackers' call takes longer than many steps."""
+    rounds: int
+    ways: tuple[str, ...] = tuple(DESCRIPTIONS)
+
+    def title(self) -> str:
+        """Return what distinguishes it from others."""
+        return f"step of about {self.step_ms} ms, {self.metrics} metrics per step"
 
 
-def _cpu_s(who: int) -> float:
-    usage = resource.getrusage(who)
-    return usage.ru_utime + usage.ru_stime
+_MAIN_ONLY = ("fasttrack-reference", "fasttrack-thread", "fasttrack-grads", "mlflow-async")
+_FEWER = tuple(key for key in DESCRIPTIONS if key not in _MAIN_ONLY)
+SCENARIOS = {
+    "1ms-5": Scenario(step_ms="1", metrics=5, steps=4000, limit_s=5, rounds=5),
+    "0.1ms-5": Scenario(step_ms="0.1", metrics=5, steps=10_000, limit_s=2, rounds=3, ways=_FEWER),
+    "20ms-5": Scenario(step_ms="20", metrics=5, steps=100, limit_s=3, rounds=3, ways=_FEWER),
+    "1ms-50": Scenario(step_ms="1", metrics=50, steps=1500, limit_s=2, rounds=3, ways=_FEWER),
+    "1ms-500": Scenario(step_ms="1", metrics=500, steps=1000, limit_s=2, rounds=3, ways=_FEWER),
+}
+"""The first is the main one; the others vary the step's length, then the number of metrics."""
+
+QUICK = Scenario(
+    step_ms="1",
+    metrics=5,
+    steps=1000,
+    limit_s=2,
+    rounds=1,
+    ways=tuple(key for key in _FEWER if key not in ("swanlab", "aim", "comet")),
+)
 
 
-def _peak_rss_mb() -> float:
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 2**20
+class Result:
+    """What a scenario's rounds gave: for each way a list of figures, None where a child failed."""
+
+    def __init__(self, scenario: Scenario, keys: Sequence[str]) -> None:
+        """Hold no rounds yet."""
+        self.scenario = scenario
+        self.rounds: dict[str, list[Figures | None]] = {key: [] for key in keys}
+        self.failures: list[str] = []
+
+    def measured(self) -> list[str]:
+        """Return the ways that have figures to be compared."""
+        return [key for key in self.rounds if self.pairs(key)]
+
+    def pairs(self, key: str) -> list[tuple[Figures, Figures]]:
+        """Return, for each round that has both, the figures of a way and of no logging."""
+        both = zip(self.rounds[key], self.rounds[BASELINE], strict=True)
+        return [(own, base) for own, base in both if own and base]
+
+    def ratios(self, key: str, name: str) -> list[float]:
+        """Return each round's figure over that of no logging."""
+        return [own[name] / base[name] for own, base in self.pairs(key)]
+
+    def above(self, key: str, name: str) -> float:
+        """Return the median, over the rounds, of the figure less that of no logging."""
+        return float(statistics.median(own[name] - base[name] for own, base in self.pairs(key)))
+
+    def median(self, key: str, name: str) -> float:
+        """Return the median of a figure over the rounds."""
+        return float(statistics.median(own[name] for own, _ in self.pairs(key)))
+
+    def fewest_rows(self, key: str) -> tuple[int, int] | None:
+        """Return (arrived, expected) of the worst round; None where none are written."""
+        counted = [
+            (own["rows_arrived"], own["rows_expected"])
+            for own, _ in self.pairs(key)
+            if own["rows_arrived"] is not None
+        ]
+        return min(counted, key=lambda rows: rows[0] / rows[1]) if counted else None
 
 
-def spawn_child(key: str, steps: int) -> dict[str, float]:
+def run_child(key: str, scenario: Scenario) -> Figures:
     """Run one child process to its end; return what it measured.
 
     Raises:
-        RuntimeError: it failed; the message holds what it said.
+        RuntimeError: it failed or took too long; the message holds what it said last.
     """
-    command = [sys.executable, "-m", "bench.compare", "--child", key, "--steps", str(steps)]
-    done = subprocess.run(
-        command,
-        cwd=_ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=_CHILD_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    arguments = [key, scenario.step_ms, scenario.metrics, scenario.steps, scenario.limit_s]
+    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as directory:
+        result = Path(directory) / "result.json"
+        with subprocess.Popen(
+            [sys.executable, "-m", "bench.child", str(result), json.dumps(arguments)],
+            cwd=_ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=_CHILD_TIMEOUT_S)
+            except subprocess.TimeoutExpired as error:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise RuntimeError(f"not done after {_CHILD_TIMEOUT_S:.0f} s") from error
+        if process.returncode != 0 or not result.exists():
+            last = "\n".join(said.splitlines()[-_SAID_LINES:])
+            raise RuntimeError(f"exit code {process.returncode}:\n{last}")
+        figures: Figures = json.loads(result.read_text())
     return figures
 
 
-def run_rounds(keys: list[str], rounds: int, steps: int) -> dict[str, list[dict[str, float]]]:
-    """Return, for each way, what it measured in each round."""
+def run(scenario: Scenario, keys: Sequence[str]) -> Result:
+    """Measure `keys` in as many rounds as the scenario has; says on stderr where it is.
+
+    A child that fails costs its figures and no more.
+    """
     shuffler = random.Random(_SEED)
-    results: dict[str, list[dict[str, float]]] = {key: [] for key in keys}
-    for number in range(rounds):
-        order = shuffler.sample(keys, len(keys))
-        for key in order:
-            print(f"round {number + 1}/{rounds}: {key}", file=sys.stderr, flush=True)
-            results[key].append(spawn_child(key, steps))
-    return results
-
-
-HEADINGS = (
-    "way of logging",
-    "loop / no logging",
-    "(lowest-highest)",
-    "call p50, us",
-    "call p99, us",
-    "step p50, ms",
-    "step p99, ms",
-    "step p99.9, ms",
-    "CPU / no logging",
-    "other processes' CPU, s",
-    "memory, MB",
-    "open, s",
-    "finish, s",
-)
-
-
-def row(key: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
-    """Return one line of the table: medians over the rounds."""
-    own, baseline = results[key], results[_BASELINE]
-
-    def ratios(name: str) -> list[float]:
-        return [a[name] / b[name] for a, b in zip(own, baseline, strict=True)]
-
-    def median(name: str) -> float:
-        return statistics.median(figures[name] for figures in own)
-
-    loop = ratios("loop_s")
-    memory_mb = [a["peak_rss_mb"] - b["peak_rss_mb"] for a, b in zip(own, baseline, strict=True)]
-    return [
-        COMPARED[key][0],
-        f"{statistics.median(loop):.3f}",
-        f"{min(loop):.3f}-{max(loop):.3f}",
-        f"{median('call_p50_us'):.2f}",
-        f"{median('call_p99_us'):.1f}",
-        f"{median('step_p50_ms'):.3f}",
-        f"{median('step_p99_ms'):.2f}",
-        f"{median('step_p99.9_ms'):.2f}",
-        f"{statistics.median(ratios('loop_cpu_s')):.3f}",
-        f"{median('other_processes_cpu_s'):.2f}",
-        f"{statistics.median(memory_mb):+.1f}",
-        f"{median('open_s'):.3f}",
-        f"{median('finish_s'):.2f}",
-    ]
-
-
-def main() -> None:
-    """Measure and print; or be a child."""
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4000, help="steps of each measured loop")
-    parser.add_argument("--quick", action="store_true", help="1 round of 400 steps; runs, no more")
-    parser.add_argument("--only", help=f"some of {','.join(COMPARED)}; {_BASELINE} always runs")
-    parser.add_argument("--json", type=Path, help="write everything here")
-    parser.add_argument("--child", choices=COMPARED, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        with private_wandb():
-            print(json.dumps(run_child(arguments.child, arguments.steps)))
-        return
-    rounds, steps = (1, 400) if arguments.quick else (arguments.rounds, arguments.steps)
-    chosen = set(arguments.only.split(",") if arguments.only else COMPARED) | {_BASELINE}
-    if unknown := chosen - set(COMPARED):
-        parser.error(f"--only: no such key: {', '.join(sorted(unknown))}")
-    keys = [key for key in COMPARED if key in chosen]
-
-    details = machine()
-    results = run_rounds(keys, rounds, steps)
-    print(f"{describe_machine(details)}; {rounds} rounds of {steps} steps\n")
-    print(table(HEADINGS, [row(key, results) for key in keys]))
-    if arguments.json:
-        everything: dict[str, Any] = {
-            "machine": details,
-            "rounds": rounds,
-            "steps": steps,
-            "ways": {key: COMPARED[key][0] for key in keys},
-            "results": results,
-        }
-        arguments.json.write_text(json.dumps(everything, indent=2))
-
-
-if __name__ == "__main__":
-    main()
+    result = Result(scenario, keys)
+    for number in range(1, scenario.rounds + 1):
+        for key in shuffler.sample(keys, len(keys)):
+            where = f"{scenario.title()}, round {number}/{scenario.rounds}: {key}"
+            print(where, file=sys.stderr, flush=True)
+            figures = None
+            try:
+                figures = run_child(key, scenario)
+            except RuntimeError as error:
+                result.failures.append(f"{where}: {error}")
+                print(f"{where} failed: {error}", file=sys.stderr, flush=True)
+            result.rounds[key].append(figures)
+    return result

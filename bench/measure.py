@@ -1,4 +1,4 @@
-"""Clocks, statistics and tables that the benchmarks share. Imports no torch: see compare.py."""
+"""Clocks, statistics and tables that the benchmarks share. Imports no torch: see child.py."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("torch", "wandb", "numpy", "orjson")
 
+TAILS = [10 ** (-exponent / 10) for exponent in range(41)]
+"""Shares of steps, 1 to 0.0001, at which a distribution of step times is kept."""
+
 
 class LoopTimes(NamedTuple):
     """Seconds of each step of a loop, logging included, and of each logging call in it."""
@@ -30,9 +33,13 @@ class LoopTimes(NamedTuple):
 
 
 def timed_loop(
-    train: Callable[[int], Any], log: Callable[[Any, int], None], first_step: int, steps: int
+    train: Callable[[int], Any],
+    log: Callable[[Any, int], None],
+    first_step: int,
+    steps: int,
+    limit_s: float = math.inf,
 ) -> LoopTimes:
-    """Train and log `steps` times, with the clock read around every call.
+    """Train and log `steps` times, or until `limit_s` is over; read the clock around every call.
 
     Two readings with nothing in between come before each call; their median, the clock's own cost
     in this very loop, is taken off the calls' times (the steps' times hold all four readings).
@@ -42,6 +49,8 @@ def timed_loop(
     call = array("d", bytes(8 * steps))
     ends = array("d", bytes(8 * (steps + 1)))
     ends[0] = clock()
+    deadline_s = ends[0] + limit_s
+    done = steps
     for i in range(steps):
         step = first_step + i
         scalars = train(step)
@@ -51,12 +60,15 @@ def timed_loop(
         end = clock()
         empty[i] = start - before
         call[i] = end - start
-        ends[i + 1] = clock()
-    clock_cost_s = statistics.median(empty)
+        ends[i + 1] = end = clock()
+        if end > deadline_s:
+            done = i + 1
+            break
+    clock_cost_s = statistics.median(empty[:done])
     return LoopTimes(
-        loop_s=ends[-1] - ends[0],
-        step_s=[ends[i + 1] - ends[i] for i in range(steps)],
-        call_s=[max(0.0, seconds - clock_cost_s) for seconds in call],
+        loop_s=ends[done] - ends[0],
+        step_s=[ends[i + 1] - ends[i] for i in range(done)],
+        call_s=[max(0.0, seconds - clock_cost_s) for seconds in call[:done]],
     )
 
 
@@ -88,7 +100,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores, load now, versions."""
+    """Return what the figures depend on: processor, cores, memory, load now, versions."""
     model = platform.processor()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -99,9 +111,11 @@ def machine() -> dict[str, Any]:
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(memory_bytes / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(terse=True),
         "python": sys.version.split()[0],
@@ -117,7 +131,9 @@ def describe_machine(details: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def private_wandb() -> Iterator[Path]:
     """Give wandb a temporary directory and silence; nothing of the user's is read or written."""
-    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as name:
+    prefix = "fasttrack-bench-"
+    # Trackers' threads that outlive their run may still write while the directory is removed.
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         for variable in [key for key in os.environ if key.startswith("WANDB_")]:
             del os.environ[variable]
         for kind in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):

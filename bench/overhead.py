@@ -1,15 +1,16 @@
 """What fasttrack costs the training process, resolved to microseconds: paired blocks.
 
-`python -m bench.overhead [--quick] [--pairs N] [--only KEY,KEY]`
+`python -m bench.overhead [--quick] [--pairs N] [--only KEY,KEY] [--step 0.1|1|20] [--block-ms MS]`
 
-Blocks of 20 training steps with the logging call and 20 without alternate in one process. Each pair
-gives one difference of the mean step time, and the table holds the median of the differences with
-its 95% interval: whatever drifts slower than two blocks (50 ms) cancels. Longer blocks do not do on
-a shared machine: its speed jumps by half within seconds. The worker works in both kinds of blocks,
-so its part does not show in the difference; its CPU time per logged step is taken from the whole
-run, and the sum of both is an upper bound of what training feels (on another core the worker only
-costs while it holds the GIL). The delivery process is compare.py's business. The time of a single
-call is measured afterwards, in a loop of its own, so that reading the clock costs the blocks
+Blocks of training steps with the logging call and as many without alternate in one process. Each
+pair gives one difference of the mean step time, and the table holds the median of the differences
+with its 95% interval: whatever drifts slower than two blocks (50 ms) cancels. Longer blocks do not
+do on a shared machine: its speed jumps by half within seconds. They are multiples of 10 steps, so
+that as many steps are logged in each at the default interval. The worker works in both kinds of
+blocks, so its part does not show in the difference; its CPU time per logged step is taken from the
+whole run, and the sum of both is an upper bound of what training feels (on another core the worker
+only costs while it holds the GIL). The delivery process is compare.py's business. The time of a
+single call is measured afterwards, in a loop of its own, so that reading the clock costs the blocks
 nothing.
 
 Last comes what it costs, after a real step, to keep a CPU loss by `item()`, `detach().clone()` or
@@ -35,12 +36,13 @@ from bench.measure import (
     timed_loop,
 )
 from bench.ways import OVERHEAD, Way
-from bench.workload import LOSS, Workload
+from bench.workload import LOSS, SIZES, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _US = 1e6
+_CALLS_S = 10.0  # the longest that single calls are measured, where steps are long
 
 
 class Plan(NamedTuple):
@@ -49,6 +51,7 @@ class Plan(NamedTuple):
     pairs: int
     block_steps: int
     call_steps: int
+    step_ms: str = "1"
 
 
 FULL = Plan(pairs=500, block_steps=20, call_steps=3000)
@@ -86,7 +89,7 @@ def run_block(work: Workload, way: Way, first_step: int, plan: Plan) -> Block:
 
 def measure(build: Callable[[Workload], Way], plan: Plan) -> Cost:
     """Measure one way in pairs of blocks, the order turned round in every second pair."""
-    work = Workload()
+    work = Workload(plan.step_ms)
     way, nothing = build(work), Way(work)
     way.open()
     try:
@@ -102,7 +105,8 @@ def measure(build: Callable[[Workload], Way], plan: Plan) -> Cost:
             else:
                 logged = run_block(work, way, next_step, plan)
                 pairs.append((logged, run_block(work, nothing, next_step, plan)))
-        times = timed_loop(work.step, way.log, next_step + plan.block_steps, plan.call_steps)
+        next_step += plan.block_steps
+        times = timed_loop(work.step, way.log, next_step, plan.call_steps, _CALLS_S)
     finally:
         way.close()
     return Cost(pairs, times.call_s)
@@ -147,6 +151,13 @@ KEEP: dict[str, Callable[[Any], object]] = {
 }
 
 
+def block_steps(step_ms: str, block_ms: float) -> int:
+    """Return how many steps take about `block_ms` on this machine: a multiple of 10."""
+    work = Workload(step_ms)
+    times = timed_loop(work.step, Way(work).log, 0, 1000, limit_s=0.5)
+    return max(1, round(block_ms / percentile(times.step_s, 50) / 1e4)) * 10
+
+
 def keeping_a_tensor(steps_each: int) -> list[list[str]]:
     """Return, for each way to keep a CPU loss, its p50 and p99 in microseconds after real steps.
 
@@ -183,6 +194,8 @@ def main() -> None:
         "--quick", action="store_true", help="a minute; shows that it runs, no more"
     )
     parser.add_argument("--pairs", type=int, help="pairs of blocks per way")
+    parser.add_argument("--step", choices=SIZES, default="1", help="about how many ms a step takes")
+    parser.add_argument("--block-ms", type=float, default=25.0, help="about how long a block takes")
     parser.add_argument("--only", help=f"some of {','.join(OVERHEAD)},keep")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
@@ -194,6 +207,8 @@ def main() -> None:
         parser.error(f"--only: no such key: {', '.join(sorted(unknown))}")
 
     details = machine()
+    steps = block_steps(arguments.step, arguments.block_ms)
+    plan = plan._replace(step_ms=arguments.step, block_steps=steps)
     rows = []
     with private_wandb():
         for key, (description, build) in OVERHEAD.items():

@@ -1,13 +1,16 @@
-"""The ways of logging that are measured, one class each. A peer is one more class and one line.
+"""The ways of logging that are measured, one class each: fasttrack's and wandb's; see peers.py.
 
-All are given the same five scalars by the workload, which builds them for "no logging" too. A way's
+All are given the same scalars by the workload, which builds them for "no logging" too. A way's
 library is imported by its constructor, so that `open` can be timed alone.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from bench.workload import Scalars, Workload
 
 _TAGS = {"model": "m", "dataset": "d", "objective": "o", "experiment_group": "bench"}
-_LOSS = "loss/total"  # workload.LOSS; importing that module would import torch, see compare.py
+LOSS = "loss/total"  # workload.LOSS; importing that module would import torch, see child.py
 _SETTLE_TIMEOUT_S = 60.0
 
 
@@ -43,14 +46,23 @@ class Way:
     def reap(self) -> None:
         """Wait for processes that `close` left, so that their CPU time can be read."""
 
+    def expected(self, steps: int) -> int:
+        """Return how many rows should arrive when steps 0 to `steps` - 1 are logged."""
+        return steps
+
+    def arrived(self) -> int | None:
+        """Return how many rows lie in the run's files after `reap`; None where none are written."""
+        return None
+
 
 class Fasttrack(Way):
-    """`log_metrics` of the five scalars at every step, offline."""
+    """`log_metrics` of the scalars at every step, offline."""
 
     def __init__(self, work: Workload, log_interval: int = 1, **options: Any) -> None:
         super().__init__(work)
         import fasttrack
 
+        self._log_interval = log_interval
         self._start = partial(
             fasttrack.ExperimentTracker,
             tags=_TAGS,
@@ -80,13 +92,23 @@ class Fasttrack(Way):
         if stats.rows_delivered != stats.rows_written or stats.dropped or stats.failed_calls:
             raise RuntimeError(f"rows were lost, the figures mean nothing: {stats}")
 
+    def reap(self) -> None:
+        if wandb := sys.modules.get("wandb"):  # delivery as a thread has wandb-core as its child
+            wandb.teardown()
+
+    def expected(self, steps: int) -> int:
+        return -(-steps // self._log_interval)
+
+    def arrived(self) -> int | None:
+        return rows_in_wandb_files()
+
 
 class FasttrackTraining(Fasttrack):
     """`log_training_step` with loss and optimizer."""
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
-            loss=scalars[_LOSS],
+            loss=scalars[LOSS],
             step=step,
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
@@ -98,11 +120,25 @@ class FasttrackGradients(Fasttrack):
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
-            loss=scalars[_LOSS],
+            loss=scalars[LOSS],
             step=step,
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
             model=self._work.model,
+        )
+
+
+class FasttrackEverything(FasttrackGradients):
+    """The same, with what else the workload has to log."""
+
+    def log(self, scalars: Scalars, step: int) -> None:
+        self._tracker.log_training_step(
+            loss=scalars[LOSS],
+            step=step,
+            batch_size=self._work.batch_size,
+            optimizer=self._work.optimizer,
+            model=self._work.model,
+            extra=self._work.further(step),
         )
 
 
@@ -114,7 +150,7 @@ class FasttrackNotLogged(Fasttrack):
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
-            loss=scalars[_LOSS],
+            loss=scalars[LOSS],
             step=100 * step + 1,
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
@@ -127,7 +163,7 @@ class EmptyCall(Way):
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._log_training_step(
-            loss=scalars[_LOSS],
+            loss=scalars[LOSS],
             step=100 * step + 1,
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
@@ -152,7 +188,7 @@ class EmptyCall(Way):
 
 
 class WandbInline(Way):
-    """`run.log` of the five scalars at every step, in the loop, offline."""
+    """`run.log` of the scalars at every step, in the loop, offline."""
 
     def __init__(self, work: Workload) -> None:
         super().__init__(work)
@@ -164,7 +200,7 @@ class WandbInline(Way):
         self._run = self._wandb.init(project="bench", mode="offline")
 
     def log(self, scalars: Scalars, step: int) -> None:
-        scalars[_LOSS] = float(scalars[_LOSS])  # as most people write it; a tensor is slower
+        scalars[LOSS] = float(scalars[LOSS])  # as most people write it; a tensor is slower
         self._run.log(scalars, step=step)
 
     def close(self) -> None:
@@ -172,6 +208,22 @@ class WandbInline(Way):
 
     def reap(self) -> None:
         self._wandb.teardown()
+
+    def arrived(self) -> int | None:
+        return rows_in_wandb_files()
+
+
+def rows_in_wandb_files() -> int:
+    """Return how many rows the offline runs in `WANDB_DIR` hold."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    from fasttrack.delivery.backends.wandb_file import read_payloads
+
+    return sum(
+        Record.FromString(payload).WhichOneof("record_type") == "history"
+        for file in Path(os.environ["WANDB_DIR"]).glob("wandb/offline-run-*/run-*.wandb")
+        for payload in read_payloads(file)
+    )
 
 
 OVERHEAD: dict[str, tuple[str, Callable[[Workload], Way]]] = {
@@ -197,12 +249,20 @@ OVERHEAD: dict[str, tuple[str, Callable[[Workload], Way]]] = {
 
 COMPARED: dict[str, tuple[str, Callable[[Workload], Way]]] = {
     "none": ("no logging", Way),
-    "fasttrack": ("fasttrack, every step, 5 scalars", Fasttrack),
-    "fasttrack-grads": ("fasttrack, every step, with grad norm", FasttrackGradients),
+    "fasttrack": ("fasttrack, every step", Fasttrack),
+    "fasttrack-reference": (
+        "fasttrack, every step, `capture='reference'`",
+        partial(Fasttrack, capture="reference"),
+    ),
+    "fasttrack-thread": (
+        "fasttrack, every step, `delivery='thread'`",
+        partial(Fasttrack, delivery="thread"),
+    ),
+    "fasttrack-grads": ("fasttrack, every step, with grad norm", FasttrackEverything),
     "fasttrack-default": (
         "fasttrack, every 10th step, with grad norm (the default)",
-        partial(FasttrackGradients, log_interval=10),
+        partial(FasttrackEverything, log_interval=10),
     ),
-    "wandb": ("`wandb.log` inline, every step, 5 scalars", WandbInline),
+    "wandb": ("`wandb.log` inline, every step", WandbInline),
 }
-"""What compare.py measures: key to (description, way)."""
+"""What `python -m bench` measures beside peers.py's: key to (description, way)."""

@@ -29,7 +29,7 @@ from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HANG_GUARD_S = 60.0

@@ -15,12 +15,14 @@ from collections import deque
 from time import perf_counter
 from typing import TypeAlias
 
+import numpy as np
+
 LOGGED, SKIPPED, METRICS = range(3)  # log_training_step that logs, that does not; log_metrics
 
 METRICS_EVERY = 8
 _SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
-_WEIGHTS = (1, _SKIPPED_EVERY, METRICS_EVERY)
-_KEPT = 1024
+_WEIGHTS = np.array((1, _SKIPPED_EVERY, METRICS_EVERY))
+_KEPT = 128  # sorting them takes 55 us under the GIL
 
 Timed: TypeAlias = "tuple[int, float, float]"
 """The kind of a call, the seconds that it took, and the `perf_counter` at which it was entered."""
@@ -63,17 +65,11 @@ class CallMeter:
 
         Every timed call stands for as many as were not timed beside it (nearest rank).
         """
-        ordered = sorted((seconds, _WEIGHTS[kind]) for kind, seconds, _ in self.timed.copy())
-        total = sum(weight for _, weight in ordered)
-        if not total:
+        timed = self.timed.copy()
+        if not timed:
             return None
-        found = []
-        for share in (0.50, 0.99):
-            below = 0
-            for seconds, weight in ordered:
-                below += weight
-                if below >= share * total:
-                    found.append(seconds * 1e6)
-                    break
-        p50, p99 = found
-        return p50, p99
+        kinds, seconds, _ = zip(*timed, strict=True)
+        order = np.argsort(seconds)
+        reached = np.cumsum(_WEIGHTS[list(kinds)][order])
+        p50, p99 = order[np.searchsorted(reached, (0.50 * reached[-1], 0.99 * reached[-1]))]
+        return seconds[p50] * 1e6, seconds[p99] * 1e6

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 16
 _BURST_VALUES = 256  # metrics that are encoded before the GIL is given up
+_TICKS_AS_VALUES = 32  # what metering an interval costs, in metrics
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 
@@ -206,19 +207,20 @@ class Worker:
     def _handle(self, records: list[RawRecord]) -> None:
         first_seq = self._seq
         lines = []
-        values_encoded = 0
+        burst = 0
         try:
             for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
                 if ticks is None:
                     self._overhead.add_metrics_call()
                 else:
                     self._add_training_metrics(step, values, ticks)
+                    burst += _TICKS_AS_VALUES
                 line = self._encode(step, time_s, values)
                 if line is not None:
                     lines.append(line)
-                values_encoded += len(values)
-                if values_encoded >= _BURST_VALUES:
-                    values_encoded = 0
+                burst += len(values)
+                if burst >= _BURST_VALUES:
+                    burst = 0
                     time.sleep(0)
         except Exception as error:  # the worker's boundary: nothing may stop it
             self._seq = first_seq

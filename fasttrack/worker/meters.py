@@ -65,6 +65,6 @@ class StepMeter:
 
 def _total(batches: Sequence[Any]) -> float | None:
     # None where a batch size is unknown: a tensor is not read, that could wait for the device.
-    if not all(isinstance(batch, (int, float, np.integer)) for batch in batches):
+    if any(not issubclass(kind, (int, float, np.integer)) for kind in set(map(type, batches))):
         return None
     return float(sum(batches))

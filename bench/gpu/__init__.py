@@ -1,0 +1,1 @@
+"""What fasttrack costs a training step on a GPU: `python -m bench.gpu`."""

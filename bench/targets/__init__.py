@@ -1,0 +1,1 @@
+"""What fasttrack promises to cost, target by target, measured: `python -m bench.targets`."""

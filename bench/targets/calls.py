@@ -1,0 +1,148 @@
+"""What the caller's thread pays: the share of a step, and single calls in the loop."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from bench.measure import median_interval, percentile, timed_loop
+from bench.probes import call_in_new_process
+from bench.targets.figure import ROUNDS, Figure, over_rounds
+
+if TYPE_CHECKING:
+    from bench.overhead import Block
+    from bench.ways import Way
+    from bench.workload import Workload
+
+_US = 1e6
+_WARM_UP_STEPS = 200
+_METRICS = 500
+_BLOCK_MS = 25.0
+_OVERHEAD = (
+    ("1 ms step, five scalars at every step", "metrics", "1", 0.010),
+    ("1 ms step, default interval, grad norm, snapshots", "default", "1", 0.002),
+    ("0.1 ms step, five scalars at every step", "metrics", "0.1", 0.100),
+)
+
+
+def paired_overhead(quick: bool) -> list[Figure]:
+    """Measure what logging adds to a step, in pairs of blocks; see overhead.py.
+
+    The figure is an upper bound: what the step takes longer, and all of the worker's CPU time.
+    """
+    from bench.overhead import Plan, block_steps, measure
+    from bench.ways import OVERHEAD
+
+    number, pairs = (1, 3) if quick else (ROUNDS, 100)
+    plans = {  # single calls have a target of their own
+        step_ms: Plan(pairs, block_steps(step_ms, _BLOCK_MS), call_steps=1, step_ms=step_ms)
+        for _, _, step_ms, _ in _OVERHEAD
+    }
+    rounds = [
+        [measure(OVERHEAD[key][1], plans[step_ms]).pairs for _, key, step_ms, _ in _OVERHEAD]
+        for _ in range(number)
+    ]
+    return [
+        overhead_figure(f"paired overhead, {what}", [found[i] for found in rounds], limit)
+        for i, (what, _, _, limit) in enumerate(_OVERHEAD)
+    ]
+
+
+def overhead_figure(target: str, rounds: list[list[tuple[Block, Block]]], limit: float) -> Figure:
+    """Return the share of a step that logging adds, from each round's pairs (with, without)."""
+    shares, worker = [], []
+    for pairs in rounds:
+        added_s = statistics.median(logged.wall_s - without.wall_s for logged, without in pairs)
+        # Of both blocks: the worker also works in the one that does not log.
+        worker_s = 2 * statistics.fmean(
+            block.process_cpu_s - block.caller_cpu_s for pair in pairs for block in pair
+        )
+        step_s = statistics.median(without.wall_s for _, without in pairs)
+        shares.append((added_s + worker_s) / step_s)
+        worker.append(worker_s)
+    flat = [pair for pairs in rounds for pair in pairs]
+    added = median_interval([(logged.wall_s - without.wall_s) * _US for logged, without in flat])
+    step_ms = statistics.median(without.wall_s for _, without in flat) * 1e3
+    note = (
+        f"caller {added[0]:.1f} us [{added[1]:.1f}, {added[2]:.1f}], "
+        f"worker {statistics.median(worker) * _US:.1f} us of CPU, step {step_ms:.3f} ms"
+    )
+    return over_rounds(target, shares, "%", limit, note=note)
+
+
+# --- single calls ----------------------------------------------------------------------------
+
+
+def calls(quick: bool) -> list[Figure]:
+    """Measure the median call after a real step, all ways in one process per round."""
+    rounds = [call_in_new_process(call_round, quick) for _ in range(1 if quick else ROUNDS)]
+
+    def p50(key: str) -> list[float]:
+        return [figures[key] for figures in rounds]
+
+    wandb = p50("wandb")
+    above = [a - b for a, b in zip(p50("not-logged"), p50("empty"), strict=True)]
+    figures = [
+        over_rounds("call p50, five scalars, reference", p50("reference"), "us", 5),
+        over_rounds("call p50, five scalars, snapshot", p50("metrics"), "us", 12),
+        over_rounds("call p50, `log_training_step`, snapshot", p50("training"), "us"),
+        over_rounds("call p50, a step that is not logged", p50("not-logged"), "us"),
+        over_rounds("the same above an empty call", above, "us", 0.3),
+        over_rounds("call p50, `wandb.log`", wandb, "us"),
+    ]
+    for key in ("metrics", "reference"):
+        ratios = [theirs / ours for theirs, ours in zip(wandb, p50(key), strict=True)]
+        name = f"`wandb.log` / our call, {'snapshot' if key == 'metrics' else key}"
+        figures.append(over_rounds(name, ratios, "x", 30, at_least=True))
+    figures.append(over_rounds(f"`log_metrics`, {_METRICS} metrics", p50("many"), "us", 25))
+    return figures
+
+
+def call_round(quick: bool) -> dict[str, float]:
+    """Return the median call of each way, in microseconds."""
+    from bench.ways import OVERHEAD, WandbInline
+    from bench.workload import Workload
+
+    steps = 100 if quick else 2000
+    work = Workload()
+    p50_us = {
+        key: _p50_us(OVERHEAD[key][1](work), work, steps)
+        for key in ("metrics", "reference", "training")
+    }
+    p50_us |= _not_logged(work, steps)
+    many = Workload(metrics=_METRICS)
+    p50_us["many"] = _p50_us(OVERHEAD["metrics"][1](many), many, steps // 4)
+    p50_us["wandb"] = _p50_us(WandbInline(work), work, steps)  # last: its threads stay
+    return p50_us
+
+
+def _p50_us(way: Way, work: Workload, steps: int) -> float:
+    way.open()
+    try:
+        way.settle()
+        timed_loop(work.step, way.log, 0, _WARM_UP_STEPS)
+        times = timed_loop(work.step, way.log, _WARM_UP_STEPS, steps)
+    finally:
+        way.close()
+    return percentile(times.call_s, 50) * _US
+
+
+def _not_logged(work: Workload, steps: int) -> dict[str, float]:
+    """Return the medians of a step that is not logged and of an empty call, taken in turns."""
+    from bench.ways import EmptyCall, FasttrackNotLogged
+
+    empty, not_logged = EmptyCall(work), FasttrackNotLogged(work)
+
+    def log(scalars: Any, step: int) -> None:
+        (not_logged if step % 2 else empty).log(scalars, step)
+
+    not_logged.open()
+    try:
+        not_logged.settle()
+        call_s = timed_loop(work.step, log, 0, _WARM_UP_STEPS + 2 * steps).call_s
+    finally:
+        not_logged.close()
+    return {
+        "empty": percentile(call_s[_WARM_UP_STEPS::2], 50) * _US,
+        "not-logged": percentile(call_s[_WARM_UP_STEPS + 1 :: 2], 50) * _US,
+    }
