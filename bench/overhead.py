@@ -4,7 +4,7 @@
 
 Blocks of training steps with the logging call and as many without alternate in one process. Each
 pair gives one difference of the mean step time, and the table holds the median of the differences
-with its 95% interval: whatever drifts slower than two blocks (50 ms) cancels. Longer blocks do not
+with its 95% interval: whatever drifts slower than two blocks (20 ms) cancels. Longer blocks do not
 do on a shared machine: its speed jumps by half within seconds. They are multiples of 10 steps, so
 that as many steps are logged in each at the default interval. The worker works in both kinds of
 blocks, so its part does not show in the difference; its CPU time per logged step is taken from the
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     step_ms: str = "1"
 
 
-FULL = Plan(pairs=500, block_steps=20, call_steps=3000)
+FULL = Plan(pairs=1200, block_steps=10, call_steps=3000)
 QUICK = Plan(pairs=30, block_steps=20, call_steps=300)
 
 
@@ -195,7 +195,7 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, help="pairs of blocks per way")
     parser.add_argument("--step", choices=SIZES, default="1", help="about how many ms a step takes")
-    parser.add_argument("--block-ms", type=float, default=25.0, help="about how long a block takes")
+    parser.add_argument("--block-ms", type=float, default=10.0, help="about how long a block takes")
     parser.add_argument("--only", help=f"some of {','.join(OVERHEAD)},keep")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL

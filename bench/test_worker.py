@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,8 @@ def test_grad_norm(measure: Measure) -> None:
 
 
 def test_step_meter_over_10_steps(measure: Measure) -> None:
-    meter = StepMeter(lambda: 1)
-    ticks = [(time.perf_counter() + step, 32) for step in range(10)]
-    measure(meter.measure, ticks)
+    meter, clock = StepMeter(lambda: 1), itertools.count()
+    measure(meter.measure, prepare=lambda: ([(float(next(clock)), 32) for _ in range(10)],))
 
 
 def test_encode_row(measure: Measure) -> None:

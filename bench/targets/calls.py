@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _US = 1e6
 _WARM_UP_STEPS = 200
 _METRICS = 500
-_BLOCK_MS = 25.0
+_BLOCK_MS = 10.0
 _OVERHEAD = (
     ("1 ms step, five scalars at every step", "metrics", "1", 0.010),
     ("1 ms step, default interval, grad norm, snapshots", "default", "1", 0.002),
@@ -33,7 +33,7 @@ def paired_overhead(quick: bool) -> list[Figure]:
     from bench.overhead import Plan, block_steps, measure
     from bench.ways import OVERHEAD
 
-    number, pairs = (1, 3) if quick else (ROUNDS, 100)
+    number, pairs = (1, 3) if quick else (ROUNDS, 300)
     plans = {  # single calls have a target of their own
         step_ms: Plan(pairs, block_steps(step_ms, _BLOCK_MS), call_steps=1, step_ms=step_ms)
         for _, _, step_ms, _ in _OVERHEAD
