@@ -9,7 +9,7 @@ do on a shared machine: its speed jumps by half within seconds. They are multipl
 that as many steps are logged in each at the default interval. The worker works in both kinds of
 blocks, so its part does not show in the difference; its CPU time per logged step is taken from the
 whole run, and the sum of both is an upper bound of what training feels (on another core the worker
-only costs while it holds the GIL). The delivery process is compare.py's business. The time of a
+only costs while it holds the GIL). The delivery process is in `python -m bench`. The time of a
 single call is measured afterwards, in a loop of its own, so that reading the clock costs the blocks
 nothing.
 
