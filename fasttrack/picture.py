@@ -37,6 +37,8 @@ _UNITS = {
     "*_s": "s",
     "*_gb": "GiB",
     "*_w": "W",
+    "*_us_*": "µs",
+    "*_pct": "%",
     "*/steps_per_sec": "steps/s",
     "*/samples_per_sec": "samples/s",
     "gpu/utilization": "%",

@@ -141,7 +141,7 @@ def test_metric_that_is_nowhere_finite_is_drawn_as_marks_only(
     [
         (
             ["-m", "loss/*", "-m", "nothing"],
-            "the run has no metric 'nothing'; it has: eval/accuracy, eval/loss, loss/total, ",
+            "the run has no metric 'nothing'; it has: eval/accuracy, eval/loss, fasttrack/",
         ),
         (["-o", "absent/a.png"], "cannot write the picture absent/a.png: "),
         (["-o", "a.xyz"], "cannot write the picture a.xyz: Format 'xyz' is not supported"),

@@ -101,7 +101,9 @@ class WandbBackend:
         run.define_metric("*", step_metric=STEP_KEY)
         self._run = run
         if not self._in_trainer:  # there the user may log, too, from another thread
-            self._outbox = Outbox(run._interface, wandb.proto.wandb_server_pb2.ServerRequest)
+            request = wandb.proto.wandb_server_pb2.ServerRequest
+            encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
+            self._outbox = Outbox(run._interface, request, encoding)
         self._online = online
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self.starting_step = run.starting_step
@@ -144,7 +146,8 @@ class WandbBackend:
         """Hand over one row. See `Backend.log`."""
         assert self._run is not None
         try:
-            self._run.log(values, step=step)
+            if self._outbox is None or not self._outbox.take(values, step):
+                self._run.log(values, step=step)
         except _failures() as error:
             raise Lost(_one_line(error)) from error
 

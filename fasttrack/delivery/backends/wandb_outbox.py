@@ -2,8 +2,9 @@
 
 `run.log` hands each row to the client's own asyncio thread and waits until the socket has it: two
 thread switches and two system calls a row, two thirds of what a row costs (bench/README.md), and a
-wake-up of wandb-core besides. The outbox lets `run.log` do all its work but this last step, and
-hands the collected messages over together, in the same order.
+wake-up of wandb-core besides. The outbox collects messages and hands them over together, in order.
+A row of finite numbers, as nearly all are, it writes itself; with any other, `run.log` does all but
+the last step.
 
 It leans on names that wandb keeps to itself (seen with 0.31). Where one is missing there is no
 outbox, and rows go one by one.
@@ -11,6 +12,8 @@ outbox, and rows go one by one.
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 _MOST_ROWS = 128  # that are held back at a time
@@ -23,25 +26,46 @@ class Outbox:
     Threads: one at a time, the one that logs.
     """
 
-    def __init__(self, interface: Any, request: type[Any]) -> None:
+    def __init__(self, interface: Any, request: type[Any], encoding: str) -> None:
         """Stand between `run.log` and wandb-core.
 
         Args:
             interface: the run's interface to wandb-core.
             request: the class `wandb.proto.wandb_server_pb2.ServerRequest`.
+            encoding: the setting `x_history_value_encoding`; in another than "json" the outbox
+                writes no row itself.
         """
         self._interface = interface
         self._request = request
         self._requests: list[Any] = []
         self.works = all(hasattr(interface, name) for name in _NEEDED)
+        self._writes = self.works and encoding == "json"
         if self.works:
             interface._publish_partial_history = self._collect
+
+    def take(self, values: dict[str, float | int], step: int) -> bool:
+        """Take a row in; return False where it is one for `run.log`."""
+        if not self._writes or not all(map(math.isfinite, values.values())):
+            return False
+        request = self._request()
+        record = request.record_publish
+        history = record.request.partial_history
+        history.step.num = step
+        for name, value in values.items():
+            history.item.add(key=name, value_json=repr(value))
+        history.item.add(key="_timestamp", value_json=repr(time.time()))
+        self._interface._assign(record)
+        self._add(request)
+        return True
 
     def _collect(self, history: Any) -> None:
         record = self._interface._make_request(partial_history=history)
         self._interface._assign(record)
         request = self._request()
         request.record_publish.CopyFrom(record)
+        self._add(request)
+
+    def _add(self, request: Any) -> None:
         self._requests.append(request)
         if len(self._requests) >= _MOST_ROWS:
             self.post()
