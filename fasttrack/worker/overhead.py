@@ -78,8 +78,10 @@ class Overhead:
             steps -= 1  # n readings of the clock are n - 1 steps
         self._steps += steps
         elapsed_s = last_s - self._window_began_s
+        if elapsed_s < _WINDOW_S or not self._steps:
+            return
         logged_s = self._calls.mean_s(LOGGED, self._window_began_s)
-        if elapsed_s < _WINDOW_S or not self._steps or logged_s is None:
+        if logged_s is None:  # the call that made this row may not have ended yet
             return
         self._judge(self._budget, elapsed_s / self._steps, logged_s)
         self._window_began_s = last_s
