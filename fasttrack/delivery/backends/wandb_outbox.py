@@ -2,7 +2,7 @@
 
 `run.log` hands each row to the client's own asyncio thread and waits until the socket has it: two
 thread switches and two system calls a row, and a wake-up of wandb-core besides. They were most of
-the 0.56 ms of CPU that a row cost both together; posting rows together left 0.2. The outbox collects
+the 0.56 ms of CPU that a row cost both together; posted together, it costs 0.2. The outbox collects
 messages and hands them over in order. A row of finite numbers, as nearly all are, it writes itself;
 with any other, `run.log` does all but the last step.
 
