@@ -86,13 +86,14 @@ def metrics(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if not k.startswith("_") and k != "step"}
 
 
-def script_environment(*, coverage: bool = True) -> dict[str, str]:
+def script_environment() -> dict[str, str]:
     """Return the environment for a script that imports from tests/.
 
-    A script that gets signals must go unmeasured (`coverage=False`): coverage's tracer holds a
-    plain lock now and then, which Ctrl-C leaves held and a handler's code waits for, for ever.
+    Its coverage is not measured: torch's import would take half as long again, and coverage's
+    tracer holds a plain lock now and then, which Ctrl-C leaves held and a handler's code waits
+    for, for ever.
     """
-    kept = {k: v for k, v in os.environ.items() if coverage or k != "COVERAGE_PROCESS_CONFIG"}
+    kept = {k: v for k, v in os.environ.items() if k != "COVERAGE_PROCESS_CONFIG"}
     return {**kept, "PYTHONPATH": str(Path(__file__).parent)}
 
 
@@ -100,7 +101,6 @@ def run_script(
     source: str,
     *arguments: str,
     check: bool = True,
-    coverage: bool = True,
     warnings: str = "error",
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed."""
@@ -109,7 +109,7 @@ def run_script(
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
-        env=script_environment(coverage=coverage),
+        env=script_environment(),
     )
     if check:
         assert result.returncode == 0, result.stderr
@@ -124,7 +124,7 @@ def start_script(source: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=script_environment(coverage=False),
+        env=script_environment(),
     )
 
 

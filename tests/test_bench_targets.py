@@ -163,15 +163,16 @@ def test_other_processes_are_seen_with_what_they_used_and_can_be_ended() -> None
     """A child and its child; what they used is remembered when they are gone."""
     printed = run_in_root(
         """
-import json, os, subprocess, time
-from bench.probes import DescendantsWatch, descendants, kill_descendants
+import json, subprocess, time
+from bench.probes import DescendantsWatch, kill_descendants
 
-with subprocess.Popen(["sh", "-c", "sleep 600 & sleep 600"]) as child:
-    while len(descendants(os.getpid())) < 3:
-        time.sleep(0.01)
+with subprocess.Popen(["sh", "-c", "sleep 600; true"]) as child:
     watch = DescendantsWatch()
-    watch.look()
+    while "sleep" not in watch.by_name():  # both begin as copies of their parents
+        time.sleep(0.01)
+        watch.look()
     kill_descendants()
+    assert child.wait() < 0
 print(json.dumps([sorted(watch.by_name()), watch.total().peak_mb > 0]))
 """
     )

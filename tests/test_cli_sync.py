@@ -154,7 +154,7 @@ def test_ctrl_c_ends_the_delivery_process_too(server: WandbServer, run: Path) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=script_environment(coverage=False),
+        env=script_environment(),
     )
     wait_until((run / "courier.lock").exists)
     command.send_signal(signal.SIGINT)

@@ -62,7 +62,7 @@ def following(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=script_environment(coverage=False),
+        env=script_environment(),
     )
     with process:
         try:
@@ -124,7 +124,7 @@ def test_tail_follows_a_preempted_run_into_its_next_attempt(tmp_path: Path) -> N
     """As Slurm requeues it: SIGTERM, a pause, and a new process that resumes the run."""
     training = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(TRAINS_UNTIL_SIGTERM)],
-        env=script_environment(coverage=False),
+        env=script_environment(),
     )
     directory = run_dir(tmp_path, "requeued")
     wait_until(

@@ -127,11 +127,7 @@ def _torchrun(base: Path, ranks: int, *command: str | Path) -> subprocess.Comple
     """Run a script on `ranks` ranks in `base`, with offline tracking."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     # Fixtures of the module come before those of conftest.py, which clear the environment.
-    kept = {
-        k: v
-        for k, v in script_environment().items()
-        if not k.startswith(("COVERAGE_", "WANDB_", "SLURM_"))
-    }
+    kept = {k: v for k, v in script_environment().items() if not k.startswith(("WANDB_", "SLURM_"))}
     own = {"HOME": str(base), "WANDB_DIR": str(base), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, *launcher, *map(str, command)],

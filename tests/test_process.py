@@ -240,7 +240,8 @@ def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
                 signal.signal(signal.SIGTERM, handler)
             tracker.log_metrics({{"a": 1}}, step=0)
             print(tracker.get_run_id(), flush=True)
-            time.sleep(60)
+            while True:
+                time.sleep(0.01)  # a signal just before a long one would wait for its end
             """,
             signal.SIGTERM,
         )
@@ -295,7 +296,6 @@ def test_logging_from_a_signal_handler_is_safe(tmp_path: Path) -> None:
         tracker.finish()
         print(tracker.get_run_id(), step, len(fired))
         """,
-        coverage=False,
     )
 
     run_id, steps, fired = result.stdout.split()

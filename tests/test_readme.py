@@ -189,7 +189,7 @@ def test_resume_with_deepspeed_goes_on_in_the_same_run(server: WandbServer) -> N
     torch.distributed.destroy_process_group()
     """
     body = textwrap.indent(snippet("python", "load_checkpoint"), " " * 8)
-    result = run_script(setup.rstrip(" ") + body + ending, coverage=False, warnings="default")
+    result = run_script(setup.rstrip(" ") + body + ending, warnings="default")
 
     (run_id,) = server.runs
     assert f"(None, '{run_id}') ('{run_id}', '{run_id}')" in result.stdout
