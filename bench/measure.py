@@ -88,7 +88,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     rank, below = 0, 0.5**n  # `below`: the chance that at most `rank` values lie under the median
     while below <= 0.025 and rank < (n - 1) // 2:
         rank += 1
-        below += math.comb(n, rank) * 0.5**n
+        below += math.comb(n, rank) / 2**n
     rank = max(0, rank - 1)
     return statistics.median(ordered), ordered[rank], ordered[n - 1 - rank]
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.__main__ import main
 from bench.compare import DESCRIPTIONS, Result, Scenario
-from bench.measure import timed_loop
+from bench.measure import median_interval, timed_loop
 from bench.pictures import draw_slowdown, draw_steps
 from bench.report import markdown
 
@@ -139,6 +139,14 @@ def test_few_steps_have_no_high_percentile() -> None:
 
     assert "| 4.00 | 1.00 |" in markdown(result_of(none=[_FIGURES]))
     assert "| 2.00 | - | - |" in markdown(result_of(none=[few]))
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(3, 0, 2), (6, 0, 5), (100, 39, 60), (1500, 711, 788)]
+)
+def test_a_medians_interval_is_two_order_statistics(count: int, low: int, high: int) -> None:
+    """Those of the binomial distribution's tables, also where 2**count is beyond a float."""
+    assert median_interval(list(range(count))) == ((count - 1) / 2, low, high)
 
 
 def test_a_loop_ends_at_its_time_limit() -> None:
