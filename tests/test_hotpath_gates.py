@@ -169,7 +169,8 @@ def test_a_logged_step_allocates_the_same_for_ever_and_keeps_nothing() -> None:
             return sys.getallocatedblocks()
 
         training_calls(None)  # with its first optimizer torch imports much
-        tracemalloc.start()  # before the tracker: of what is in the interpreter's free lists it knows nothing
+        # Before the tracker: of what is in the interpreter's free lists it knows nothing.
+        tracemalloc.start()
         kept = []
         with resting_tracker() as tracker:
             for steps in (1000, 500, 1000):  # in the first, what has a limit fills up
