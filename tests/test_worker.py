@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HANG_GUARD_S = 60.0
-CHUNK = 16  # records that the worker handles at a time
+CHUNK = 32  # records that the worker handles at a time
 
 
 class MemoryDelivery:

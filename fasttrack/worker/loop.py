@@ -1,7 +1,8 @@
 """The worker: drain the rings, resolve, meter, append to the journal, and look after delivery.
 
-What it does under the GIL is what training pays for, so it works in short bursts: at most
-`_CHUNK` records, then the GIL is given up.
+What it does under the GIL is what training pays for, so it works in short bursts: after `_BURST_S`
+it sleeps for no time at all, which takes long enough that a thread that waits for the GIL gets it.
+Releasing the GIL alone, as `write` does, is over before that thread has woken up.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
-_CHUNK = 16
-_BURST_VALUES = 256  # metrics that are encoded before the GIL is given up
-_TICKS_AS_VALUES = 32  # what metering an interval costs, in metrics
+_CHUNK = 32  # records that are written together
+_BURST_S = 100e-6
+_BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
+_BACKLOG_BURST_S = 1e-3
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 
@@ -78,6 +80,8 @@ class Worker:
         # worker thread
         self._seq = 0
         self._rows_lost = 0
+        self._burst_s = _BURST_S
+        self._burst_end_s = 0.0
         self._last_step: int | None = None
         self._gpu_period: int | None = None
         self.ring_high_water = 0
@@ -194,34 +198,38 @@ class Worker:
         self._drain_console()
         if self._entries:
             self._append([self._entries.popleft() for _ in range(len(self._entries))])
+        self._burst_s = _BURST_S
+        self._burst_end_s = time.perf_counter() + self._burst_s
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
+            if handled >= _BACKLOG:
+                self._burst_s = _BACKLOG_BURST_S
             self._handle(records)
             records.clear()  # what freeing them costs belongs to this burst, not to the next
-            time.sleep(0)  # give up the GIL between bursts
+            self._end_burst()
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
+    def _end_burst(self) -> None:
+        if time.perf_counter() >= self._burst_end_s:
+            time.sleep(0)
+            self._burst_end_s = time.perf_counter() + self._burst_s
+
     def _handle(self, records: list[RawRecord]) -> None:
         first_seq = self._seq
         lines = []
-        burst = 0
         try:
             for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
                 if ticks is None:
                     self._overhead.add_metrics_call()
                 else:
                     self._add_training_metrics(step, values, ticks)
-                    burst += _TICKS_AS_VALUES
                 line = self._encode(step, time_s, values)
                 if line is not None:
                     lines.append(line)
-                burst += len(values)
-                if burst >= _BURST_VALUES:
-                    burst = 0
-                    time.sleep(0)
+                self._end_burst()
         except Exception as error:  # the worker's boundary: nothing may stop it
             self._seq = first_seq
             self._tally.count("worker_errors", len(records))
@@ -239,6 +247,7 @@ class Worker:
         if period != self._gpu_period:  # the first logged step of each interval
             if self._gpu_period is not None:  # at first there is nothing to tell
                 values.update(self._own_metrics())
+                self._end_burst()
             self._gpu_period = period
             values.update(self._gpu.sample(self._resolver.cuda_index))
 
