@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import shutil
@@ -72,8 +73,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with make_tracker(resume_id="finished", tags=None, config=config, options=SOON) as tracker:
             tracker.log_metrics({"eval/ok": True, "eval/loss": math.inf}, ROWS)
         assert dying.wait(HANG_GUARD_S) == 9
-        # Nothing may be written any more when the directory is copied.
         wait_until(lambda: {find_delivery(run).word for run in list_runs()} == {"offline dir"})
+        for run in list_runs():  # nothing may be written any more when the directory is copied
+            with (run.directory / "courier.lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield base
 
 

@@ -142,7 +142,7 @@ def slow_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[S
 
 
 class TickingClock:
-    """In the place of the module `time`: a reading takes 10 us, and rests are counted."""
+    """In the place of the module `time`: a reading takes 10 us, and sleeps are counted."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -571,6 +571,7 @@ def test_gil_is_given_up_every_100_us_and_less_often_far_behind(
     setup = Setup(tmp_path / "run", capacity=8192)
     clock = TickingClock()
     monkeypatch.setattr("fasttrack.worker.loop.time", clock)
+    monkeypatch.setattr("fasttrack.worker.loop.perf_counter", clock.perf_counter)
     for step in range(1000):
         setup.log(step, a=step)
     setup.worker.run_once()

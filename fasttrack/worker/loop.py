@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -199,42 +200,45 @@ class Worker:
         if self._entries:
             self._append([self._entries.popleft() for _ in range(len(self._entries))])
         self._burst_s = _BURST_S
-        self._burst_end_s = time.perf_counter() + self._burst_s
+        self._burst_end_s = perf_counter() + self._burst_s
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             if handled >= _BACKLOG:
                 self._burst_s = _BACKLOG_BURST_S
             self._handle(records)
             records.clear()  # what freeing them costs belongs to this burst, not to the next
-            self._end_burst()
+            if perf_counter() >= self._burst_end_s:
+                self._end_burst()
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
     def _end_burst(self) -> None:
-        if time.perf_counter() >= self._burst_end_s:
-            time.sleep(0)
-            self._burst_end_s = time.perf_counter() + self._burst_s
+        time.sleep(0)
+        self._burst_end_s = perf_counter() + self._burst_s
 
     def _handle(self, records: list[RawRecord]) -> None:
         first_seq = self._seq
         lines = []
+        metrics_calls = 0
         try:
             for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
                 if ticks is None:
-                    self._overhead.add_metrics_call()
+                    metrics_calls += 1
                 else:
                     self._add_training_metrics(step, values, ticks)
                 line = self._encode(step, time_s, values)
                 if line is not None:
                     lines.append(line)
-                self._end_burst()
+                if perf_counter() >= self._burst_end_s:
+                    self._end_burst()
         except Exception as error:  # the worker's boundary: nothing may stop it
             self._seq = first_seq
             self._tally.count("worker_errors", len(records))
             self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             return
+        self._overhead.add_metrics_calls(metrics_calls)
         self._append(lines)
 
     def _add_training_metrics(
@@ -247,7 +251,8 @@ class Worker:
         if period != self._gpu_period:  # the first logged step of each interval
             if self._gpu_period is not None:  # at first there is nothing to tell
                 values.update(self._own_metrics())
-                self._end_burst()
+                if perf_counter() >= self._burst_end_s:
+                    self._end_burst()
             self._gpu_period = period
             values.update(self._gpu.sample(self._resolver.cuda_index))
 

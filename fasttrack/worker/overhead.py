@@ -64,9 +64,9 @@ class Overhead:
         """The worker's CPU time since it was started, in percent of one core."""
         return 100 * self._cpu_s / max(time.monotonic() - self._started_s, 1e-9)
 
-    def add_metrics_call(self) -> None:
-        """Count one call of `log_metrics`."""
-        self._metrics_calls += 1
+    def add_metrics_calls(self, calls: int) -> None:
+        """Count calls of `log_metrics`."""
+        self._metrics_calls += calls
 
     def add_steps(self, step: int, first_s: float, last_s: float, steps: int) -> None:
         """Count the training steps up to `step`, which began at `first_s` to `last_s`."""
