@@ -164,7 +164,7 @@ class SwanLab(Way):
     def arrived(self) -> int | None:
         from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 
-        from fasttrack.delivery.backends.wandb_file import read_payloads
+        from fasttrack.delivery.backends.wandb.file import read_payloads
 
         (file,) = self._directory.glob("run-*/run-*.swanlab")  # framed as `.wandb` files are
         records = map(Record.FromString, read_payloads(file))

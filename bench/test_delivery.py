@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.targets.tracking import FIVE
-from fasttrack.delivery.steps import StepMapper
-from fasttrack.journal.format import encode_row
+from fasttrack.delivery.backends.wandb.steps import StepMapper
+from fasttrack.journal.entries import encode_row
 from fasttrack.journal.reader import read_segment
 from fasttrack.journal.writer import SegmentWriter
 

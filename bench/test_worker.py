@@ -15,9 +15,9 @@ from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource, fused_norm
 from fasttrack.hotpath.ring import Ring
-from fasttrack.journal.format import encode_row
+from fasttrack.journal.entries import encode_row
 from fasttrack.journal.writer import SegmentWriter
-from fasttrack.tally import Tally
+from fasttrack.notices import Notices
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.overhead import Overhead
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def _resolver(capture: Capture) -> Resolver:
-    tally = Tally()
-    return Resolver(capture, GradientSource("off", 0, tally.warn), tally)
+    notices = Notices()
+    return Resolver(capture, GradientSource("off", 0, notices.warn), notices)
 
 
 @pytest.mark.parametrize("mode", ["snapshot", "reference"])
@@ -75,7 +75,7 @@ def test_worker_round_x32(measure: Measure, tmp_path: Path) -> None:
         Ring(64, 0.0),
         _resolver(capture),
         writer,
-        Tally(),
+        Notices(),
         delivery=Nobody(),
         overhead=Overhead(
             CallMeter(),

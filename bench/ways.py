@@ -217,7 +217,7 @@ def rows_in_wandb_files() -> int:
     """Return how many rows the offline runs in `WANDB_DIR` hold."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    from fasttrack.delivery.backends.wandb_file import read_payloads
+    from fasttrack.delivery.backends.wandb.file import read_payloads
 
     return sum(
         Record.FromString(payload).WhichOneof("record_type") == "history"

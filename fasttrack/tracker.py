@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fasttrack import process
+from fasttrack import process_hooks
 from fasttrack.artifacts.recorder import Recorder
 from fasttrack.context.config import as_config, config_refusal, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
@@ -21,7 +21,6 @@ from fasttrack.context.identity import identify_trainer
 from fasttrack.context.metadata import get_metadata
 from fasttrack.context.naming import make_run_id, make_run_name
 from fasttrack.context.redaction import redact
-from fasttrack.delivery.supervisor import DeliveryProcess, DeliveryThread
 from fasttrack.errors import ConfigurationError, DirectoryError, FasttrackError
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, CallMeter
 from fasttrack.hotpath.capture import Capture, Refused, describe, mark_streams, step_number
@@ -30,15 +29,12 @@ from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.records import Gradients
 from fasttrack.hotpath.ring import Ring
-from fasttrack.journal.format import FORMAT_VERSION, run_directory
+from fasttrack.journal.entries import FORMAT_VERSION
+from fasttrack.journal.run_directory import run_directory
 from fasttrack.journal.writer import SegmentWriter
-from fasttrack.options import (
-    Options,
-    check_aliases,
-    check_tags,
-    require_integer,
-    require_run_id,
-    require_strings,
+from fasttrack.notices import Notices, say
+from fasttrack.options import Options
+from fasttrack.settings import (
     resolve_base_dir,
     resolve_entity,
     resolve_log_model,
@@ -46,11 +42,18 @@ from fasttrack.options import (
     resolve_project,
 )
 from fasttrack.stats import Stats
-from fasttrack.tally import Tally, say
+from fasttrack.validation import (
+    check_aliases,
+    check_tags,
+    require_integer,
+    require_run_id,
+    require_strings,
+)
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.meters import MOST_TICKS
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
+from fasttrack.worker.supervisor import DeliveryProcess, DeliveryThread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +62,8 @@ if TYPE_CHECKING:
     import torch
 
     from fasttrack.audit.session import Audit
-    from fasttrack.delivery.supervisor import Delivery
     from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.worker.supervisor import Delivery
 
 REQUIRED_TAGS = ("model", "dataset", "objective", "experiment_group")
 
@@ -198,11 +201,11 @@ class ExperimentTracker:
 
         # caller thread
         self._log_interval = log_interval
-        self._tally = Tally()
+        self._notices = Notices()
         self._ring: Ring[RawRecord] = Ring(options.ring_capacity, options.full_wait_s)
         self._capture = Capture(options.capture)
         self._gradients = GradientSource(
-            options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._tally.warn
+            options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self._notices.warn
         )
         self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ("train/lr",)
@@ -221,14 +224,14 @@ class ExperimentTracker:
             budget=options.overhead_budget,
             log_interval=log_interval,
             set_interval=self._set_interval,
-            warn=self._tally.warn,
+            warn=self._notices.warn,
         )
         self._worker = Worker(
             self._ring,
             console_ring,
-            Resolver(self._capture, self._gradients, self._tally),
+            Resolver(self._capture, self._gradients, self._notices),
             writer,
-            self._tally,
+            self._notices,
             delivery=self._delivery,
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
@@ -236,7 +239,11 @@ class ExperimentTracker:
         )
         self._worker.start()
         self._recorder = Recorder(
-            self._run_id, writer.path, self._worker.write, self._tally, upload_models=upload_models
+            self._run_id,
+            writer.path,
+            self._worker.write,
+            self._notices,
+            upload_models=upload_models,
         )
         self._recorder.record_metadata(get_metadata)
         # In the thread mode wandb, being in this process, captures the console by itself.
@@ -244,16 +251,16 @@ class ExperimentTracker:
         self._console = ConsoleCapture(console_ring) if capture_console else None
         self._finish_lock = threading.Lock()
         self._state = _RUNNING
-        process.register(self)
+        process_hooks.register(self)
 
     def _set_interval(self, steps: int) -> None:
         self._log_interval = steps
 
     def _start_delivery(self, segment: Path) -> Delivery:
         if self._options.delivery == "thread":
-            return DeliveryThread(segment, self._tally.warn, process.run_first_at_exit)
+            return DeliveryThread(segment, self._notices.warn, process_hooks.run_first_at_exit)
         try:
-            return DeliveryProcess(segment, self._tally.warn)
+            return DeliveryProcess(segment, self._notices.warn)
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
@@ -416,7 +423,7 @@ class ExperimentTracker:
         try:
             norm = self._gradients.capture(model, optimizer)
         except Exception as error:  # the model's own code runs here; the row must not suffer
-            self._tally.refuse(GRAD_NORM, repr(error))
+            self._notices.refuse(GRAD_NORM, repr(error))
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -442,7 +449,7 @@ class ExperimentTracker:
         ticks: tuple[tuple[float, Any], ...] | None,
         gradients: Gradients | None,
     ) -> None:
-        pending = self._capture.mapping(values, self._tally.refuse)
+        pending = self._capture.mapping(values, self._notices.refuse)
         events: tuple[torch.Event, ...] = ()
         if pending is not None:
             for tensor in pending.values():
@@ -455,17 +462,18 @@ class ExperimentTracker:
         if gradients is not None:
             self._worker.wake()  # gradients are large, and may soon be zeroed in place
         if not pushed:
-            self._tally.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+            self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
 
     def _late_call(self) -> None:
-        self._tally.count("late_calls")
-        self._tally.warn("late", "a log call came after finish(); nothing is logged any more")
+        self._notices.count("late_calls")
+        self._notices.warn("late", "a log call came after finish(); nothing is logged any more")
 
     def _failed_call(self, method: str, error: Exception) -> None:
-        self._tally.count("failed_calls")
+        self._notices.count("failed_calls")
         known = isinstance(error, (Refused, FasttrackError))
         text = str(error) if known else repr(error)
-        self._tally.warn(f"call:{method}:{type(error)}", f"{method}: {text}; the call was ignored")
+        key = f"call:{method}:{type(error)}"
+        self._notices.warn(key, f"{method}: {text}; the call was ignored")
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -496,7 +504,7 @@ class ExperimentTracker:
         """Return what was written, delivered and lost so far. Never waits."""
         if self._state is _INERT:
             return Stats(**dict.fromkeys(Stats.__slots__, 0))
-        counts = self._tally.counts()
+        counts = self._notices.counts()
         p50_us, p99_us = self._calls.percentiles_us() or (0.0, 0.0)
         return Stats(
             rows_written=self._worker.rows_written,
@@ -553,7 +561,7 @@ class ExperimentTracker:
             return
         # Still running meanwhile: SIGTERM or Ctrl-C find a journal that they can end.
         if not self._recorder.wait(self._options.upload_timeout_s):
-            self._tally.warn("copies", "a checkpoint is still being copied; it is not uploaded")
+            self._notices.warn("copies", "a checkpoint is still being copied; it is not uploaded")
         with self._finish_lock:
             if self._state is not _RUNNING:
                 return
@@ -567,14 +575,14 @@ class ExperimentTracker:
         finally:
             self._state = State.FINISHED
             self._delivery.close()
-            process.unregister(self)
+            process_hooks.unregister(self)
 
     def _end_journal(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
         """Stop the worker and close the segment; return False where the worker hangs."""
         if self._console is not None:
             self._console.stop()
         if not self._worker.stop(timeout_s):
-            self._tally.warn("stuck", "the worker waits for the device; its last rows are lost")
+            self._notices.warn("stuck", "the worker waits for the device; its last rows are lost")
             return False
         now_s = time.time()
         self._worker.end_segment(
@@ -608,8 +616,8 @@ class ExperimentTracker:
         if self._state is _RUNNING:
             self._state = State.FINISHING
             if self._recorder.busy:
-                self._tally.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
-            self._end_journal(process.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
+                self._notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
+            self._end_journal(process_hooks.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
         elif self._state is State.FINISHING:  # finish() lies below this signal handler
             self._worker.stop(_PREEMPT_FLUSH_S)
 

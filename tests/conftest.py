@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from wandb_server import WandbServer
+from support.wandb_server import WandbServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

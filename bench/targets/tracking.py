@@ -6,8 +6,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from bench.probes import kill_descendants
-from fasttrack.delivery.supervisor import DeliveryState
-from fasttrack.journal.format import count_rows, segments
+from fasttrack.journal.reader import count_rows
+from fasttrack.journal.run_directory import segments
+from fasttrack.worker.supervisor import DeliveryState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

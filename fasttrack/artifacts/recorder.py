@@ -14,13 +14,13 @@ from fasttrack.artifacts.staging import gb, stage, stage_text, staging_directory
 from fasttrack.context.config import as_config, config_refusal
 from fasttrack.context.redaction import redact
 from fasttrack.errors import ConfigurationError
-from fasttrack.tally import say
+from fasttrack.notices import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fasttrack.artifacts.staging import Staged
-    from fasttrack.tally import Tally
+    from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
 _MOST_NAMED = 5  # left-out files that are named; a directory may hold thousands
@@ -37,7 +37,7 @@ class Recorder:
         run_id: str,
         segment: Path,
         write: Callable[[dict[str, Any]], None],
-        tally: Tally,
+        notices: Notices,
         *,
         upload_models: bool,
     ) -> None:
@@ -47,14 +47,14 @@ class Recorder:
             run_id: names the artifacts.
             segment: the attempt's journal, beside which files are staged.
             write: takes a journal entry; never waits.
-            tally: counts and says what goes wrong.
+            notices: counts and says what goes wrong.
             upload_models: whether checkpoints are uploaded unless forced.
         """
         self._run_id = run_id
         self._run_dir = segment.parent
         self._staging = staging_directory(segment)
         self._write = write
-        self._tally = tally
+        self._notices = notices
         self._upload_models = upload_models
         self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
         self._threads: list[threading.Thread] = []
@@ -79,7 +79,7 @@ class Recorder:
         if plain is None:
             raise ConfigurationError(config_refusal(config))
         if unrepresented:
-            self._tally.warn(
+            self._notices.warn(
                 "config_text",
                 f"log_config: written as text, having no plain form: {', '.join(unrepresented)}",
             )
@@ -99,7 +99,7 @@ class Recorder:
             OSError: the run's directory cannot be written.
         """
         if not (force or self._upload_models):
-            self._tally.warn(
+            self._notices.warn(
                 "log_model",
                 "checkpoints are not uploaded: set WANDB_LOG_MODEL=1 to upload all, or pass "
                 "force=True to log_checkpoint for one",
@@ -148,8 +148,8 @@ class Recorder:
             try:
                 task()
             except Exception as error:  # this thread's boundary: nothing may reach training
-                self._tally.count("failed_calls")
-                self._tally.warn(f"background:{what}", f"{what} failed: {error!r}")
+                self._notices.count("failed_calls")
+                self._notices.warn(f"background:{what}", f"{what} failed: {error!r}")
 
         thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
         thread.start()

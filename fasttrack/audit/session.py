@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fasttrack.audit.findings import Finding, Findings, locate_caller, make_table
 from fasttrack.audit.sync_warnings import listen, warn_of_syncs
 from fasttrack.audit.waits import CUDA_SYNC, Rule, find_rule
-from fasttrack.tally import say
+from fasttrack.notices import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import LocalRun
 from fasttrack.cli.plot import draw_run
 from fasttrack.journal.cursor import load_cursor
+from fasttrack.runs.local import LocalRun
 
 if TYPE_CHECKING:
     from fasttrack.demo import Outcome
@@ -42,7 +42,7 @@ def demo(epochs: int, output: Path, mode: str) -> None:
 
     Needs scikit-learn and matplotlib: pip install 'fasttrack[examples]'.
     """
-    from fasttrack.picture import require_matplotlib
+    from fasttrack.views.picture import require_matplotlib
 
     require_matplotlib()  # before the training rather than after it
     from fasttrack.demo import run_demo

@@ -12,12 +12,13 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from fasttrack.cli import checks, machine_checks
-from fasttrack.cli.checks import Check
 from fasttrack.cli.shared import json_option, make_console, print_json
 from fasttrack.context.redaction import REDACTED, looks_secret, redact
+from fasttrack.doctor import checks
+from fasttrack.doctor import machine as machine_checks
+from fasttrack.doctor.checks import Check
 from fasttrack.errors import ConfigurationError
-from fasttrack.options import resolve_mode
+from fasttrack.settings import resolve_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from fasttrack.cli.local_runs import find_run
 from fasttrack.cli.shared import dir_option, spell, warn_of_damage
 from fasttrack.errors import FasttrackError
+from fasttrack.runs.local import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.local import LocalRun
 
 _FIXED = ("attempt", "seq", "step", "time")
 _BATCH_ROWS = 16_384

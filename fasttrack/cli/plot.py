@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import find_run
 from fasttrack.cli.shared import dir_option, warn_of_damage
+from fasttrack.runs.local import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.local import LocalRun
 
 
 @click.command("plot")
@@ -50,8 +50,8 @@ def plot(text: str, patterns: tuple[str, ...], output: Path | None, base: Path |
 
 
 def draw_run(run: LocalRun, path: Path, patterns: Sequence[str] = ()) -> None:
-    """Write a picture of `run`; see `fasttrack.picture.draw` for what it draws and raises."""
-    from fasttrack.picture import draw
+    """Write a picture of `run`; see `fasttrack.views.picture.draw` for what it draws and raises."""
+    from fasttrack.views.picture import draw
 
     attempts = len(run.headers)
     details = [

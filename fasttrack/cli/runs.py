@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasttrack.cli.local_runs import list_runs
 from fasttrack.cli.shared import (
     dir_option,
     format_time,
@@ -15,7 +14,8 @@ from fasttrack.cli.shared import (
     note_no_runs,
     print_json,
 )
-from fasttrack.cli.status import summarize
+from fasttrack.runs.local import list_runs
+from fasttrack.runs.status import summarize
 
 if TYPE_CHECKING:
     from pathlib import Path

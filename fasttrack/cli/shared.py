@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasttrack.options import resolve_base_dir
+from fasttrack.settings import resolve_base_dir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.local import LocalRun
 
 dir_option = click.option(
     "--dir",

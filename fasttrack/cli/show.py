@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasttrack.cli.local_runs import find_run
 from fasttrack.cli.shared import (
     dir_option,
     format_number,
@@ -19,15 +18,16 @@ from fasttrack.cli.shared import (
     spell,
     warn_of_damage,
 )
-from fasttrack.cli.status import find_delivery, summarize
-from fasttrack.cli.summaries import Summary
+from fasttrack.runs.local import find_run
+from fasttrack.runs.status import find_delivery, summarize
+from fasttrack.runs.summary import Summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.local import LocalRun
 
 _SPARKLINE_WIDTH = 16
 _METRIC_FIELDS = ("count", "non_finite", "last", "min", "max")

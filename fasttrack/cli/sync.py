@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasttrack.cli.local_runs import find_run, list_runs
 from fasttrack.cli.shared import (
     dir_option,
     json_option,
@@ -20,13 +19,14 @@ from fasttrack.cli.shared import (
     note_no_runs,
     print_json,
 )
-from fasttrack.cli.status import find_delivery
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.runs.local import find_run, list_runs
+from fasttrack.runs.status import find_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.local import LocalRun
 
 _BUSY = 3  # the delivery process's exit code for "another one is at it"
 _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"

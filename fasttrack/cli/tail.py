@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasttrack.cli.local_runs import LocalRun, RunReader, as_row, find_run
 from fasttrack.cli.shared import (
     dir_option,
     format_number,
@@ -19,7 +18,8 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
-from fasttrack.cli.status import find_state
+from fasttrack.runs.local import LocalRun, RunReader, as_row, find_run
+from fasttrack.runs.status import find_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fasttrack.delivery.backends.wandb import WandbBackend
+from fasttrack.delivery.backends.wandb.backend import WandbBackend
 from fasttrack.delivery.courier import Courier
-from fasttrack.journal.format import segments
+from fasttrack.journal.run_directory import segments
 
 _NICENESS = 10  # training comes first
 _BUSY = 3

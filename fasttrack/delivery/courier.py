@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from fasttrack.artifacts.staging import staging_directory
 from fasttrack.delivery.backends.base import Lost, Unavailable
-from fasttrack.delivery.reconcile import reconcile
+from fasttrack.delivery.backends.wandb.reconcile import reconcile
+from fasttrack.delivery.backends.wandb.steps import StepMapper
 from fasttrack.delivery.run_files import (
     base_directory,
     full_header,
@@ -32,11 +32,10 @@ from fasttrack.delivery.run_files import (
     mark_synced,
     read_git,
 )
-from fasttrack.delivery.steps import StepMapper
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.format import attempt, segments
 from fasttrack.journal.reader import SegmentReader, read_finish, read_header
+from fasttrack.journal.run_directory import attempt, segments, staging_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.journal.format import attempt, count_rows, encode, segment_name, segments
+from fasttrack.journal.entries import encode
+from fasttrack.journal.reader import count_rows
+from fasttrack.journal.run_directory import attempt, segment_name, segments
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.journal.format import encode, encode_row
+from fasttrack.journal.entries import encode, encode_row
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
-    from fasttrack.delivery.supervisor import Delivery
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.writer import SegmentWriter
-    from fasttrack.tally import Tally
+    from fasttrack.notices import Notices
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 32  # records that are written together
 _BURST_S = 100e-6
@@ -50,7 +50,7 @@ class Worker:
         console: Ring[Console],
         resolver: Resolver,
         writer: SegmentWriter,
-        tally: Tally,
+        notices: Notices,
         *,
         delivery: Delivery,
         overhead: Overhead,
@@ -62,13 +62,13 @@ class Worker:
         self._console = console
         self._resolver = resolver
         self._writer = writer
-        self._tally = tally
+        self._notices = notices
         self._delivery = delivery
         self._overhead = overhead
         self._flush_interval_s = flush_interval_s
         self._gpu_stats_interval = gpu_stats_interval
         self._meter = StepMeter(get_world_size)
-        self._gpu = GpuSampler(lambda text: tally.warn(f"gpu:{text}", text))
+        self._gpu = GpuSampler(lambda text: notices.warn(f"gpu:{text}", text))
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
@@ -160,8 +160,8 @@ class Worker:
         try:
             self._loop()
         except BaseException as error:
-            self._tally.count("worker_errors")
-            self._tally.warn("worker_died", f"the worker died of {error!r} and is started again")
+            self._notices.count("worker_errors")
+            self._notices.warn("worker_died", f"the worker died of {error!r} and is started again")
             self._loop()
 
     def _loop(self) -> None:
@@ -180,8 +180,8 @@ class Worker:
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
-                self._tally.count("worker_errors")
-                self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+                self._notices.count("worker_errors")
+                self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             with self._flushed:
                 if not self._writer.held_lines:
                     self._flush_done = asked
@@ -235,8 +235,8 @@ class Worker:
                     self._end_burst()
         except Exception as error:  # the worker's boundary: nothing may stop it
             self._seq = first_seq
-            self._tally.count("worker_errors", len(records))
-            self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            self._notices.count("worker_errors", len(records))
+            self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             return
         self._overhead.add_metrics_calls(metrics_calls)
         self._append(lines)
@@ -261,7 +261,7 @@ class Worker:
             **self._overhead.metrics(),
             "fasttrack/ring_high_water": self.ring_high_water,
             "fasttrack/dropped": self._ring.dropped,
-            "fasttrack/stale": self._tally.counts().get("stale", 0),
+            "fasttrack/stale": self._notices.counts().get("stale", 0),
             "fasttrack/delivery_lag_rows": self.delivery_lag_rows,
         }
 
@@ -269,16 +269,16 @@ class Worker:
         if not _RESERVED.isdisjoint(values):
             for name in _RESERVED & values.keys():
                 del values[name]
-                self._tally.refuse(name, "W&B keeps this name for itself; choose another")
+                self._notices.refuse(name, "W&B keeps this name for itself; choose another")
         last_step = self._last_step
         if last_step is not None and step < last_step:
-            self._tally.count("out_of_order")
-            self._tally.warn(
+            self._notices.count("out_of_order")
+            self._notices.warn(
                 "order", f"step {step} was logged after step {last_step}; both are kept"
             )
         self._last_step = step
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
-            self._tally.refuse("step", f"{step} is too large for W&B; the row is dropped")
+            self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return None
         if not values:
             return None
@@ -297,7 +297,7 @@ class Worker:
                 encode({plain: value})
             except orjson.JSONEncodeError as error:
                 why = f"{error} (names are strings, integers have 64 bits)"
-                self._tally.refuse(repr(name), why)
+                self._notices.refuse(repr(name), why)
             else:
                 kept[plain] = value
         return kept
@@ -311,7 +311,7 @@ class Worker:
     def _append(self, lines: list[bytes]) -> None:
         error = self._writer.append(lines)
         if error is not None:
-            self._tally.warn(
+            self._notices.warn(
                 "disk", f"the journal cannot be written ({error}); training goes on, rows are held"
             )
             self._count_lost(self._writer.trim_held())
@@ -319,8 +319,8 @@ class Worker:
     def _count_lost(self, rows: int) -> None:
         if rows:
             self._rows_lost += rows
-            self._tally.count("journal_error", rows)
-            self._tally.warn("disk_lost", "the journal could not be written; rows were lost")
+            self._notices.count("journal_error", rows)
+            self._notices.warn("disk_lost", "the journal could not be written; rows were lost")
 
 
 def _console_line(stream: str, pieces: list[Console]) -> bytes:
