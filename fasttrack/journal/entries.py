@@ -1,4 +1,4 @@
-"""The journal's lines as values: what each kind holds, and the one place that reads and writes them.
+"""The journal's lines as values: what each kind holds; the one place that reads and writes them.
 
 A line is one JSON object with a key `kind`. Its other keys are the fields below, under the names
 given here in quotes where they differ; times are unix seconds. A segment's first line is its
@@ -262,7 +262,7 @@ def count_row_lines(lines: bytes) -> int:
 
 
 def spell_non_finite(value: Any) -> Any:
-    """Return `value` with strings in place of the floats that JSON does not know, at every depth."""
+    """Return `value` with strings for the floats that JSON does not know, at every depth."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
