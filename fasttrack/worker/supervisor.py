@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fasttrack.artifacts.staging import gb
-from fasttrack.delivery.backends.wandb.backend import WandbBackend
-from fasttrack.delivery.courier import OFFLINE_MESSAGE, Courier
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.notices import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
 _RESTARTS = 5
 _RESTART_PAUSE_S = 1.0  # doubled with every restart
 _POLL_S = 0.02
@@ -27,7 +26,7 @@ _SAY_EVERY_S = 10.0
 
 
 @dataclass
-class DeliveryState:
+class DeliveryReport:
     """What delivery last reported. Threads: written by one, read by any."""
 
     url: str | None = None
@@ -85,7 +84,7 @@ class DeliveryState:
 class Delivery(Protocol):
     """A running courier, wherever it runs. Threads: one at a time."""
 
-    state: DeliveryState
+    report: DeliveryReport
 
     def poll(self) -> None:
         """Take in what was reported; mend what died. Never waits."""
@@ -112,7 +111,7 @@ class DeliveryProcess:
         Raises:
             OSError: it could not be started.
         """
-        self.state = DeliveryState()
+        self.report = DeliveryReport()
         self._segment = segment
         self._warn = warn
         self._restarts = 0
@@ -150,10 +149,10 @@ class DeliveryProcess:
     def poll(self) -> None:
         """Take in reports; restart the process if it died before it was done."""
         self._read_reports()
-        if self.state.done or self._process.poll() is None:
+        if self.report.done or self._process.poll() is None:
             return
         self._read_reports()  # what it wrote last
-        if self.state.done or self._restarts >= _RESTARTS:
+        if self.report.done or self._restarts >= _RESTARTS:
             return
         now_s = time.monotonic()
         if self._restart_at_s is None:
@@ -179,15 +178,17 @@ class DeliveryProcess:
                 return
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:
-                self.state.apply(json.loads(line), self._warn)
+                self.report.apply(json.loads(line), self._warn)
 
     def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Wait until the process is done or given up on, restarting it if it dies."""
-        return _wait(self._look, self.state, timeout_s, upload_timeout_s)
+        return _wait(self._look, self.report, timeout_s, upload_timeout_s)
 
     def _look(self) -> bool:
         self.poll()
-        return self._process.poll() is not None and (self.state.done or self._restarts >= _RESTARTS)
+        return self._process.poll() is not None and (
+            self.report.done or self._restarts >= _RESTARTS
+        )
 
     def close(self) -> None:
         """Stop listening; the process, if it still runs, delivers on by itself."""
@@ -208,9 +209,12 @@ class DeliveryThread:
         self, segment: Path, warn: Callable[[str, str], None], on_open: Callable[[], None]
     ) -> None:
         """Start the thread; `on_open` is called on it whenever wandb has opened a run."""
-        self.state = DeliveryState()
+        self.report = DeliveryReport()
         self._warn = warn
         self._on_open = on_open
+        from fasttrack.delivery.backends.wandb.backend import WandbBackend
+        from fasttrack.delivery.courier import Courier
+
         self._over = threading.Event()
         self._courier = Courier(
             segment,
@@ -226,19 +230,19 @@ class DeliveryThread:
             self._courier.run()
         except Exception as error:  # the boundary of delivery: nothing may reach training
             self._warn("delivery_died", f"delivery ended: {error!r}; the journal keeps all rows")
-            self.state.done = True
+            self.report.done = True
 
     def _apply(self, event: dict[str, Any]) -> None:
         if event["event"] in ("online", "offline"):
             self._on_open()
-        self.state.apply(event, self._warn)
+        self.report.apply(event, self._warn)
 
     def poll(self) -> None:
         """Nothing to do: the thread reports by itself."""
 
     def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Wait until the thread has delivered the finished journal."""
-        return _wait(lambda: not self._thread.is_alive(), self.state, timeout_s, upload_timeout_s)
+        return _wait(lambda: not self._thread.is_alive(), self.report, timeout_s, upload_timeout_s)
 
     def close(self) -> None:
         """Tell the thread, should it still run, that no more rows will come."""
@@ -246,20 +250,20 @@ class DeliveryThread:
 
 
 def _wait(
-    is_over: Callable[[], bool], state: DeliveryState, timeout_s: float, upload_timeout_s: float
+    is_over: Callable[[], bool], report: DeliveryReport, timeout_s: float, upload_timeout_s: float
 ) -> bool:
     deadline = time.monotonic() + timeout_s
     latest = deadline + upload_timeout_s
     say_at_s = time.monotonic() + _SAY_EVERY_S
     while not is_over():
         now_s = time.monotonic()
-        if state.uploading:  # the run must still be finished and proven after the last one
+        if report.uploading:  # the run must still be finished and proven after the last one
             deadline = min(now_s + timeout_s, latest)
         if now_s >= deadline:
             return False
-        if state.uploading and now_s >= say_at_s:  # somebody sits and waits for it
+        if report.uploading and now_s >= say_at_s:  # somebody sits and waits for it
             say_at_s = now_s + _SAY_EVERY_S
-            sent = f"; {gb(state.uploaded_bytes)} sent" if state.uploaded_bytes else ""
-            say(f"waiting for {', '.join(state.uploading.copy().values())}{sent}")
+            sent = f"; {gb(report.uploaded_bytes)} sent" if report.uploaded_bytes else ""
+            say(f"waiting for {', '.join(report.uploading.copy().values())}{sent}")
         time.sleep(_POLL_S)
     return True
