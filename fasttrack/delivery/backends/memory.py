@@ -61,12 +61,20 @@ class MemoryDestination:
         """The stand-ins, one per offline session."""
         self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
 
-    def fail(self, method: str, error: Exception, *, after: int = 0) -> None:
-        """Have the call of a session's `method` (or "open") raise once, after `after` good ones.
+    def fail(self, method: str, error: Exception, *, after: int = 0, times: int = 1) -> None:
+        """Have calls of a session's `method`, or of "open" or "open_offline", raise.
 
-        For "prove", BackendLostError means that no proof is found.
+        Args:
+            method: which. For "prove", BackendLostError means that no proof is found.
+            error: what to raise.
+            after: how many calls go well before.
+            times: how many calls fail.
         """
-        self._faults[method].extend([*[None] * after, error])
+        self._faults[method].extend([*[None] * after, *[error] * times])
+
+    def recover(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
 
     def called(self, method: str) -> None:
         """Raise what was planned for this call of `method`, if anything."""
@@ -95,7 +103,7 @@ class MemoryBackend:
     def open(self, header: Header, *, online: bool, timeout_s: float) -> MemorySession:
         """Open a session. See `Backend.open`."""
         destination = self._destination or DESTINATIONS[header.run_id]
-        destination.called("open")
+        destination.called("open" if online else "open_offline")
         store = destination.server
         if not online:
             store = Store()
