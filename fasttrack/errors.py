@@ -5,6 +5,7 @@
     ├── DirectoryError     (also an OSError)     the run directory cannot be written
     ├── RunNotFoundError                         no run on disk is meant, or more than one
     ├── ValueRefusedError                        a value that was logged is not one real number
+    ├── NvmlUnavailableError                     NVIDIA's management library does not start
     └── BackendError                             a destination of delivery:
         ├── BackendUnavailableError              it could not be opened
         ├── BackendLostError                     it was open and takes no more rows
@@ -35,6 +36,10 @@ class RunNotFoundError(FasttrackError):
 
 class ValueRefusedError(FasttrackError):
     """A value cannot be logged; the message says why and what to pass."""
+
+
+class NvmlUnavailableError(FasttrackError):
+    """NVIDIA's management library is not installed, or does not start."""
 
 
 class BackendError(FasttrackError):

@@ -7,7 +7,6 @@ for NVML's small module), CUDA is never initialised, and what waits gives up the
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -18,8 +17,10 @@ from typing import Any
 from fasttrack.context.config import to_plain
 from fasttrack.context.distributed import get_world_size
 from fasttrack.context.git import describe_repository
+from fasttrack.context.nvml import nvml_session
 from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.context.seeds import describe_seeds
+from fasttrack.errors import NvmlUnavailableError
 
 _PACKAGES = ("fasttrack", "torch", "numpy", "deepspeed", "wandb")
 _PACKAGES_IF_LOADED = (
@@ -182,16 +183,12 @@ def _describe_host() -> dict[str, Any]:
 
 def _describe_gpus() -> dict[str, Any]:
     found: dict[str, Any] = {"gpus": [], "driver": None}
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return found
-    with contextlib.suppress(nvml.NVMLError):  # no driver, a lost GPU
-        nvml.nvmlInit()
-        try:
-            handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-            found["gpus"] = [nvml.nvmlDeviceGetName(handle) for handle in handles]
-            found["driver"] = nvml.nvmlSystemGetDriverVersion()
-        finally:
-            nvml.nvmlShutdown()
+    with (
+        contextlib.suppress(NvmlUnavailableError),
+        nvml_session() as nvml,
+        contextlib.suppress(nvml.NVMLError),  # a lost GPU
+    ):
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        found["gpus"] = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+        found["driver"] = nvml.nvmlSystemGetDriverVersion()
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import os
 import re
@@ -14,7 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fasttrack.context.nvml import nvml_session
 from fasttrack.doctor.checks import Check, ask
+from fasttrack.errors import NvmlUnavailableError
 from fasttrack.settings import resolve_base_dir
 
 _TORCH_TIMEOUT_S = 9.0
@@ -53,22 +54,18 @@ def check_torch() -> list[Check]:
 def check_gpu() -> list[Check]:
     """Return the driver and the GPUs that NVML knows, which `gpu/` metrics come from."""
     try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError as error:
-        return [Check("gpu", "note", f"no gpu/ metrics: {error}", "pip install nvidia-ml-py")]
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        return [Check("gpu", "note", f"no gpu/ metrics: NVML does not start ({error})")]
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        names = sorted({_ask_nvml(nvml, "nvmlDeviceGetName", handle) for handle in handles})
-        driver = _ask_nvml(nvml, "nvmlSystemGetDriverVersion")
-    except nvml.NVMLError as error:
-        return [Check("gpu", "note", f"GPUs cannot be listed: {error}", "nvidia-smi")]
-    finally:
-        nvml.nvmlShutdown()
+        with nvml_session() as nvml:
+            try:
+                count = nvml.nvmlDeviceGetCount()
+                handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            except nvml.NVMLError as error:
+                return [Check("gpu", "note", f"GPUs cannot be listed: {error}", "nvidia-smi")]
+            names = sorted({_ask_nvml(nvml, "nvmlDeviceGetName", handle) for handle in handles})
+            driver = _ask_nvml(nvml, "nvmlSystemGetDriverVersion")
+    except NvmlUnavailableError as error:
+        missing = isinstance(error.__cause__, ImportError)
+        fix = "pip install nvidia-ml-py" if missing else None
+        return [Check("gpu", "note", f"no gpu/ metrics: {error}", fix)]
     text = f"{count} GPU{'s' * (count != 1)} ({', '.join(names) or 'none'}), driver {driver}"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from fasttrack.hotpath.gradients import fused_norm
-from fasttrack.hotpath.records import Record
+from fasttrack.hotpath.records import (
+    GRAD_NORM,
+    GRADIENTS,
+    LOSS,
+    PENDING,
+    STEP,
+    VALUES,
+    Record,
+)
 from fasttrack.worker.device import SideStreams
 
 if TYPE_CHECKING:
@@ -16,13 +24,10 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, Scalar
+    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, ResolvedRecord, Scalar
     from fasttrack.notices import Notices
 
     _Target = tuple[dict[str, Scalar], str]
-
-GRAD_NORM = "train/grad_norm"
-LOSS = "loss/total"
 
 
 class Resolver:
@@ -40,22 +45,25 @@ class Resolver:
         self.cuda_index: int | None = None  # of the last CUDA tensor that came by
         self._loss_was_finite = True
 
-    def resolve(self, records: list[RawRecord]) -> list[RawRecord]:
+    def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
         """Replace the tensors in `records` by their numbers, in place, and return `records`.
 
         Waits for the device where values live there.
         """
-        pending = [Record._make(raw) for raw in records if raw[3] or raw[5] is not None]
+        pending = [
+            Record._make(raw) for raw in records if raw[PENDING] or raw[GRADIENTS] is not None
+        ]
         if pending:
             self._read_tensors(pending)
+        resolved: list[ResolvedRecord] = records  # type: ignore[assignment]  # they are now
         if self._loss_was_finite:
-            for raw in records:
-                loss = raw[2].get(LOSS)
+            for raw in resolved:
+                loss = raw[VALUES].get(LOSS)
                 if loss is not None and loss - loss != 0:  # NaN or infinite
                     self._loss_was_finite = False
-                    self._notices.warn("loss", f"the loss became {loss} at step {raw[0]}")
+                    self._notices.warn("loss", f"the loss became {loss} at step {raw[STEP]}")
                     break
-        return records
+        return resolved
 
     def _read_tensors(self, records: Sequence[Record]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]

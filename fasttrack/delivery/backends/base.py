@@ -67,6 +67,8 @@ class Session(Protocol):
     """Where a person looks at the run."""
     directory: Path | None
     """Where it lies on this machine."""
+    held_rows: bool
+    """Whether the destination held rows of the run before this session, known after `settle`."""
 
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
         """Find out what of `pending` the destination holds already; return what is still to do.

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from fasttrack.worker import gpu
-from fasttrack.worker.gpu import GpuSampler
+from fasttrack.worker.gpu import GpuSampler, find_initialised_cuda
 
 GIB = 2**30
 GPUS = {
@@ -88,14 +87,14 @@ def play_in_child(
     rows: list[dict[str, float]] = []
     said: list[str] = []
     now = dict(GPUS)
-    sampler = GpuSampler(said.append)
+    cuda: StandInCuda | None = None
+    sampler = GpuSampler(said.append, lambda: cuda or find_initialised_cuda())
     for step in [{}, *steps]:
         if isinstance(step, dict):
             now |= step
             state.write_text("".join(f"{key} {value}\n" for key, value in now.items()))
         elif isinstance(step, list):
             cuda = StandInCuda(step)
-            gpu._initialised_cuda = lambda cuda=cuda: cuda  # type: ignore[misc]
         elif step == "close":
             sampler.close()
         else:
@@ -339,7 +338,7 @@ def test_nvml_that_does_not_start_is_said_once_when_cuda_is_in_use(
 
 
 def test_cudas_own_uuid_beats_the_environment(play: Play, library: Path) -> None:
-    """CUDA may order the GPUs otherwise than NVML; the first guess is mended once it is known."""
+    """CUDA may order the GPUs otherwise than NVML; what it says beats the first guess."""
     uuids = [str(GPUS[key]).removeprefix("GPU-") for key in ("1.uuid", "0.uuid")]
     rows, said = play(library, 0, uuids, 0)
 

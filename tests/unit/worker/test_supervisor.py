@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fasttrack.worker import supervisor
-from fasttrack.worker.supervisor import DeliveryState
+from fasttrack.worker.supervisor import DeliveryReport
 
 
 class Clock:
@@ -35,7 +35,7 @@ def upload(state: str, **more: Any) -> dict[str, Any]:
     return {"event": "upload", "state": state, **known, **more}
 
 
-def said_by(state: DeliveryState, *events: dict[str, Any]) -> list[str]:
+def said_by(state: DeliveryReport, *events: dict[str, Any]) -> list[str]:
     """Apply reports; return what the user is told."""
     said: list[str] = []
     for event in events:
@@ -45,7 +45,7 @@ def said_by(state: DeliveryState, *events: dict[str, Any]) -> list[str]:
 
 def test_an_artifact_is_under_way_until_it_has_arrived_or_failed() -> None:
     """A failure is said with its reason."""
-    state = DeliveryState()
+    state = DeliveryReport()
     quiet = said_by(state, upload("hashing"), upload("uploading"))
     under_way = dict(state.uploading)
     loud = said_by(state, upload("failed", reason="HTTP 403"))
@@ -57,7 +57,7 @@ def test_an_artifact_is_under_way_until_it_has_arrived_or_failed() -> None:
 
 def test_without_uploads_the_wait_ends_at_its_deadline(clock: Clock) -> None:
     """However long uploads could have had."""
-    over = supervisor._wait(lambda: False, DeliveryState(), 5.0, 3600.0)
+    over = supervisor._wait(lambda: False, DeliveryReport(), 5.0, 3600.0)
 
     assert not over
     assert clock.now_s == pytest.approx(5.0, abs=0.1)
@@ -67,7 +67,7 @@ def test_uploads_get_their_time_and_the_run_its_own_after_them(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who waits is told how far it is; after the last upload the run must still be finished."""
-    state = DeliveryState(uploading={1: "model-ab12 (10.0 GB, uploading)"})
+    state = DeliveryReport(uploading={1: "model-ab12 (10.0 GB, uploading)"})
 
     def is_over() -> bool:
         if clock.now_s >= 25.0:
@@ -85,7 +85,7 @@ def test_uploads_get_their_time_and_the_run_its_own_after_them(
 
 def test_uploads_that_never_end_have_a_limit(clock: Clock) -> None:
     """The trainer leaves; the journal and the staged files stay."""
-    state = DeliveryState(uploading={1: "model-ab12 (10.0 GB, uploading)"})
+    state = DeliveryReport(uploading={1: "model-ab12 (10.0 GB, uploading)"})
 
     assert not supervisor._wait(lambda: False, state, 5.0, 100.0)
     assert clock.now_s == pytest.approx(105.0, abs=0.1)
@@ -95,5 +95,5 @@ def test_a_delivery_that_ends_is_noticed_at_once(clock: Clock) -> None:
     """Whatever time is left."""
     looks = itertools.count()
 
-    assert supervisor._wait(lambda: next(looks) >= 2, DeliveryState(), 60.0, 3600.0)
+    assert supervisor._wait(lambda: next(looks) >= 2, DeliveryReport(), 60.0, 3600.0)
     assert clock.now_s < 1.0

@@ -16,17 +16,19 @@ import torch
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Console, RawRecord
+from fasttrack.hotpath.records import Console, RawRecord, ResolvedRecord
 from fasttrack.hotpath.ring import Ring
-from fasttrack.journal import writer as writer_module
-from fasttrack.journal.entries import decode
+from fasttrack.journal import entries
+from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, Row, decode
 from fasttrack.journal.reader import read_segment
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
+from fasttrack.worker.bursts import Bursts
+from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
-from fasttrack.worker.supervisor import DeliveryState
+from fasttrack.worker.supervisor import DeliveryReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,7 +43,7 @@ class MemoryDelivery:
 
     def __init__(self) -> None:
         """Start with nothing delivered."""
-        self.state = DeliveryState()
+        self.report = DeliveryReport()
         self.polls = 0
         self.broken: Exception | None = None
 
@@ -55,8 +57,8 @@ class MemoryDelivery:
         """Be over."""
         return True
 
-    def leave(self) -> None:
-        """Forget nothing."""
+    def close(self) -> None:
+        """Have nothing to let go of."""
 
 
 class StageResolver(Resolver):
@@ -64,16 +66,32 @@ class StageResolver(Resolver):
 
     before: Callable[[list[RawRecord]], Any] = staticmethod(lambda records: None)
 
-    def resolve(self, records: list[RawRecord]) -> list[RawRecord]:
+    def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
         """Do what was planned, then resolve."""
         self.before(records)
         return super().resolve(records)
 
 
+class WarmGpu(GpuSampler):
+    """A GPU that is always there, and always equally warm."""
+
+    def sample(self, device_index: int | None) -> dict[str, float]:
+        """Return its temperature."""
+        return {"gpu/temperature": 40.0}
+
+
 class Setup:
     """A worker with real rings, resolver and segment, and a delivery in memory."""
 
-    def __init__(self, run_dir: Path, flush_interval_s: float = 0.01, capacity: int = 256) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        flush_interval_s: float = 0.01,
+        capacity: int = 256,
+        held_limit_bytes: int = 2**20,
+        gpu: GpuSampler | None = None,
+        bursts: Bursts | None = None,
+    ) -> None:
         """Wire everything; no thread runs yet."""
         self.notices = Notices()
         self.ring: Ring[RawRecord] = Ring(capacity, 0.0)
@@ -81,7 +99,7 @@ class Setup:
         self.capture = Capture("snapshot")
         gradients = GradientSource("worker", 2**30, self.notices.warn)
         self.resolver = StageResolver(self.capture, gradients, self.notices)
-        self.writer = SegmentWriter(run_dir, {"run_id": "r1"})
+        self.writer = SegmentWriter(run_dir, Header(run_id="r1"), held_limit_bytes=held_limit_bytes)
         self.delivery = MemoryDelivery()
         self.worker = Worker(
             self.ring,
@@ -99,6 +117,8 @@ class Setup:
             ),
             flush_interval_s=flush_interval_s,
             gpu_stats_interval=50,
+            gpu=gpu,
+            bursts=bursts,
         )
 
     def log(self, step: int, ticks: Any = None, **metrics: Any) -> None:
@@ -114,13 +134,18 @@ class Setup:
         """Print as the captured program does."""
         assert self.console.push(Console(stream, text, 5.0))
 
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        """Return what is on disk, as another process sees it."""
-        return [entry for entry in read_segment(self.writer.path) if entry["kind"] == kind]
+    def rows(self) -> list[Row]:
+        """Return the rows on disk, as another process sees them."""
+        return [entry for entry in read_segment(self.writer.path) if isinstance(entry, Row)]
 
-    def values(self) -> list[dict[str, Any]]:
+    def values(self) -> list[dict[str, float]]:
         """Return the values of the rows on disk."""
-        return [row["values"] for row in self.entries("row")]
+        return [row.values for row in self.rows()]
+
+    def printed(self) -> list[entries.Console]:
+        """Return the console lines on disk."""
+        found = read_segment(self.writer.path)
+        return [entry for entry in found if isinstance(entry, entries.Console)]
 
 
 @pytest.fixture
@@ -142,23 +167,20 @@ def slow_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[S
 
 
 class TickingClock:
-    """In the place of the module `time`: a reading takes 10 us, and sleeps are counted."""
-
-    monotonic = staticmethod(time.monotonic)
+    """A clock of which each reading takes 10 us; and how often the GIL was given up."""
 
     def __init__(self) -> None:
         """Begin at zero."""
         self.now_s = 0.0
         self.rests = 0
 
-    def perf_counter(self) -> float:
+    def read(self) -> float:
         """Return the time, later at every reading."""
         self.now_s += 10e-6
         return self.now_s
 
-    def sleep(self, seconds: float) -> None:
+    def rest(self) -> None:
         """Give up the GIL."""
-        assert seconds == 0
         self.rests += 1
 
 
@@ -202,12 +224,12 @@ def test_rows_land_in_the_journal_in_order(setup: Setup) -> None:
         setup.log(step, a=step + 0.5, b=torch.tensor(step))
     handled = setup.worker.run_once()
 
-    rows = setup.entries("row")
+    rows = setup.rows()
     assert handled == len(rows) == 3 * CHUNK + 5
-    assert [row["seq"] for row in rows] == list(range(handled))
-    assert [row["step"] for row in rows] == list(range(handled))
-    assert [row["time"] for row in rows] == [100.0 + step for step in range(handled)]
-    assert [row["values"] for row in rows] == [{"a": s + 0.5, "b": s} for s in range(handled)]
+    assert [row.seq for row in rows] == list(range(handled))
+    assert [row.step for row in rows] == list(range(handled))
+    assert [row.time_s for row in rows] == [100.0 + step for step in range(handled)]
+    assert [row.values for row in rows] == [{"a": s + 0.5, "b": s} for s in range(handled)]
     assert setup.worker.rows_written == handled
     assert setup.worker.ring_high_water == handled
     assert setup.notices.counts() == {}
@@ -255,7 +277,7 @@ def test_rows_behind_the_last_step_are_counted_and_kept(
         setup.log(step, a=step)
     setup.worker.run_once()
 
-    assert [row["step"] for row in setup.entries("row")] == [5, 5, 3, 4, 2]
+    assert [row.step for row in setup.rows()] == [5, 5, 3, 4, 2]
     assert setup.notices.counts() == {"out_of_order": 2}
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -295,7 +317,7 @@ def test_a_step_beyond_64_bits_takes_no_other_row_along(setup: Setup, step: int)
     setup.worker.run_once()
 
     assert setup.values() == [{"a": 1}, {"a": 3}, {"a": 4}]
-    assert [row["seq"] for row in setup.entries("row")] == [0, 1, 2]
+    assert [row.seq for row in setup.rows()] == [0, 1, 2]
     assert sum(setup.notices.counts().values()) >= 1
 
 
@@ -320,16 +342,16 @@ def test_training_steps_get_their_perf_metrics(setup: Setup) -> None:
 
 
 def test_gpu_statistics_join_the_first_row_of_each_interval(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Every 50 steps, wherever in the interval the first logged step lies."""
-    monkeypatch.setattr(setup.worker._gpu, "sample", lambda index: {"gpu/temperature": 40.0})
+    setup = Setup(tmp_path / "run", gpu=WarmGpu(pytest.fail))
     for step in (0, 10, 49, 60, 99, 100):
         setup.log(step, ((float(step), 1),), loss=1.0)
     setup.log(150, loss=1.0)  # log_metrics: no training step
     setup.worker.run_once()
 
-    sampled = [row["step"] for row in setup.entries("row") if "gpu/temperature" in row["values"]]
+    sampled = [row.step for row in setup.rows() if "gpu/temperature" in row.values]
     assert sampled == [0, 60, 100]
 
 
@@ -354,6 +376,70 @@ def test_one_round_ends_though_the_caller_logs_as_fast_as_the_worker_writes(
     assert setup.worker.run_once() < limit
 
 
+def test_fasttracks_own_metrics_join_the_row_that_samples_the_gpu(setup: Setup) -> None:
+    """What was lost and what waits; not with the first row, when there is nothing to tell."""
+    setup.log(0, ((0.0, 1),), loss=1.0)
+    setup.log(1, ((1.0, 1),), loss=1.0)
+    setup.worker.run_once()
+    setup.delivery.report.rows = 1
+    setup.log(50, ((2.0, 1),), loss=1.0)
+    setup.worker.run_once()
+
+    *early, last = setup.values()
+    assert not any(name.startswith("fasttrack/") for values in early for name in values)
+    assert last.pop("fasttrack/worker_cpu_pct") > 0
+    assert {name: value for name, value in last.items() if name.startswith("fasttrack/")} == {
+        "fasttrack/ring_high_water": 2,
+        "fasttrack/dropped": 0,
+        "fasttrack/stale": 0,
+        "fasttrack/delivery_lag_rows": 1,
+    }
+
+
+def test_a_batch_that_fails_leaves_no_hole_in_the_numbers(setup: Setup) -> None:
+    """Rows that were made before the error are not written; their numbers are given again.
+
+    Delivery counts on numbers without holes.
+    """
+    setup.log(1, a=1)
+    setup.log(2, ticks=(("no time", 1),), a=2)
+    setup.worker.run_once()
+    setup.log(3, a=3)
+    setup.worker.run_once()
+
+    assert [(row.seq, row.step) for row in setup.rows()] == [(0, 3)]
+    assert setup.notices.counts() == {"worker_errors": 2}
+
+
+# --- other entries ------------------------------------------------------------------------------
+
+
+def test_entries_that_are_no_rows_are_written_with_the_next_round(setup: Setup) -> None:
+    """In their order, before the rows that wait, and they are numbered apart from rows."""
+    setup.log(1, a=1)
+    written: list[Config | Metadata | Artifact] = [
+        Config({"lr": 0.1}, 1.0),
+        Metadata({"git": None}, 2.0),
+        Artifact(number=1, type="model", name="m", directory="artifacts/segment-0001/0001"),
+    ]
+    for entry in written:
+        setup.worker.write(entry)
+    setup.worker.run_once()
+
+    assert read_segment(setup.writer.path)[1:] == [*written, Row(0, 1, 101.0, {"a": 1})]
+
+
+def test_an_entry_that_json_cannot_hold_is_refused_at_the_call(setup: Setup) -> None:
+    """Whoever wrote it hears of it; the worker and its rows do not."""
+    with pytest.raises(TypeError):
+        setup.worker.write(Config({"huge": 2**64}))
+    setup.log(1, a=1)
+    setup.worker.run_once()
+
+    assert read_segment(setup.writer.path)[1:] == setup.rows()
+    assert setup.values() == [{"a": 1}]
+
+
 # --- console ------------------------------------------------------------------------------------
 
 
@@ -369,8 +455,8 @@ def test_pieces_of_one_stream_become_one_line(setup: Setup) -> None:
         setup.say(stream, text)
     setup.worker.run_once()
 
-    entries = [(e["stream"], e["text"], e["time"]) for e in setup.entries("console")]
-    assert entries == [("stdout", "a\n", 5.0), ("stderr", "oops", 5.0), ("stdout", "b\nc\n", 5.0)]
+    lines = [(line.stream, line.text, line.time_s) for line in setup.printed()]
+    assert lines == [("stdout", "a\n", 5.0), ("stderr", "oops", 5.0), ("stdout", "b\nc\n", 5.0)]
 
 
 def test_much_text_is_complete(setup: Setup) -> None:
@@ -379,9 +465,9 @@ def test_much_text_is_complete(setup: Setup) -> None:
         setup.say("stdout", f"{number}\n")
     setup.worker.run_once()
 
-    text = "".join(entry["text"] for entry in setup.entries("console"))
+    text = "".join(line.text for line in setup.printed())
     assert text == "".join(f"{number}\n" for number in range(200))
-    assert len(setup.entries("console")) < 20
+    assert len(setup.printed()) < 20
 
 
 def test_text_that_is_no_unicode_is_replaced(setup: Setup) -> None:
@@ -389,7 +475,7 @@ def test_text_that_is_no_unicode_is_replaced(setup: Setup) -> None:
     setup.say("stdout", "file\udcff\n")
     setup.worker.run_once()
 
-    assert [entry["text"] for entry in setup.entries("console")] == ["file?\n"]
+    assert [line.text for line in setup.printed()] == ["file?\n"]
 
 
 # --- the thread -----------------------------------------------------------------------------------
@@ -509,13 +595,12 @@ def test_stop_gives_up_on_a_worker_that_hangs(setup: Setup) -> None:
 
 def test_end_segment_writes_the_finish_line_last(setup: Setup) -> None:
     """The reader knows the run is over."""
+    finish = Finish(exit_code=3, preempting=False, time_s=1.0, deadline_s=2.0)
     setup.log(1, a=1)
     setup.worker.run_once()
-    setup.worker.end_segment({"exit_code": 3, "preempting": False, "time": 1.0, "deadline": 2.0})
+    setup.worker.end_segment(finish)
 
-    last = read_segment(setup.writer.path)[-1]
-    assert last["kind"] == "finish"
-    assert last["exit_code"] == 3
+    assert read_segment(setup.writer.path)[-1] == finish
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -565,13 +650,11 @@ def test_a_delivery_that_cannot_be_looked_after_costs_no_rows(
 
 
 def test_gil_is_given_up_every_100_us_and_less_often_far_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Each row takes 10 us here; after 4,096 rows of one round the bursts are 1 ms long."""
-    setup = Setup(tmp_path / "run", capacity=8192)
     clock = TickingClock()
-    monkeypatch.setattr("fasttrack.worker.loop.time", clock)
-    monkeypatch.setattr("fasttrack.worker.loop.perf_counter", clock.perf_counter)
+    setup = Setup(tmp_path / "run", capacity=8192, bursts=Bursts(clock.read, clock.rest))
     for step in range(1000):
         setup.log(step, a=step)
     setup.worker.run_once()
@@ -615,11 +698,11 @@ def test_an_error_in_the_last_round_costs_no_rows_behind_it(slow_setup: Setup) -
     assert setup.values() == [{"a": CHUNK}]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_is_started_again_once(
-    setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SystemExit in the thread (a callback of somebody's) is no Exception; twice is too often."""
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     setup.resolver.before = fail_on(1, SystemExit("a callback left"))
     setup.worker.start()
     setup.log(1, a=1)
@@ -663,9 +746,9 @@ def test_a_full_disk_holds_rows_which_are_written_later(
     assert setup.writer.held_lines == 0
     lines = setup.writer.path.read_bytes().split(b"\n")
     assert lines.pop() == b""
-    rows = [entry for line in lines if (entry := decode(line))["kind"] == "row"]
-    assert [row["seq"] for row in rows] == list(range(9))
-    assert [row["values"]["a"] for row in rows] == list(range(9))
+    rows = [entry for line in lines if isinstance(entry := decode(line), Row)]
+    assert [row.seq for row in rows] == list(range(9))
+    assert [row.values["a"] for row in rows] == list(range(9))
     assert setup.notices.counts() == {}
     assert capsys.readouterr().err.count("the journal cannot be written") == 1
 
@@ -684,10 +767,10 @@ def test_flush_on_a_full_disk_says_that_rows_are_not_in_the_journal(setup: Setup
 
 
 def test_more_than_memory_may_hold_is_lost_newest_first_and_counted(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The oldest rows are kept and written later; each lost one is counted."""
-    monkeypatch.setattr(writer_module, "_HELD_LIMIT_BYTES", 300)
+    setup = Setup(tmp_path / "run", held_limit_bytes=300)
     with disk_with_room_for(setup.writer.path.stat().st_size):
         for step in range(20):
             setup.log(step, a=step)
@@ -697,27 +780,27 @@ def test_more_than_memory_may_hold_is_lost_newest_first_and_counted(
     setup.worker.run_once()
 
     assert 0 < held < 20
-    steps = [row["step"] for row in setup.entries("row")]
+    steps = [row.step for row in setup.rows()]
     assert steps == [*range(held), 20]
     assert setup.notices.counts() == {"journal_error": 20 - held}
     assert "rows were lost" in capsys.readouterr().err
 
 
 def test_rows_written_counts_no_row_that_was_lost(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`stats().rows_written` are rows in the journal; `finish()` reports the number as safe there.
 
     Rows that the disk refused were counted too.
     """
-    monkeypatch.setattr(writer_module, "_HELD_LIMIT_BYTES", 0)
+    setup = Setup(tmp_path / "run", held_limit_bytes=0)
     with disk_with_room_for(setup.writer.path.stat().st_size):
         setup.log(1, a=1)
         setup.worker.run_once()
     setup.log(2, a=2)
     setup.worker.run_once()
 
-    assert len(setup.entries("row")) == 1
+    assert len(setup.rows()) == 1
     assert setup.worker.rows_written == 1
 
 
@@ -727,7 +810,7 @@ def test_a_finish_on_a_full_disk_counts_what_is_lost(setup: Setup) -> None:
         setup.log(1, a=1)
         setup.log(2, a=2)
         setup.worker.run_once()
-        setup.worker.end_segment({"exit_code": 0})
+        setup.worker.end_segment(Finish(exit_code=0))
 
     assert setup.notices.counts()["journal_error"] >= 2
     assert setup.values() == []
@@ -756,5 +839,5 @@ def test_a_torn_write_that_cannot_be_cut_off_at_once_is_cut_off_later(
     setup.worker.run_once()
 
     lines = setup.writer.path.read_bytes().splitlines()
-    rows = [entry for line in lines if (entry := decode(line))["kind"] == "row"]
-    assert [row["seq"] for row in rows] == list(range(5))
+    rows = [entry for line in lines if isinstance(entry := decode(line), Row)]
+    assert [row.seq for row in rows] == list(range(5))

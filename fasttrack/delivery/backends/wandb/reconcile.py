@@ -9,97 +9,102 @@ there; equal rows of somebody else at the same step would make no difference to 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fasttrack.delivery.backends.base import Lost
 from fasttrack.delivery.backends.wandb.steps import StepMapper
-from fasttrack.journal.reader import SegmentReader
+from fasttrack.errors import BackendLostError
+from fasttrack.journal.entries import Row
+from fasttrack.journal.follower import Follower
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from fasttrack.journal.cursor import Cursor
+    from fasttrack.delivery.backends.wandb.notes import Notes
+    from fasttrack.journal.cursor import Ledger
+
+
+class _Placed(NamedTuple):
+    segment: Path
+    number: int  # of the row in its segment, from 0
+    row: Row
+    step: int  # W&B's
 
 
 def reconcile(
-    pending: list[Path],
-    cursor: Cursor,
+    pending: Sequence[Path],
+    ledger: Ledger,
+    notes: Notes,
     starting_step: int,
     read_rows: Callable[[int, int], dict[int, dict[str, Any]]],
 ) -> list[Path]:
-    """Note in `cursor` what of `pending` has arrived; return the segments that still have rows.
+    """Note in `ledger` what of `pending` has arrived; return the segments that still have rows.
 
     Args:
         pending: the segments that are not proven, oldest first.
-        cursor: what is known of them.
+        ledger: what is known of them.
+        notes: what the backend knows of their steps.
         starting_step: the first `_step` that the server does not have.
         read_rows: returns the server's rows from one `_step` up to, not including, another.
 
     Raises:
-        Lost: the server cannot be asked now.
+        BackendLostError: the server cannot be asked now.
     """
-    base = cursor.segment(pending[0].name).base_step
+    base = notes.segment(pending[0].name).base_step
     if base is None or starting_step - 1 <= base:
-        return pending  # all that the server has was there before us
+        return list(pending)  # all that the server has was there before us
     newest = starting_step - 1
     last, ours = base, []
-    for *_, row, step in _placed(pending, cursor, base):
-        last = max(last, step)
-        if step == newest:
-            ours.append(row)
+    for placed in _placed(pending, ledger, base):
+        last = max(last, placed.step)
+        if placed.step == newest:
+            ours.append(placed.row)
     if ours:
         theirs = read_rows(newest, newest + 1)
         if newest not in theirs:
-            raise Lost("the server does not show its newest row yet")
+            raise BackendLostError("the server does not show its newest row yet")
         if all(_holds(theirs.get(newest), row) for row in ours):
-            return pending  # its newest row is ours, so nobody came between
+            return list(pending)  # its newest row is ours, so nobody came between
     theirs = read_rows(base + 1, min(last + 1, starting_step))
-    arrived = {path.name: cursor.segment(path.name).arrived for path in pending}
+    arrived = {path.name: ledger.segment(path.name).arrived for path in pending}
     cut = pending[-1]  # it may still grow
-    for path, index, row, step in _placed(pending, cursor, base):
-        if not _holds(theirs.get(step), row):
-            cut = path
+    for placed in _placed(pending, ledger, base):
+        if not _holds(theirs.get(placed.step), placed.row):
+            cut = placed.segment
             break
-        arrived[path.name] = index + 1
+        arrived[placed.segment.name] = placed.number + 1
     position = pending.index(cut)
-    state = cursor.segment(cut.name)
-    state.arrived, state.base_step = arrived[cut.name], starting_step - 1
+    ledger.segment(cut.name).arrived = arrived[cut.name]
+    notes.segment(cut.name).base_step = starting_step - 1
     for path in pending[:position]:
-        state = cursor.segment(path.name)
+        state, steps = ledger.segment(path.name), notes.segment(path.name)
         state.rows = state.arrived = arrived[path.name]
-        state.base_step = None
         state.size_bytes = path.stat().st_size
-        state.last_step = starting_step - 1
-        state.online_proof = "its rows were found on the server, before those of another directory"
-    return pending[position:]
+        state.proof = "its rows were found on the server, before those of another directory"
+        steps.base_step, steps.last_step = None, starting_step - 1
+    return list(pending[position:])
 
 
-def _placed(
-    pending: list[Path], cursor: Cursor, base: int
-) -> Iterator[tuple[Path, int, dict[str, Any], int]]:
-    """Yield (segment, number of the row in it, row, `_step`) of what was not known as arrived."""
+def _placed(pending: Sequence[Path], ledger: Ledger, base: int) -> Iterator[_Placed]:
+    """Yield what was not known as arrived, with the `_step`s that it was given."""
     mapper = StepMapper(base)
     for path in pending:
-        reader = SegmentReader(path)
-        try:
-            index = -1
-            while entries := reader.read():
-                for entry in entries:
-                    if entry.get("kind") != "row":
+        index = -1
+        with Follower.of_segments([path]) as follower:
+            for batch in follower.batches():
+                for entry in batch.entries:
+                    if not isinstance(entry, Row):
                         continue
                     index += 1
-                    if index >= cursor.segment(path.name).arrived:
-                        yield path, index, entry, mapper.place(entry["step"], entry["values"])
-        finally:
-            reader.close()
+                    if index >= ledger.segment(path.name).arrived:
+                        yield _Placed(path, index, entry, mapper.place(entry.step, entry.values))
         mapper.close()
 
 
-def _holds(theirs: dict[str, Any] | None, row: dict[str, Any]) -> bool:
-    if theirs is None or theirs.get("step") != row["step"]:
+def _holds(theirs: dict[str, Any] | None, row: Row) -> bool:
+    if theirs is None or theirs.get("step") != row.step:
         return False
-    return all(_same(theirs.get(name), value) for name, value in row["values"].items())
+    return all(_same(theirs.get(name), value) for name, value in row.values.items())
 
 
 def _same(theirs: Any, ours: float) -> bool:
