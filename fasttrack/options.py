@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fasttrack.errors import ConfigurationError
-from fasttrack.validation import require_choice, require_integer, require_number
+from fasttrack.validation import check_names, require_choice, require_integer, require_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +49,24 @@ class Options:
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
+    backends: tuple[str, ...] | None = None
+    """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
+    the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
+
     delivery: str = "process"
-    """Where wandb runs: "process", a process of its own that costs training nothing, or "thread",
-    for notebooks and for code that needs `wandb.run` in this process."""
+    """Where delivery runs: "process", a process of its own that costs training nothing, or
+    "thread", for notebooks and for code that needs `wandb.run` in this process."""
 
     console: bool = True
     """Whether what the program prints becomes the run's console log."""
 
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
+
+    share_run_id: bool = False
+    """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value
+    store of torch.distributed, without a collective. All ranks must then construct such trackers
+    in the same order, after `init_process_group`."""
 
     overhead_budget: float | None = None
     """The share of the step time that the logging calls may take, such as 0.01; None: any. Where
@@ -87,6 +96,10 @@ class Options:
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False))
+        require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        if self.backends is not None:
+            names = check_names("Options.backends", self.backends)
+            object.__setattr__(self, "backends", names)  # a list is taken, too
         require_integer("Options.log_rank", self.log_rank, least=0)
         require_integer("Options.ring_capacity", self.ring_capacity, least=2)
         if self.ring_capacity & (self.ring_capacity - 1):

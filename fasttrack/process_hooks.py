@@ -1,7 +1,7 @@
-"""What happens to live trackers when their process forks, is terminated, or just ends.
+"""What happens to open runs when their process forks, is terminated, or just ends.
 
 * fork (DataLoader workers): the child's trackers turn inert; the parent's are untouched.
-* interpreter exit without `finish()`: they are finished, as failed after an uncaught exception.
+* interpreter exit without `finish()`: runs are finished, as failed after an uncaught exception.
   The exit code of a bare `sys.exit(n)` cannot be seen from here; use the tracker as a context
   manager where it matters.
 * SIGTERM where the program has no handler of its own: journals are flushed, runs are marked as
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Managed(Protocol):
-    """A tracker, as this module sees it."""
+class OpenRun(Protocol):
+    """A run that this process records, as this module sees it."""
 
-    def become_inert(self) -> None:
+    def leave_to_parent(self) -> None:
         """Forget everything: this is a forked child."""
 
     def preempt(self) -> None:
@@ -36,12 +36,12 @@ class Managed(Protocol):
         """Finish the run."""
 
 
-_live: set[Managed] = set()  # not weak: a run whose tracker was forgotten must be finished too
+_open: set[OpenRun] = set()  # not weak: a run whose tracker was forgotten must be finished too
 
 
-def register(tracker: Managed) -> None:
-    """Look after `tracker` until `unregister`."""
-    _live.add(tracker)
+def register(run: OpenRun) -> None:
+    """Look after `run` until `unregister`."""
+    _open.add(run)
     run_first_at_exit()
     if (
         threading.current_thread() is threading.main_thread()
@@ -50,11 +50,16 @@ def register(tracker: Managed) -> None:
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def unregister(tracker: Managed) -> None:
-    """Stop looking after `tracker`; after the last one, SIGTERM is as it was."""
-    _live.discard(tracker)
+def open_runs() -> list[OpenRun]:
+    """Return the runs that are looked after."""
+    return list(_open)
+
+
+def unregister(run: OpenRun) -> None:
+    """Stop looking after `run`; after the last one, SIGTERM is as it was."""
+    _open.discard(run)
     if (
-        not _live
+        not _open
         and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is _on_sigterm
     ):
@@ -70,23 +75,23 @@ def run_first_at_exit() -> None:
 def _at_exit() -> None:
     # A thread left inside torch at interpreter exit aborts the process: finish() joins ours.
     failed = getattr(sys, "last_value", None) is not None
-    for tracker in list(_live):
-        tracker.finish(exit_code=1 if failed else 0)
+    for run in open_runs():
+        run.finish(exit_code=1 if failed else 0)
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it twice
-    for tracker in list(_live):
-        tracker.preempt()
+    for run in open_runs():
+        run.preempt()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
     os._exit(SIGTERM_EXIT_CODE)  # pid 1 of a container is spared the default action
 
 
 def _after_fork_in_child() -> None:
-    for tracker in list(_live):
-        tracker.become_inert()
-    _live.clear()
+    for run in open_runs():
+        run.leave_to_parent()
+    _open.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -53,15 +53,35 @@ def require_mapping(argument: str, value: Any) -> None:
         )
 
 
-def check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
+def check_names(argument: str, value: Any) -> tuple[str, ...]:
+    """Return a sequence of names as a tuple.
+
+    Raises:
+        ConfigurationError: it is one string, or no sequence of non-empty strings.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(
+            f"{argument} must be a sequence of names such as {(value,) if value else ('a', 'b')!r},"
+            f" not {value!r}"
+        )
+    for name in value:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{argument} must hold non-empty strings, not {name!r}")
+    return tuple(value)
+
+
+def check_tags(tags: Any, required: Sequence[str], source: str = "") -> dict[str, str]:
     """Return `tags` as strings.
+
+    Args:
+        tags: the user's.
+        required: the names that must be there.
+        source: who requires them, where that is not the caller, for the message.
 
     Raises:
         ConfigurationError: they are no mapping to short strings, or lack some of `required`; all
             that are missing are named.
     """
-    if isinstance(required, str):
-        raise ConfigurationError(f"required_tags must be a sequence of names, not {required!r}")
     require_mapping("tags", tags)
     checked: dict[str, str] = {}
     for key, value in (tags or {}).items():
@@ -76,8 +96,9 @@ def check_tags(tags: Any, required: Sequence[str]) -> dict[str, str]:
         checked[key] = str(value)
     missing = [key for key in required if key not in checked]
     if missing:
+        asked = f", which {source} requires" if source else ""
         raise ConfigurationError(
-            f"tags lacks {', '.join(missing)}; pass them, e.g. "
+            f"tags lacks {', '.join(missing)}{asked}; pass them, e.g. "
             f"tags={{{', '.join(f'{key!r}: ...' for key in missing)}}}, or other required_tags"
         )
     return checked
@@ -92,8 +113,8 @@ def require_run_id(argument: str, value: Any) -> None:
         )
 
 
-def check_aliases(aliases: Any) -> list[str]:
-    """Return artifact aliases as a list.
+def check_aliases(aliases: Any) -> tuple[str, ...]:
+    """Return artifact aliases as a tuple.
 
     Raises:
         ConfigurationError: they are not a sequence of strings that W&B takes.
@@ -103,4 +124,4 @@ def check_aliases(aliases: Any) -> list[str]:
     for alias in aliases:
         if not isinstance(alias, str) or not alias or set(alias) & set("/:"):
             raise ConfigurationError(f"alias {alias!r} must be a string without '/' and ':'")
-    return list(aliases)
+    return tuple(aliases)

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     import torch
 
+LOSS: Final = "loss/total"
+GRAD_NORM: Final = "train/grad_norm"
+MOST_TICKS: Final = 10_000
+"""Steps of one log interval that are kept; the newest, where it is longer."""
+
 Scalar: TypeAlias = "float | int"
 Reference: TypeAlias = "tuple[torch.Tensor, int]"
 """A tensor that was not copied, and the version it had when it was logged."""

@@ -111,7 +111,8 @@ class Worker:
     @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
-        return max(0, self.rows_written - self._delivery.report.rows)
+        report = self._delivery.report
+        return 0 if report.delivered else max(0, self.rows_written - report.rows)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before this call is in the journal; return whether it is.

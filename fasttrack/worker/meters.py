@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrack.hotpath.records import MOST_TICKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-MOST_TICKS = 10_000  # steps of one interval that are kept; the newest, where it is longer
 
 
 class StepMeter:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from fasttrack.hotpath.gradients import fused_norm
-from fasttrack.hotpath.records import GRADIENTS, PENDING, STEP, VALUES, Record
+from fasttrack.hotpath.records import (
+    GRAD_NORM,
+    GRADIENTS,
+    LOSS,
+    PENDING,
+    STEP,
+    VALUES,
+    Record,
+)
 from fasttrack.worker.device import SideStreams
 
 if TYPE_CHECKING:
@@ -20,9 +28,6 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
 
     _Target = tuple[dict[str, Scalar], str]
-
-GRAD_NORM = "train/grad_norm"
-LOSS = "loss/total"
 
 
 class Resolver:

@@ -17,6 +17,9 @@ BACKENDS = {
 }
 """Name -> module:class; the class is called with a `Place`."""
 
+TAKES_ARTIFACTS = frozenset(("wandb", "memory"))
+"""The backends whose `takes_artifacts` is true: for the others no files are staged."""
+
 NONE = "none"
 """The name that stands for no backend: the journal only."""
 

@@ -1,0 +1,214 @@
+"""The logging calls: what of a training step is noted on the caller's thread, and how."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from threading import RLock
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.errors import FasttrackError, ValueRefusedError
+from fasttrack.hotpath.advice import describe
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY
+from fasttrack.hotpath.capture import mark_streams, step_number
+from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from fasttrack.hotpath.call_meter import CallMeter
+    from fasttrack.hotpath.capture import Capture
+    from fasttrack.hotpath.gradients import GradientSource
+    from fasttrack.hotpath.records import RawRecord
+    from fasttrack.hotpath.ring import Ring
+    from fasttrack.notices import Notices
+
+
+class StepLogger:
+    """Capture what the training loop logs and push it into the ring. Nothing raises into training.
+
+    Threads: log from any; `set_interval` from the worker; `close` from whoever ends the run,
+    signal handlers included.
+    """
+
+    def __init__(
+        self,
+        ring: Ring[RawRecord],
+        capture: Capture,
+        gradients: GradientSource,
+        calls: CallMeter,
+        notices: Notices,
+        *,
+        log_interval: int,
+        wake: Callable[[], None],
+    ) -> None:
+        """Log every `log_interval`-th step; `wake` is called when gradients wait in the ring."""
+        # caller thread
+        self._push_record = ring.push
+        self._capture_values = capture.mapping
+        self._gradients = gradients
+        self._calls = calls
+        self._notices = notices
+        self._refuse = notices.refuse
+        self._wake = wake
+        self._interval = log_interval  # 1 once closed: every call then comes by `_open`
+        self._open = True
+        self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
+        self._lr_names: tuple[str, ...] = ()
+        self._metrics_calls = 0
+        self.step: int | None = None
+        """Of the last call; None before the first."""
+        # any thread
+        self._lock = RLock()  # of `_interval`, which two threads set; the calls take none
+
+    def set_interval(self, steps: int) -> None:
+        """Log every `steps`-th step from now on."""
+        with self._lock:
+            if self._open:
+                self._interval = steps
+
+    def close(self) -> None:
+        """Log nothing any more: further calls are late."""
+        with self._lock:
+            self._open = False
+            self._interval = 1
+
+    def training_step(
+        self,
+        loss: Any,
+        step: int,
+        batch_size: int | None,
+        optimizer: torch.optim.Optimizer | None,
+        model: torch.nn.Module | None,
+        scaler: Any,
+        loss_ar: Any,
+        loss_fm: Any,
+        grad_norm: Any,
+        extra: Mapping[str, Any] | None,
+    ) -> None:
+        """Do what `ExperimentTracker.log_training_step` says."""
+        try:
+            if type(step) is not int:
+                step = step_number(step)
+            now_s = perf_counter()
+            self._ticks.append((now_s, batch_size))
+            self.step = step
+            if step % self._interval:
+                if step >= self._calls.next_step:
+                    self._calls.time_skipped(now_s, step)
+                return
+            if not self._open:
+                self.late_call()
+                return
+            metrics: dict[str, Any] = {} if loss is None else {LOSS: loss}
+            if loss_ar is not None:
+                metrics["loss/ar"] = loss_ar
+            if loss_fm is not None:
+                metrics["loss/fm"] = loss_fm
+            if optimizer is not None:
+                groups = optimizer.param_groups
+                metrics["train/lr"] = groups[0]["lr"]
+                if len(groups) > 1:
+                    self._add_learning_rates(metrics, groups)
+            if scaler is not None:
+                # get_scale() would wait for the device; _scale is the tensor behind it.
+                scale = getattr(scaler, "_scale", None)
+                metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
+            elif (scale := deepspeed_loss_scale(optimizer)) is not None:
+                metrics["train/amp_scale"] = scale
+            gradients = None
+            if grad_norm is not None:
+                metrics[GRAD_NORM] = grad_norm
+            elif model is not None:
+                gradients = self._add_grad_norm(metrics, model, optimizer)
+            if extra is not None:
+                metrics.update(extra)
+            ticks = tuple(self._ticks)
+            self._ticks.clear()
+            self._push(step, metrics, ticks, gradients)
+            self._calls.timed.append((LOGGED, perf_counter() - now_s, now_s))
+        except Exception as error:  # nothing may raise into training
+            self.failed_call("log_training_step", error)
+
+    def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        """Do what `ExperimentTracker.log_metrics` says."""
+        if not self._open:
+            self.late_call()
+            return
+        try:
+            self._metrics_calls += 1
+            start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
+            if type(step) is not int:
+                step = (self.step or 0) if step is None else step_number(step)
+            self.step = step
+            try:
+                values = {**metrics}
+            except TypeError:
+                raise ValueRefusedError(
+                    f"metrics must be a mapping, not {describe(metrics)}"
+                ) from None
+            self._push(step, values, None, None)
+            if start_s:
+                self._calls.timed.append((METRICS, perf_counter() - start_s, start_s))
+        except Exception as error:  # nothing may raise into training
+            self.failed_call("log_metrics", error)
+
+    def _add_learning_rates(self, metrics: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+        if len(groups) != len(self._lr_names):
+            rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
+            self._lr_names = ("train/lr", *rest)
+        for name, group in zip(self._lr_names, groups, strict=False):
+            metrics[name] = group["lr"]
+
+    def _add_grad_norm(
+        self, metrics: dict[str, Any], model: Any, optimizer: Any
+    ) -> Gradients | None:
+        try:
+            norm = self._gradients.capture(model, optimizer)
+        except Exception as error:  # the model's own code runs here; the row must not suffer
+            self._refuse(GRAD_NORM, repr(error))
+            return None
+        if isinstance(norm, Gradients):
+            return norm
+        if norm is not None:
+            metrics[GRAD_NORM] = norm
+        return None
+
+    def _push(
+        self,
+        step: int,
+        values: dict[str, Any],
+        ticks: tuple[tuple[float, Any], ...] | None,
+        gradients: Gradients | None,
+    ) -> None:
+        pending = self._capture_values(values, self._refuse)
+        events: tuple[torch.Event, ...] = ()
+        if pending is not None:
+            for tensor in pending.values():
+                if not tensor.is_cpu:
+                    events = mark_streams({tensor.device for tensor in pending.values()})
+                    break
+        if gradients is not None:
+            events += mark_streams(gradients.devices)
+        pushed = self._push_record((step, time.time(), values, pending, ticks, gradients, events))
+        if gradients is not None:
+            self._wake()  # gradients are large, and may soon be zeroed in place
+        if not pushed:
+            self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+
+    def late_call(self) -> None:
+        """Count a call that came after the end."""
+        self._notices.count("late_calls")
+        self._notices.warn("late", "a log call came after finish(); nothing is logged any more")
+
+    def failed_call(self, method: str, error: Exception) -> None:
+        """Count a call that is given up as a whole, and say why."""
+        self._notices.count("failed_calls")
+        known = isinstance(error, FasttrackError)
+        text = str(error) if known else repr(error)
+        key = f"call:{method}:{type(error)}"
+        self._notices.warn(key, f"{method}: {text}; the call was ignored")
