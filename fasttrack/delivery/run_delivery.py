@@ -150,7 +150,13 @@ class RunDelivery:
         def save() -> None:
             cursor.save(name)
 
-        place = Place(run_dir=self._run_dir, ledger=ledger, save=save, in_trainer=self._in_trainer)
+        place = Place(
+            run_dir=self._run_dir,
+            ledger=ledger,
+            save=save,
+            in_trainer=self._in_trainer,
+            clock=self._clock,
+        )
         backend = self._make(name, place)
         if backend.takes_artifacts:
             staged.takers |= {name}

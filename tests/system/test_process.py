@@ -104,7 +104,7 @@ def test_exit_without_finish_loses_nothing(tmp_path: Path) -> None:
     )
 
     run_id = result.stdout.strip()
-    assert _finish_of(tmp_path, run_id)["exit_code"] == 0
+    assert _finish_of(tmp_path, run_id).exit_code == 0
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1000
 
 
@@ -164,8 +164,8 @@ def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in stderr
     assert code in (1, 130, -signal.SIGINT)
     finish = _finish_of(tmp_path, run_id)
-    assert finish["exit_code"] == 130
-    rows = [row["values"]["a"] for row in journal_rows(tmp_path, run_id)]
+    assert finish.exit_code == 130
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
     assert rows == [-1, *range(1, len(rows))]
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == len(rows)
 
@@ -187,8 +187,8 @@ def test_sigterm_flushes_marks_preempting_and_kills(tmp_path: Path) -> None:
 
     assert code == -signal.SIGTERM
     finish = _finish_of(tmp_path, run_id)
-    assert (finish["preempting"], finish["exit_code"]) == (True, 143)
-    rows = [row["values"]["a"] for row in journal_rows(tmp_path, run_id)]
+    assert (finish.preempting, finish.exit_code) == (True, 143)
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
     assert rows == [-1, *range(1, len(rows))]
     wait_until(lambda: bool(offline_dirs(tmp_path)))
     wait_until(lambda: b'"offline_proof": "' in _cursor(tmp_path, run_id))
@@ -248,7 +248,7 @@ def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
 
         assert code == 7
         finish = _finish_of(tmp_path, run_id)
-        assert (finish["exit_code"], finish["preempting"]) == (7, True)
+        assert (finish.exit_code, finish.preempting) == (7, True)
 
 
 def test_sigterm_is_as_it_was_after_the_last_tracker(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_logging_from_a_signal_handler_is_safe(tmp_path: Path) -> None:
     )
 
     run_id, steps, fired = result.stdout.split()
-    rows = [row["values"] for row in journal_rows(tmp_path, run_id)]
+    rows = [row.values for row in journal_rows(tmp_path, run_id)]
     assert [row["loop"] for row in rows if "loop" in row] == list(range(int(steps)))
     # Handlers interrupt each other too, so theirs need not be in order.
     assert sorted(row["handler"] for row in rows if "handler" in row) == list(range(int(fired)))
@@ -310,11 +310,11 @@ def test_wandb_stays_out_of_training_and_torch_out_of_delivery(tmp_path: Path) -
     run_script(
         """
         import sys
-        from support.runs import make_tracker, wait_until
+        from support.runs import delivery_pid, make_tracker, wait_until
         tracker = make_tracker()
         tracker.log_metrics({"a": 1}, step=0)
         wait_until(lambda: tracker.stats().rows_delivered == 1)
-        with open(f"/proc/{tracker._delivery._process.pid}/maps") as maps:
+        with open(f"/proc/{delivery_pid(tracker)}/maps") as maps:
             assert "libtorch" not in maps.read()
         tracker.finish()
         assert not [name for name in sys.modules if name.split(".")[0] == "wandb"]

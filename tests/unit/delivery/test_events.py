@@ -57,5 +57,5 @@ def test_every_kind_is_tried_here() -> None:
 )
 def test_what_is_no_report_is_a_value_error(line: bytes) -> None:
     """A client may print on the same stream."""
-    with pytest.raises(ValueError, match="report of delivery|unexpected|expected"):
+    with pytest.raises(ValueError, match=r"report of delivery|unexpected|expected"):
         events.decode(line)

@@ -58,9 +58,7 @@ def probe(base_url: str, timeout_s: float) -> None:
         return  # any answer is an answer
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise BackendUnavailableError(
-            f"{base_url} does not answer: {one_line(reason)}"
-        ) from error
+        raise BackendUnavailableError(f"{base_url} does not answer: {one_line(reason)}") from error
 
 
 def public_run(path: str, timeout_s: float = 60.0) -> Any:

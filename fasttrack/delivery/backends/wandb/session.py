@@ -164,7 +164,7 @@ class WandbSession:
         if self._first_placed is None:
             self._first_placed = self._mapper.placed
         values: dict[str, float | int] = {**row.values, STEP_KEY: row.step}
-        if time.time() - row.time_s > _LATE_S:  # the client overwrites `_timestamp`
+        if self._place.clock() - row.time_s > _LATE_S:  # the client overwrites `_timestamp`
             values["time/logged_at"] = row.time_s
         try:
             if self._outbox is None or not self._outbox.take(values, step):
