@@ -17,6 +17,7 @@ from support.runs import (
     wandb_rows,
 )
 
+from fasttrack.journal.entries import Finish
 from fasttrack.journal.reader import read_finish
 from fasttrack.journal.run_directory import segments
 
@@ -31,7 +32,7 @@ def _signal_when_ready(source: str, number: int) -> tuple[str, str, int]:
     return run_id, stderr, process.returncode
 
 
-def _finish_of(base: Path, run_id: str) -> dict[str, object]:
+def _finish_of(base: Path, run_id: str) -> Finish:
     finish = read_finish(segments(run_dir(base, run_id))[-1])
     assert finish is not None
     return finish
@@ -123,7 +124,7 @@ def test_an_uncaught_exception_without_finish_marks_the_run_as_failed(tmp_path: 
 
     assert result.returncode == 1
     assert "ValueError: training broke" in result.stderr
-    assert _finish_of(tmp_path, result.stdout.strip())["exit_code"] == 1
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 1
     assert len(journal_rows(tmp_path, result.stdout.strip())) == 1
 
 
@@ -142,7 +143,7 @@ def test_sys_exit_in_the_block_keeps_its_code(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 3
-    assert _finish_of(tmp_path, result.stdout.strip())["exit_code"] == 3
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 3
 
 
 def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_second_sigterm_does_not_cut_the_first_short(tmp_path: Path) -> None:
     process.communicate(timeout=HANG_GUARD_S)
 
     assert process.returncode == -signal.SIGTERM
-    assert _finish_of(tmp_path, run_id)["preempting"] is True
+    assert _finish_of(tmp_path, run_id).preempting is True
 
 
 def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
