@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 import resource
@@ -32,7 +33,7 @@ from fasttrack.journal.entries import Artifact, Header, Row
 from fasttrack.journal.run_directory import run_directory, segment_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fasttrack.delivery.backends.base import Backend, Session
 
@@ -76,12 +77,10 @@ def make_rows(count: int, *, first: int = 0) -> list[Row]:
     return [Row(seq, seq, 1e9 + seq, {"loss": float(seq)}) for seq in range(first, first + count)]
 
 
-def open_backend(base: Path, ledger: Ledger) -> Backend:
+def open_backend(base: Path, ledger: Ledger, save: Callable[[], None] = lambda: None) -> Backend:
     """Return a backend for the run of `HEADER` under `base`."""
     run_dir = run_directory(base, HEADER.run_id)
-    return TensorBoardBackend(
-        Place(run_dir=run_dir, ledger=ledger, save=lambda: None, in_trainer=True)
-    )
+    return TensorBoardBackend(Place(run_dir=run_dir, ledger=ledger, save=save, in_trainer=True))
 
 
 def hand_over(session: Session, ledger: Ledger, rows: Sequence[Row], *, attempt: int = 1) -> None:
@@ -340,6 +339,20 @@ def test_later_session_keeps_the_configuration_of_earlier_ones(tmp_path: Path) -
     assert yaml.safe_load(texts(tmp_path)[-1]) == {"lr": 0.5, "seed": 3}
 
 
+def test_texts_are_remembered_as_soon_as_they_are_written(tmp_path: Path) -> None:
+    """So that the process which takes a killed one's place does not write them again."""
+    ledger, saved = Ledger(), []
+    backend = open_backend(tmp_path, ledger, lambda: saved.append(copy.deepcopy(ledger)))
+    session = backend.open(HEADER, online=True, timeout_s=10.0)
+    hand_over(session, ledger, make_rows(2))
+    backend.abandon()
+    once = texts(tmp_path)
+    deliver(tmp_path, saved[-1], make_rows(3))
+
+    assert len(saved) == 1
+    assert texts(tmp_path) == once
+
+
 # --- rows once ------------------------------------------------------------------------------------
 
 
@@ -525,9 +538,9 @@ def test_file_that_another_took_the_place_of_loses_the_session(tmp_path: Path) -
     session = backend.open(HEADER, online=True, timeout_s=10.0)
     hand_over(session, ledger, make_rows(3))
     (path,) = files(tmp_path)
-    copy = path.with_name("copy")
-    shutil.copy(path, copy)
-    copy.replace(path)
+    other = path.with_name("other")
+    shutil.copy(path, other)
+    other.replace(path)
 
     with pytest.raises(BackendLostError, match="another file took its place"):
         session.finish(exit_code=0, preempting=False)

@@ -63,7 +63,7 @@ class TensorBoardBackend:
         except OSError as error:
             why = f"{directory} cannot be made ({error.strerror})"
             raise BackendUnavailableError(why) from error
-        self._session = session_class(directory, header, self._place.ledger)
+        self._session = session_class(directory, header, self._place)
         return self._session
 
     def abandon(self) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from fasttrack.journal.cursor import Ledger
+    from fasttrack.delivery.backends.base import Place
     from fasttrack.journal.entries import Artifact, Header, Row
 
 
@@ -31,14 +31,14 @@ class TensorBoardSession:
     Threads: one at a time.
     """
 
-    def __init__(self, directory: Path, header: Header, ledger: Ledger) -> None:
+    def __init__(self, directory: Path, header: Header, place: Place) -> None:
         """Open the run in `directory`, which is there; nothing is written yet."""
         self.url: str | None = None
         self.directory: Path | None = directory
         self.held_rows = False
         self._directory = directory
-        self._ledger = ledger
-        self._texts = Texts(ledger, header, written=bool(event_files(directory)))
+        self._place = place
+        self._texts = Texts(place.ledger, header, written=bool(event_files(directory)))
         self._segment: Path | None = None
         self._file: EventFile | None = None
         self._rows_found = 0  # of pending segments, in the files of earlier sessions
@@ -60,7 +60,7 @@ class TensorBoardSession:
         except OSError as error:
             raise self._lost(error) from error
         for name in names:
-            self._ledger.segment(name).arrived = found[name]
+            self._place.ledger.segment(name).arrived = found[name]
         self.held_rows = bool(files)
         self._rows_found = found.total()
         return list(pending)
@@ -158,6 +158,7 @@ class TensorBoardSession:
         if changed:
             self._open_file().flush()
             self._texts.note_written()
+            self._place.save()
 
     def _lost(self, error: OSError) -> BackendLostError:
         return BackendLostError(f"{self._directory} cannot be written ({error.strerror})")
