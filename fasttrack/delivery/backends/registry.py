@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "wandb": "fasttrack.delivery.backends.wandb.backend:WandbBackend",
+    "tensorboard": "fasttrack.delivery.backends.tensorboard.backend:TensorBoardBackend",
     "memory": "fasttrack.delivery.backends.memory:MemoryBackend",
 }
 """Name -> module:class; the class is called with a `Place`."""
