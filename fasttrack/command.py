@@ -21,6 +21,13 @@ def spell_command(*arguments: str) -> str:
     return shlex.join([*_program(sys.argv[0]), *arguments])
 
 
+def spell_tool(name: str, *arguments: str) -> str:
+    """Return the command that calls a program that was installed beside this Python."""
+    beside = str(Path(sys.executable).with_name(name))
+    hidden = shutil.which(name) is None and os.access(beside, os.X_OK)
+    return shlex.join([beside if hidden else name, *arguments])
+
+
 def _program(called: str) -> list[str]:
     on_path = shutil.which(_NAME)
     if _is_file(called, _MAIN):

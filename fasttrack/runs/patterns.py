@@ -19,21 +19,22 @@ def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
 
 
 def require_matches(
-    names: Collection[str], patterns: Sequence[str], *, whose: str = "the run has"
+    names: Collection[str], patterns: Sequence[str], *, several_runs: bool = False
 ) -> None:
-    """Check that each pattern matches a name.
+    """Check that there are metrics, and that each pattern matches one.
 
     Args:
-        names: all that there are.
+        names: all metrics that there are.
         patterns: what was asked for.
-        whose: begins the sentence that says what is missing.
+        several_runs: whether the names are those of several runs.
 
     Raises:
-        FasttrackError: one matches none, or there is none; the message names what there is.
+        FasttrackError: there is none; the message names those that there are.
     """
+    whose, they = ("the runs have", "they have") if several_runs else ("the run has", "it has")
     if not names:
         raise FasttrackError(f"{whose} no metrics yet")
     for pattern in patterns:
         if not matching(names, [pattern]):
             there = ", ".join(sorted(names))
-            raise FasttrackError(f"{whose} no metric {pattern!r}; there are: {there}")
+            raise FasttrackError(f"{whose} no metric {pattern!r}; {they}: {there}")

@@ -43,7 +43,7 @@ def rank_runs(
         found.append(RankedRun(run, value, step))
     if all(ranked.value is None for ranked in found):
         names = {name for run in runs for name in run.metrics()}
-        require_matches(names, [metric], whose="the runs have")
+        require_matches(names, [metric], several_runs=True)
     sign = -1 if descending else 1
 
     def place(ranked: RankedRun) -> tuple[int, float]:

@@ -107,16 +107,21 @@ class BackendDelivery:
     """(attempt, number) -> what proves the artifact's delivery, or why it is off; None: pending."""
 
     @property
-    def word(self) -> str:
-        """Where it is.
+    def place(self) -> str:
+        """What the destination is: "server", or "files" in a directory of this machine."""
+        return "files" if self.url is None and self.directory is not None else "server"
 
-        "server", or "files" where the destination is a directory of this machine; "offline dir",
-        for a later upload; "partly": some of it is somewhere; or "no".
+    @property
+    def word(self) -> str:
+        """Where the run is.
+
+        At its `place`; in an "offline dir", for a later upload; "partly": some of it is somewhere;
+        or "no".
         """
         if all(segment.proof for segment in self.segments):
             if None in self.artifacts.values():
                 return "partly"
-            return "files" if self.url is None and self.directory is not None else "server"
+            return self.place
         proven = [bool(segment.proof or segment.offline_proof) for segment in self.segments]
         return "offline dir" if all(proven) else "partly" if any(proven) else "no"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -84,20 +84,21 @@ def deliver_run(
     if run.header is not None and not run.header.backends:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
     finals: dict[str, Done] = {}
-    try:
-        with _started(run.directory, command(run.directory)) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                try:
-                    event = decode(line)
-                except ValueError:
-                    continue  # something that a client prints
-                on_event(event)
-                if isinstance(event, Done):
-                    finals[event.backend] = event
-            code = process.wait()
-    except OSError as error:
-        return _undelivered(run, f"delivery cannot be started: {error}")
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(_started(run.directory, command(run.directory)))
+        except OSError as error:
+            return _undelivered(run, f"delivery cannot be started: {error}")
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                event = decode(line)
+            except ValueError:
+                continue  # something that a client prints
+            on_event(event)
+            if isinstance(event, Done):
+                finals[event.backend] = event
+        code = process.wait()
     if code == _BUSY:
         return _undelivered(run, "its own process delivers it", busy=True)
     return merge(run, list(finals.values()), code)
