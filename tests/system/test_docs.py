@@ -6,6 +6,7 @@ Most need no delivery, and record into the journal alone: that takes millisecond
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from support.snippets import ROOT, Pages, Snippet, missing_links, training_scrip
 from support.wandb_server import WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
-from fasttrack.journal.entries import Config
+from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -216,16 +217,16 @@ def test_the_journal_alone_is_read_with_json(tmp_path: Path, snippet: Snippet) -
 def test_the_variable_uploads_every_checkpoint(
     snippet: Snippet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files are staged, which they are not without it."""
+    """One that is not forced is kept for the upload; `test_artifacts` shows that by default none is."""
     Path("model.pt").write_bytes(b"weights")
-    staged = []
-    for name, value in [("WANDB_LOG_MODEL", ""), *snippet.exports()]:
+    for name, value in snippet.exports():
         monkeypatch.setenv(name, value)
-        with journal_tracker() as tracker:
-            tracker.log_checkpoint("model.pt")
-        staged.append(artifacts_directory(directory_of(tracker)).is_dir())
+    with make_tracker() as tracker:
+        tracker.log_checkpoint("model.pt")
 
-    assert staged == [False, True]
+    (artifact,) = read_entries(directory_of(tracker), Artifact)
+    assert (artifact.type, artifact.files) == ("model", 1)
+    assert artifacts_directory(directory_of(tracker)).is_dir()
 
 
 @pytest.mark.server
@@ -393,9 +394,13 @@ def test_the_audit_runs_a_script_with_its_arguments(snippet: Snippet) -> None:
 
 @pages.runs("\ntracker\n", "range(30)", "waits for delivery")
 def test_the_cells_of_a_notebook_make_one_run(
-    journal_only: None, snippets: tuple[Snippet, ...], capsys: pytest.CaptureFixture[str]
+    journal_only: None,
+    snippets: tuple[Snippet, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first one shows the run; run again, it says that the earlier one is still open."""
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)  # as where somebody types, so Jupyter
     names = training_script()
     make, log, finish = snippets
     earlier = make.run(names)["tracker"]
