@@ -217,7 +217,7 @@ def test_the_journal_alone_is_read_with_json(tmp_path: Path, snippet: Snippet) -
 def test_the_variable_uploads_every_checkpoint(
     snippet: Snippet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is not forced is kept for the upload; `test_artifacts` shows that by default none is."""
+    """One that is not forced is kept for the upload; by default none is (`test_artifacts`)."""
     Path("model.pt").write_bytes(b"weights")
     for name, value in snippet.exports():
         monkeypatch.setenv(name, value)
