@@ -152,9 +152,9 @@ def train(
         )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train one run, or go on with the one that the newest checkpoint belongs to."""
-    args = parse_args()
+    args = parse_args(arguments)
     checkpoint = load_newest_checkpoint(args.checkpoint_dir) if args.resume else None
     # As a context manager the tracker finishes the run however the block is left; an exception
     # marks it as failed. The run id out of the checkpoint continues that run; None begins one.
