@@ -82,8 +82,17 @@ class MemoryDestination:
             raise error
 
 
-DESTINATIONS: defaultdict[str, MemoryDestination] = defaultdict(MemoryDestination)
-"""Run id -> where its rows arrive, for sessions opened by name."""
+_destinations: dict[str, MemoryDestination] = {}
+
+
+def destination_of(run_id: str) -> MemoryDestination:
+    """Return where the rows of a run arrive in this process. Threads: any."""
+    return _destinations.setdefault(run_id, MemoryDestination())
+
+
+def forget(run_id: str) -> None:
+    """Let go of a run's destination; who holds it keeps it."""
+    _destinations.pop(run_id, None)
 
 
 class MemoryBackend:
@@ -96,13 +105,13 @@ class MemoryBackend:
     takes_artifacts = True
 
     def __init__(self, place: Place, destination: MemoryDestination | None = None) -> None:
-        """Deliver to `destination`; None: the one of the run's id in `DESTINATIONS`."""
+        """Deliver to `destination`; None: to `destination_of` the run's id."""
         self._place = place
         self._destination = destination
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> MemorySession:
         """Open a session. See `Backend.open`."""
-        destination = self._destination or DESTINATIONS[header.run_id]
+        destination = self._destination or destination_of(header.run_id)
         destination.called("open" if online else "open_offline")
         store = destination.server
         if not online:

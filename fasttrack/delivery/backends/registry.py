@@ -21,6 +21,9 @@ BACKENDS = {
 TAKES_ARTIFACTS = frozenset(("wandb", "memory"))
 """The backends whose `takes_artifacts` is true: for the others no files are staged."""
 
+MEMORY = "memory"
+"""The backend that keeps rows in the process itself, which only makes sense in the trainer."""
+
 NONE = "none"
 """The name that stands for no backend: the journal only."""
 
