@@ -60,10 +60,10 @@ class TensorBoardBackend:
         directory = self._folder / header.run_id
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            self._session = session_class(directory, header, self._place)
         except OSError as error:
-            why = f"{directory} cannot be made ({error.strerror})"
+            why = f"{directory} cannot be made or read ({error.strerror})"
             raise BackendUnavailableError(why) from error
-        self._session = session_class(directory, header, self._place)
         return self._session
 
     def abandon(self) -> None:

@@ -32,7 +32,11 @@ class TensorBoardSession:
     """
 
     def __init__(self, directory: Path, header: Header, place: Place) -> None:
-        """Open the run in `directory`, which is there; nothing is written yet."""
+        """Open the run in `directory`, which is there; nothing is written yet.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
         self.url: str | None = None
         self.directory: Path | None = directory
         self.held_rows = False
@@ -58,7 +62,8 @@ class TensorBoardSession:
                 if segment_of(path) in names:
                     found[segment_of(path)] += count_rows(path)
         except OSError as error:
-            raise self._lost(error) from error
+            why = f"{self._directory} cannot be read ({error.strerror})"
+            raise BackendLostError(why) from error
         for name in names:
             self._place.ledger.segment(name).arrived = found[name]
         self.held_rows = bool(files)
