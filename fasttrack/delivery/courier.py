@@ -170,6 +170,8 @@ class Courier:
             except (BackendUnavailableError, BackendLostError) as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, BackendUnavailableError) and error.final:
+                    return False
                 self._ending.wait(_PAUSE_S)
             if self._ending.find() is not None:
                 tries_left -= 1

@@ -310,6 +310,19 @@ def test_without_an_account_nothing_is_tried_twice(scene: Scene) -> None:
     assert scene.destination.server.headers == []
 
 
+def test_what_can_never_be_opened_is_given_up_at_once(scene: Scene) -> None:
+    """Its package is not installed: nobody waits for that, whatever mode was asked for."""
+    scene.backend_class = LocalBackend
+    trainer = scene.begin()
+    trainer.log(0)
+    missing = BackendUnavailableError("no such package: pip install it", final=True)
+    scene.destination.fail("open", missing, times=100)
+
+    assert scene.delivery().follow() is False
+    assert scene.clock.elapsed_s == 0
+    assert done(scene).reason == "no such package: pip install it"
+
+
 def test_no_last_try_where_no_time_is_left(scene: Scene) -> None:
     """Ten seconds is what it may take."""
     trainer = scene.begin(online_timeout_s=0.0)
