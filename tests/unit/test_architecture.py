@@ -43,7 +43,8 @@ ALLOWED = {
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
     "audit": BASE,
     "cli": BASE
-    | {"runs", "views", "doctor", "audit", "journal", "context", "settings", "command", "demo"},
+    | {"runs", "views", "doctor", "audit", "journal", "context", "settings", "command", "demo"}
+    | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "engine": {"*"},
     "tracker": {"settings", "engine", "stats", "context", "hotpath", "audit", "options", "errors"},
