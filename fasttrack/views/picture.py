@@ -6,6 +6,7 @@ matplotlib is loaded when something is drawn: it comes with the extra `examples`
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,17 @@ def require_matplotlib() -> None:
     Raises:
         FasttrackError: it is not installed; the message says how to install it.
     """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # where it keeps its caches is nothing to bother users with
     try:
         import matplotlib.figure  # noqa: F401 - looks whether it is there
     except ImportError as error:
         raise FasttrackError(
             f"drawing needs matplotlib: pip install 'fasttrack[examples]' ({error})"
         ) from error
+    finally:
+        logger.setLevel(level)
 
 
 def rows_of_panels(panels: int) -> list[int]:
