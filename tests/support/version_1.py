@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.wandb_server_runs import ServerRun
-
 if TYPE_CHECKING:
     from support.wandb_server import WandbServer
+    from support.wandb_server_runs import ServerRun
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "v1"
 SCENARIOS = sorted(path.parent.name for path in DATA.glob("*/expected.json"))
@@ -40,14 +39,23 @@ class OldRun:
         """The files that the old code wrote its journal into, oldest attempt first."""
         return sorted(self.directory.glob("segment-*.jsonl"))
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the objects in all whole lines, as JSON says them."""
-        whole = [line for path in self.segments for line in path.read_bytes().split(b"\n")[:-1]]
-        return [json.loads(line) for line in whole]
+    def rows(self, *, proven: bool | None = None) -> list[dict[str, Any]]:
+        """Return the rows as JSON says them; only those that `cursor.json`, as it is now, knows to
+        be delivered somewhere (True), or not (False).
+        """
+        return [
+            entry
+            for path in self.segments
+            if proven is None or proven == self._is_proven(path.name)
+            for line in path.read_bytes().split(b"\n")[:-1]
+            if (entry := json.loads(line))["kind"] == "row"
+        ]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return those that are rows."""
-        return [line for line in self.lines() if line["kind"] == "row"]
+    def _is_proven(self, segment: str) -> bool:
+        path = self.directory / "cursor.json"
+        known = json.loads(path.read_bytes())["segments"] if path.exists() else {}
+        state = known.get(segment, {})
+        return bool(state.get("online_proof") or state.get("offline_proof"))
 
 
 def copy_run(name: str, base: Path) -> OldRun:
@@ -67,4 +75,4 @@ def preload(server: WandbServer, name: str) -> ServerRun | None:
     state = json.loads(path.read_text(encoding="utf-8"))
     for file, lines in state["streams"].items():
         state["streams"][file] = {int(offset): line for offset, line in lines.items()}
-    return server.add_run(**state)
+    return server.add_run(state)
