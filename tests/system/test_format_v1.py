@@ -167,9 +167,16 @@ def test_rows_of_an_old_run_are_read_in_order_and_to_the_bit(name: str, tmp_path
 def test_an_old_run_is_delivered_by_hand_each_row_once_as_the_old_version_did(
     name: str, server: WandbServer, tmp_path: Path
 ) -> None:
-    """The server ends with the very history that the old code's delivery gave it; then no more."""
+    """The server ends with the very history that the old code's delivery gave it.
+
+    Rows that it had before are not sent again: they stay as they came, clocks included. The old
+    offline directories are marked, or `wandb sync` would upload their rows a second time, and a
+    second delivery does nothing.
+    """
     old = copy_run(name, tmp_path)
-    preload(server, name)
+    known = preload(server, name)
+    arrived = known.history if known is not None else []
+    assert len(arrived) == {"online_resumed": 20, "online_interrupted": 11}.get(name, 0)
 
     first = deliver(old.directory)
 
@@ -178,9 +185,15 @@ def test_an_old_run_is_delivered_by_hand_each_row_once_as_the_old_version_did(
     assert list(server.runs) == [old.run_id]
     assert _values(run.history) == _old_values(old.rows())
     _assert_steps_rise(run)
+    assert run.history[: len(arrived)] == arrived
     assert _history(run) == [json.dumps(row, sort_keys=True) for row in old.expected["delivered"]]
+    times = {row["time"] for row in old.rows()}
+    assert {row["time/logged_at"] for row in run.history[len(arrived) :]} <= times
     assert run.display_name == old.expected["show"]["name"]
     assert sorted(run.tags) == sorted(old.expected["show"]["header"]["tags"])
+    directories = offline_dirs(tmp_path)
+    assert bool(directories) == name.startswith("offline")
+    assert all(any(directory.glob("run-*.wandb.synced")) for directory in directories)
     sent = repr((run.upserts, run.history, server.artifacts))
 
     second = deliver(old.directory)
@@ -235,40 +248,6 @@ def test_an_artifact_of_the_old_version_that_was_changed_since_is_not_uploaded(
     assert _values(server.runs[old.run_id].history) == _old_values(old.rows())
 
 
-@pytest.mark.parametrize("name", ["offline_proven", "offline_killed"])
-def test_offline_directories_of_the_old_version_are_marked_as_synced(
-    name: str, server: WandbServer, tmp_path: Path
-) -> None:
-    """`wandb sync` would upload the rows a second time, or half of them."""
-    old = copy_run(name, tmp_path)
-    (directory,) = offline_dirs(tmp_path)
-
-    assert deliver(old.directory)["delivered"]
-
-    assert [path.name for path in directory.glob("*.synced")] == [f"run-{old.run_id}.wandb.synced"]
-    assert server.runs[old.run_id].history_line_count == len(old.rows())
-
-
-@pytest.mark.parametrize(("name", "arrived"), [("online_resumed", 20), ("online_interrupted", 11)])
-def test_what_the_old_version_had_delivered_is_not_sent_again(
-    name: str, arrived: int, server: WandbServer, tmp_path: Path
-) -> None:
-    """Proven, or found to be there: the server keeps those rows as they came, clocks included."""
-    old = copy_run(name, tmp_path)
-    run = preload(server, name)
-    assert run is not None
-    before = run.history
-    assert len(before) == arrived
-
-    assert deliver(old.directory)["delivered"]
-
-    assert run.history[:arrived] == before
-    rest = run.history[arrived:]
-    assert [row["step"] for row in rest] == [row["step"] for row in old.rows()[arrived:]]
-    times = [line["time"] for line in old.rows()[arrived:]]
-    assert [row["time/logged_at"] for row in rest] == pytest.approx(times, abs=1e-6)
-
-
 def test_an_offline_part_of_the_old_version_that_the_user_synced_is_not_sent_again(
     server: WandbServer, tmp_path: Path
 ) -> None:
@@ -290,7 +269,13 @@ def test_an_offline_part_of_the_old_version_that_the_user_synced_is_not_sent_aga
 # --- resuming -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("offline_killed", "online_resumed", "online_interrupted"),
+        *("artifacts_pending", "torn_header"),
+    ],
+)
 def test_an_old_run_is_resumed_online_and_every_row_of_both_versions_arrives_once(
     name: str, server: WandbServer, tmp_path: Path
 ) -> None:
@@ -307,6 +292,8 @@ def test_an_old_run_is_resumed_online_and_every_row_of_both_versions_arrives_onc
     assert [row["step"] for row in run.history][-len(NEW_STEPS) :] == list(NEW_STEPS)
     _assert_steps_rise(run)
     assert (run.state, run.display_name) == ("finished", old.expected["show"]["name"])
+    artifacts = [artifact.state for artifact in server.artifacts]
+    assert artifacts == (["COMMITTED"] * 2 if name == "artifacts_pending" else [])
     assert deliver(old.directory)["already"]
     after = _bytes(old)
     assert {name: after[name] for name in written} == written
