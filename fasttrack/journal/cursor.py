@@ -99,11 +99,15 @@ def _ledger(told: dict[str, Any]) -> Ledger:
 
 def _from_version_1(saved: dict[str, Any]) -> Ledger:
     """Return the ledger of a cursor that knew only W&B, whose own facts become its notes."""
-    ledger = Ledger(url=saved["url"])
+    known: dict[str, Any] = {"url": None, "open_directory": None, "offline_directories": []}
+    if unknown := saved.keys() - known.keys() - {"version", "segments"}:
+        raise ValueError(f"not a cursor of version 1: {unknown}")
+    ledger = Ledger(url=saved.get("url"))
     steps = {}
-    for name, state in saved["segments"].items():
-        steps[name] = {"base_step": state.pop("base_step"), "last_step": state.pop("last_step")}
+    for name, told in saved["segments"].items():
+        state = {"base_step": None, "last_step": -1, "online_proof": None, **told}
+        steps[name] = {key: state.pop(key) for key in ("base_step", "last_step")}
         ledger.segments[name] = SegmentLedger(proof=state.pop("online_proof"), **state)
-    directories = ("open_directory", "offline_directories")
-    ledger.notes = {"segments": steps, **{name: saved[name] for name in directories}}
+    notes = {key: saved.get(key, default) for key, default in known.items() if key != "url"}
+    ledger.notes = {"segments": steps, **notes}
     return ledger
