@@ -266,6 +266,41 @@ def test_an_offline_part_of_the_old_version_that_the_user_synced_is_not_sent_aga
     assert _values(run.history) == _old_values(lines) + _new_values()
 
 
+def test_a_marker_of_wandb_sync_alone_proves_nothing_of_an_old_run(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """It is set though nothing was uploaded; the old cursor knows how far the server should be."""
+    old = copy_run("offline_proven", tmp_path)
+    (directory,) = offline_dirs(tmp_path)
+    (directory / f"run-{old.run_id}.wandb.synced").touch()
+
+    assert deliver(old.directory)["delivered"]
+    assert _values(server.runs[old.run_id].history) == _old_values(old.rows())
+
+
+def test_old_rows_are_told_from_those_of_another_directory_by_their_contents(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delivery was interrupted, the run went on elsewhere, and only then the rest is delivered.
+
+    The server's last step says nothing about our rows then.
+    """
+    old = copy_run("online_interrupted", tmp_path)
+    run = preload(server, "online_interrupted")
+    assert run is not None
+    arrived = len(run.history)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    _resume(old.run_id, "online")
+    between = run.history
+    assert len(between) == arrived + len(NEW_STEPS)
+
+    assert deliver(old.directory)["delivered"]
+
+    assert run.history[: len(between)] == between
+    assert _values(run.history) == _old_values(old.rows()) + _new_values()
+    _assert_steps_rise(run)
+
+
 # --- resuming -------------------------------------------------------------------------------------
 
 
