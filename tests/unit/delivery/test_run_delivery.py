@@ -170,6 +170,21 @@ def test_a_segment_without_a_header_is_passed_over(scene: Scene) -> None:
     assert steps(scene.destination) == [0, 1]
 
 
+def test_rows_behind_a_damaged_header_are_delivered(scene: Scene) -> None:
+    """The run's other attempts say where they belong."""
+    trainer = scene.begin()
+    trainer.log(0)
+    trainer.vanish()
+    header, row = trainer.writer.path.read_bytes().splitlines(keepends=True)
+    trainer.writer.path.write_bytes(header[:20] + b"\0" * 20 + b"\n" + row)
+    trainer = scene.begin()
+    trainer.log(1)
+    trainer.finish()
+
+    assert scene.delivery().follow() is True
+    assert steps(scene.destination) == [0, 1]
+
+
 def test_a_run_without_any_header_is_refused(tmp_path: Path) -> None:
     """Nobody knows where its rows belong."""
     scene = Scene(tmp_path / "r1")

@@ -40,7 +40,10 @@ class Notes:
 
 
 def load_notes(ledger: Ledger) -> Notes:
-    """Return what `ledger` holds."""
-    told = {**ledger.notes}
-    segments = {name: SegmentSteps(**steps) for name, steps in told.pop("segments", {}).items()}
-    return Notes(segments=segments, **told)
+    """Return what `ledger` holds; notes of an unknown shape count as none."""
+    try:
+        told = {**ledger.notes}
+        segments = {name: SegmentSteps(**steps) for name, steps in told.pop("segments", {}).items()}
+        return Notes(segments=segments, **told)
+    except (TypeError, AttributeError):
+        return Notes()
