@@ -20,6 +20,7 @@ from fasttrack.views.style import FAINT, STYLE, colors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from matplotlib.backend_bases import RendererBase
@@ -53,8 +54,17 @@ def draw(runs: Sequence[LocalRun], path: Path, *, metrics: Sequence[str] = ()) -
             written.
         OSError: a segment cannot be read.
     """
+    figure = make_figure(runs, metrics)
+    try:
+        with _style():
+            figure.savefig(path, dpi=_DPI, facecolor="white")
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib lacks
+        raise FasttrackError(f"cannot write the picture {path}: {error}") from error
+
+
+def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure:
+    """Return what `draw` writes; arguments and errors are the same."""
     require_matplotlib()
-    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,15 +73,19 @@ def draw(runs: Sequence[LocalRun], path: Path, *, metrics: Sequence[str] = ()) -
     require_matches(names, metrics, several_runs=len(runs) > 1)
     shades = colors(len(runs)) if len(runs) > 1 else [None]
     courses = [Course(series, shade) for series, shade in zip(found, shades, strict=True)]
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+    with _style():
         figure = Figure(dpi=_DPI)
         renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
         body_inches = _add_body(figure, choose(names, metrics), courses, renderer)
         _add_head(figure, runs, shades, body_inches, renderer)
-        try:
-            figure.savefig(path, dpi=_DPI, facecolor="white")
-        except (OSError, ValueError) as error:  # ValueError: a format that matplotlib lacks
-            raise FasttrackError(f"cannot write the picture {path}: {error}") from error
+    return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    """Return a context in which matplotlib draws as we do, whatever the user has set."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({**mpl.rcParamsDefault, **STYLE})
 
 
 def require_matplotlib() -> None:
@@ -164,16 +178,16 @@ def _legend_of_runs(
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
-            fit(text, width - _HANDLE_INCHES * _DPI, renderer, smallest=_SMALLEST_DETAILS)
         return legend
 
-    single = make(1)
     for columns in range(min(len(runs), _MOST_COLUMNS), 1, -1):
         legend = make(columns)
         if legend.get_window_extent(renderer).width <= width:
-            single.remove()
             return legend
         legend.remove()
+    single = make(1)
+    for text in single.get_texts():
+        fit(text, width - _HANDLE_INCHES * _DPI, renderer, smallest=_SMALLEST_DETAILS)
     return single
 
 
