@@ -124,7 +124,14 @@ def test_bursts_under_the_gil_end_where_the_thread_gives_it_up() -> None:
 import json, os, threading, time
 from bench.targets.gil import GilBursts
 
-watch = GilBursts()
+class Watch(GilBursts):
+    def released(self):
+        super().released()
+        if taken in awaited:  # the thread has found it taken, and is about to wait
+            awaited.remove(taken)
+            taken.release()
+
+watch, awaited = Watch(), []
 go, taken, free = threading.Event(), threading.Lock(), threading.Lock()
 taken.acquire()
 
@@ -142,6 +149,7 @@ def run():
     os.write(2, b"")
     with free:
         compute(0.03)
+    awaited.append(taken)
     taken.acquire()
     compute(0.04)
     os.write(2, b"")
@@ -150,7 +158,6 @@ thread = threading.Thread(target=run, name="worker")
 thread.start()
 watch.watch("worker")
 go.set()
-threading.Timer(0.2, taken.release).start()
 thread.join()
 print(json.dumps([burst.cpu_s for burst in watch.bursts()]))
 """
