@@ -56,9 +56,10 @@ class Workload:
         torch.manual_seed(0)
         layers: list[torch.nn.Module] = []
         for _ in range(size.layers):
-            layer = torch.nn.Linear(size.width, size.width, bias=size.layers > 1)
+            bias = size.layers > 1
+            layer = torch.nn.Linear(size.width, size.width, bias=bias, device=device)
             layers += [layer, torch.nn.ReLU()]
-        self.model = torch.nn.Sequential(*layers[:-1]).to(device)
+        self.model = torch.nn.Sequential(*layers[:-1])
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         self._weight: Any = next(self.model.parameters())
         self._train = self._train_by_hand if size.layers == 1 else self._train_by_optimizer
