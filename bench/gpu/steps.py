@@ -17,7 +17,7 @@ from bench.lib.workload import Workload
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bench.gpu.devices import Device, Length
     from bench.lib.scalars import Scalars
@@ -147,7 +147,7 @@ def count_syncs(
 
 
 def per_logged_step(
-    counts: list[Counter[str] | None], logged_steps: float
+    counts: Sequence[Counter[str] | None], logged_steps: float
 ) -> dict[str, float] | None:
     """Return the synchronisations of (no logging, logging) as those of logging, by thread."""
     without, logged = counts
