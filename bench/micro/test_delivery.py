@@ -5,22 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bench.targets.tracking import FIVE
-from fasttrack.delivery.backends.wandb.steps import StepMapper
-from fasttrack.journal.entries import encode_row
-from fasttrack.journal.reader import read_segment
-from fasttrack.journal.writer import SegmentWriter
+from bench.lib.internals import StepMapper, encode_row, make_writer, read_segment
+from bench.lib.scalars import FIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.conftest import Measure
+    from bench.micro.conftest import Measure
 
 _ROWS = 1000
 
 
 def test_reader_x1000(measure: Measure, tmp_path: Path) -> None:
-    writer = SegmentWriter(tmp_path, {})
+    writer = make_writer(tmp_path)
     writer.append([encode_row(seq, seq, time.time(), FIVE) for seq in range(_ROWS)])
     writer.close()
 

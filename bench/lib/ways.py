@@ -1,28 +1,27 @@
-"""The ways of logging that are measured, one class each: fasttrack's and wandb's; see peers.py.
+"""The ways of logging that are measured, one class each: fasttrack's and wandb's.
 
 All are given the same scalars by the workload, which builds them for "no logging" too. A way's
-library is imported by its constructor, so that `open` can be timed alone.
+library is imported by its constructor, so that `open` can be timed alone. Other trackers' are in
+compare/peers.py.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.lib.scalars import LOSS, TAGS
+from bench.lib.trackers import offline_runs, wait_for_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from bench.workload import Scalars, Workload
-
-_TAGS = {"model": "m", "dataset": "d", "objective": "o", "experiment_group": "bench"}
-LOSS = "loss/total"  # workload.LOSS; importing that module would import torch, see child.py
-_SETTLE_TIMEOUT_S = 60.0
+    from bench.lib.scalars import Scalars
+    from bench.lib.workload import Workload
 
 
 class Way:
@@ -30,6 +29,10 @@ class Way:
 
     def __init__(self, work: Workload) -> None:
         self._work = work
+
+    def without_logging(self) -> Way:
+        """Return the same workload with no logging."""
+        return Way(self._work)
 
     def open(self) -> None:
         """Start a run: what a user calls before the loop."""
@@ -65,23 +68,18 @@ class Fasttrack(Way):
         self._log_interval = log_interval
         self._start = partial(
             fasttrack.ExperimentTracker,
-            tags=_TAGS,
+            tags=TAGS,
             mode="offline",
             log_interval=log_interval,
             options=fasttrack.Options(**options),
         )
 
     def open(self) -> None:
+        self._runs_before = offline_runs()
         self._tracker = self._start()
 
     def settle(self) -> None:
-        # Delivery, another process, imports wandb meanwhile; that would disturb the first seconds.
-        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
-        while not self._tracker.is_offline():
-            if time.monotonic() > deadline:
-                raise TimeoutError("delivery did not start")
-            time.sleep(0.05)
-        time.sleep(0.5)
+        wait_for_delivery(self._runs_before)
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_metrics(scalars, step)
@@ -104,7 +102,13 @@ class Fasttrack(Way):
 
 
 class FasttrackTraining(Fasttrack):
-    """`log_training_step` with loss and optimizer."""
+    """`log_training_step` with loss and optimizer; with `model`, the gradients' norm, too."""
+
+    def __init__(
+        self, work: Workload, log_interval: int = 1, *, model: bool = False, **options: Any
+    ) -> None:
+        super().__init__(work, log_interval, **options)
+        self._model = work.model if model else None
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
@@ -112,24 +116,12 @@ class FasttrackTraining(Fasttrack):
             step=step,
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
+            model=self._model,
         )
 
 
-class FasttrackGradients(Fasttrack):
-    """`log_training_step` with loss, optimizer and model, hence the gradients' norm."""
-
-    def log(self, scalars: Scalars, step: int) -> None:
-        self._tracker.log_training_step(
-            loss=scalars[LOSS],
-            step=step,
-            batch_size=self._work.batch_size,
-            optimizer=self._work.optimizer,
-            model=self._work.model,
-        )
-
-
-class FasttrackEverything(FasttrackGradients):
-    """The same, with what else the workload has to log."""
+class FasttrackEverything(Fasttrack):
+    """The same, with the model and with what else the workload has to log."""
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
@@ -217,52 +209,72 @@ def rows_in_wandb_files() -> int:
     """Return how many rows the offline runs in `WANDB_DIR` hold."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    from fasttrack.delivery.backends.wandb.file import read_payloads
+    from bench.lib.internals import read_payloads
 
     return sum(
         Record.FromString(payload).WhichOneof("record_type") == "history"
-        for file in Path(os.environ["WANDB_DIR"]).glob("wandb/offline-run-*/run-*.wandb")
+        for file in offline_runs()
         for payload in read_payloads(file)
     )
 
 
-OVERHEAD: dict[str, tuple[str, Callable[[Workload], Way]]] = {
-    "metrics": ("`log_metrics`, 5 scalars, every step (snapshot)", Fasttrack),
-    "reference": (
-        "the same, `capture='reference'`",
-        partial(Fasttrack, capture="reference"),
-    ),
-    "training": ("`log_training_step`, every step", FasttrackTraining),
-    "training-reference": (
-        "the same, `capture='reference'`",
-        partial(FasttrackTraining, capture="reference"),
-    ),
-    "grads": ("`log_training_step` with `model=`, every step", FasttrackGradients),
-    "default": (
-        "`log_training_step` with `model=`, every 10th step (the default)",
-        partial(FasttrackGradients, log_interval=10),
-    ),
-    "not-logged": ("`log_training_step`, steps that are not logged", FasttrackNotLogged),
-    "empty": ("the same call of a method that does nothing", EmptyCall),
-}
-"""What overhead.py measures: key to (description, way)."""
+def train(work: Workload, way: Way, first_step: int, steps: int) -> None:
+    """Train and log; nothing else happens in this loop."""
+    step_once, log = work.step, way.log
+    for step in range(first_step, first_step + steps):
+        scalars = step_once(step)
+        log(scalars, step)
 
-COMPARED: dict[str, tuple[str, Callable[[Workload], Way]]] = {
-    "none": ("no logging", Way),
-    "fasttrack": ("fasttrack, every step", Fasttrack),
-    "fasttrack-reference": (
-        "fasttrack, every step, `capture='reference'`",
-        partial(Fasttrack, capture="reference"),
+
+class Kind(NamedTuple):
+    """A way of logging, described and ready to be built."""
+
+    description: str
+    build: Callable[[Workload], Way]
+    module: str = "fasttrack"
+    """What it needs to be installed."""
+    interval: int = 1
+    """Steps from one logged step to the next."""
+
+    def is_installed(self) -> bool:
+        return find_spec(self.module) is not None
+
+
+OVERHEAD = {
+    "metrics": Kind("`log_metrics`, 5 scalars, every step (snapshot)", Fasttrack),
+    "reference": Kind("the same, `capture='reference'`", partial(Fasttrack, capture="reference")),
+    "training": Kind("`log_training_step`, every step", FasttrackTraining),
+    "training-reference": Kind(
+        "the same, `capture='reference'`", partial(FasttrackTraining, capture="reference")
     ),
-    "fasttrack-thread": (
-        "fasttrack, every step, `delivery='thread'`",
-        partial(Fasttrack, delivery="thread"),
+    "grads": Kind(
+        "`log_training_step` with `model=`, every step", partial(FasttrackTraining, model=True)
     ),
-    "fasttrack-grads": ("fasttrack, every step, with grad norm", FasttrackEverything),
-    "fasttrack-default": (
+    "default": Kind(
+        "`log_training_step` with `model=`, every 10th step (the default)",
+        partial(FasttrackTraining, log_interval=10, model=True),
+        interval=10,
+    ),
+    "not-logged": Kind("`log_training_step`, steps that are not logged", FasttrackNotLogged),
+    "empty": Kind("the same call of a method that does nothing", EmptyCall),
+}
+"""fasttrack's calls one by one: what bench.overhead measures."""
+
+COMPARED = {
+    "none": Kind("no logging", Way),
+    "fasttrack": Kind("fasttrack, every step", Fasttrack),
+    "fasttrack-reference": Kind(
+        "fasttrack, every step, `capture='reference'`", partial(Fasttrack, capture="reference")
+    ),
+    "fasttrack-thread": Kind(
+        "fasttrack, every step, `delivery='thread'`", partial(Fasttrack, delivery="thread")
+    ),
+    "fasttrack-grads": Kind("fasttrack, every step, with grad norm", FasttrackEverything),
+    "fasttrack-default": Kind(
         "fasttrack, every 10th step, with grad norm (the default)",
         partial(FasttrackEverything, log_interval=10),
+        interval=10,
     ),
-    "wandb": ("`wandb.log` inline, every step", WandbInline),
+    "wandb": Kind("`wandb.log` inline, every step", WandbInline, "wandb"),
 }
-"""What `python -m bench` measures beside peers.py's: key to (description, way)."""
+"""Whole loops: what `python -m bench` measures beside the peers'."""

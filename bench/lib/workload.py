@@ -8,18 +8,18 @@ smaller step and a larger one, named after about how many milliseconds they take
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import linear, mse_loss
 
-Scalars: TypeAlias = dict[str, torch.Tensor | float]
+from bench.lib.scalars import LEARNING_RATE, five_scalars
 
-LOSS = "loss/total"
+if TYPE_CHECKING:
+    from bench.lib.scalars import Scalars
+
 _FIVE = 5  # what five_scalars returns
 _FURTHER_STEPS = 16  # after these, the further metrics repeat
-_LEARNING_RATE = 1e-4
 
 
 class Size(NamedTuple):
@@ -40,28 +40,31 @@ SIZES = {
 class Workload:
     """A model, its optimizer and one fixed batch; `step` trains once."""
 
-    def __init__(self, step_ms: str = "1", metrics: int = _FIVE) -> None:
-        """Build everything from a fixed seed, on one CPU thread.
+    def __init__(
+        self, size: Size = SIZES["1"], metrics: int = _FIVE, *, device: str = "cpu"
+    ) -> None:
+        """Build everything from a fixed seed; the host has one thread for it.
 
         Args:
-            step_ms: about how long a step takes; a key of `SIZES`.
+            size: of the model and its batch.
             metrics: how many scalars a step has to log, at least five.
+            device: where it is trained; an accelerator is never waited for.
         """
-        size = SIZES[step_ms]
         self.batch_size = size.batch_size
         self.metrics = metrics
         torch.set_num_threads(1)
         torch.manual_seed(0)
         layers: list[torch.nn.Module] = []
         for _ in range(size.layers):
-            layer = torch.nn.Linear(size.width, size.width, bias=size.layers > 1)
+            bias = size.layers > 1
+            layer = torch.nn.Linear(size.width, size.width, bias=bias, device=device)
             layers += [layer, torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*layers[:-1])
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LEARNING_RATE)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         self._weight: Any = next(self.model.parameters())
         self._train = self._train_by_hand if size.layers == 1 else self._train_by_optimizer
-        self._inputs = torch.randn(size.batch_size, size.width)
-        self._targets = torch.randn(size.batch_size, size.width)
+        self._inputs = torch.randn(size.batch_size, size.width, device=device)
+        self._targets = torch.randn(size.batch_size, size.width, device=device)
         self._further = [
             {f"group_{i % 9}/metric_{i:03}": i + step / 64 for i in range(metrics - _FIVE)}
             for step in range(_FURTHER_STEPS)
@@ -95,16 +98,5 @@ class Workload:
         loss = mse_loss(linear(self._inputs, weight), self._targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
         with torch.no_grad():
-            weight.sub_(weight.grad, alpha=_LEARNING_RATE)
+            weight.sub_(weight.grad, alpha=LEARNING_RATE)
         return loss
-
-
-def five_scalars(loss: torch.Tensor, step: int) -> Scalars:
-    """Return what one step logs: the loss as it is given, and four floats that change."""
-    return {
-        LOSS: loss,
-        "train/lr": _LEARNING_RATE * math.exp(-1e-6 * step),
-        "train/grad_norm": 1.0 + 1e-3 * (step % 97),
-        "data/tokens": 2048.0 * step,
-        "data/wait_ms": 0.125 * (step % 13),
-    }

@@ -1,8 +1,8 @@
 """The caller's thread, part by part, in tight loops: `pytest bench`.
 
 For finding what became slower, not for what training feels: in a training loop, where the caches
-are cold, the same parts take several times as long (overhead.py). A name that ends in `_x1000` and
-so on says how many calls or pushes one reading holds.
+are cold, the same parts take several times as long (`bench.overhead`). A name that ends in `_x1000`
+and so on says how many calls or pushes one reading holds.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from bench.conftest import refuse
-from bench.measure import private_wandb
-from bench.workload import Workload, five_scalars
+from bench.lib.internals import Capture, GradientSource, Ring, refuse
+from bench.lib.isolation import private_home
+from bench.lib.scalars import TAGS, five_scalars
+from bench.lib.workload import Workload
 from fasttrack import ExperimentTracker, Options
-from fasttrack.hotpath.capture import Capture
-from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.ring import Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench.conftest import Measure
+    from bench.micro.conftest import Measure
 
 _CALLS = 20  # all that is logged is delivered when the run ends, so not many
 _PUSHES = 1000
@@ -107,10 +105,8 @@ def tracker() -> Iterator[ExperimentTracker]:
     # The worker's own wake-ups would fall into the readings at random: it runs between them.
     options = Options(flush_interval_s=3600)
     with (
-        private_wandb(),
-        ExperimentTracker(
-            mode="offline", required_tags=(), log_interval=10, options=options
-        ) as tracker,
+        private_home(),
+        ExperimentTracker(tags=TAGS, mode="offline", log_interval=10, options=options) as tracker,
     ):
         yield tracker
 

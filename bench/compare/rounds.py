@@ -3,42 +3,31 @@
 Every round runs every way once, in an order shuffled anew (from a fixed seed), each in a process of
 its own (child.py). A ratio is taken within its round and then the median over the rounds, so that a
 slow minute of the machine meets all ways alike. Even so processes differ by 5% on small machines:
-for fasttrack's own share of a step, overhead.py is the finer instrument.
+for fasttrack's own share of a step, `bench.overhead` is the finer instrument.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import PEERS
-from bench.ways import COMPARED
+from bench.compare import child
+from bench.compare.child import KINDS
+from bench.lib.processes import call_in_new_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
+    Figures: TypeAlias = dict[str, Any]
+
 BASELINE = "none"
-DESCRIPTIONS = {
-    **{key: description for key, (description, _) in COMPARED.items()},
-    **{key: peer.description for key, peer in PEERS.items()},
-}
-"""All ways, in the tables' order."""
-_ROOT = Path(__file__).resolve().parent.parent
+DESCRIPTIONS = {key: kind.description for key, kind in KINDS.items()}
 _SEED = 20
 _CHILD_TIMEOUT_S = 300.0
-_SAID_LINES = 5  # of a child's last words
-
-Figures: TypeAlias = "dict[str, Any]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +35,7 @@ class Scenario:
     """What every way is measured with."""
 
     step_ms: str
-    """Key of workload.SIZES."""
+    """Key of `SIZES` in lib/workload.py."""
     metrics: int
     steps: int
     """At most, in each measured loop."""
@@ -121,36 +110,6 @@ class Result:
         return min(counted, key=lambda rows: rows[0] / rows[1]) if counted else None
 
 
-def run_child(key: str, scenario: Scenario) -> Figures:
-    """Run one child process to its end; return what it measured.
-
-    Raises:
-        RuntimeError: it failed or took too long; the message holds what it said last.
-    """
-    arguments = [key, scenario.step_ms, scenario.metrics, scenario.steps, scenario.limit_s]
-    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as directory:
-        result = Path(directory) / "result.json"
-        with subprocess.Popen(
-            [sys.executable, "-m", "bench.child", str(result), json.dumps(arguments)],
-            cwd=_ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                said, _ = process.communicate(timeout=_CHILD_TIMEOUT_S)
-            except subprocess.TimeoutExpired as error:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise RuntimeError(f"not done after {_CHILD_TIMEOUT_S:.0f} s") from error
-        if process.returncode != 0 or not result.exists():
-            last = "\n".join(said.splitlines()[-_SAID_LINES:])
-            raise RuntimeError(f"exit code {process.returncode}:\n{last}")
-        figures: Figures = json.loads(result.read_text())
-    return figures
-
-
 def run(scenario: Scenario, keys: Sequence[str]) -> Result:
     """Measure `keys` in as many rounds as the scenario has; says on stderr where it is.
 
@@ -162,9 +121,17 @@ def run(scenario: Scenario, keys: Sequence[str]) -> Result:
         for key in shuffler.sample(keys, len(keys)):
             where = f"{scenario.title()}, round {number}/{scenario.rounds}: {key}"
             print(where, file=sys.stderr, flush=True)
-            figures = None
+            figures: Figures | None = None
             try:
-                figures = run_child(key, scenario)
+                figures = call_in_new_process(
+                    child.measure,
+                    key,
+                    scenario.step_ms,
+                    scenario.metrics,
+                    scenario.steps,
+                    scenario.limit_s,
+                    timeout_s=_CHILD_TIMEOUT_S,
+                )
             except RuntimeError as error:
                 result.failures.append(f"{where}: {error}")
                 print(f"{where} failed: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Clocks, statistics and tables that the benchmarks share. Imports no torch: see child.py."""
+"""Clocks, statistics and tables. Imports no torch: see compare/child.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from array import array
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
+US, MS = 1e6, 1e3  # in a second
 _PACKAGES = ("torch", "wandb", "numpy", "orjson")
 
 TAILS = [10 ** (-exponent / 10) for exponent in range(41)]
@@ -126,18 +126,3 @@ def machine() -> dict[str, Any]:
 def describe_machine(details: dict[str, Any]) -> str:
     """Return `machine()` as one line."""
     return ", ".join(f"{name} {value}" for name, value in details.items())
-
-
-@contextlib.contextmanager
-def private_wandb() -> Iterator[Path]:
-    """Give wandb a temporary directory and silence; nothing of the user's is read or written."""
-    prefix = "fasttrack-bench-"
-    # Trackers' threads that outlive their run may still write while the directory is removed.
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
-        for variable in [key for key in os.environ if key.startswith("WANDB_")]:
-            del os.environ[variable]
-        for kind in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):
-            os.environ[f"WANDB_{kind}"] = name
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
-        os.environ["WANDB_SILENT"] = "true"
-        yield Path(name)

@@ -1,4 +1,4 @@
-"""Tables and JSON of what compare.py measured."""
+"""Tables and JSON of what rounds.py measured."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench.compare import DESCRIPTIONS
-from bench.measure import table
-from bench.peers import versions
+from bench.compare.peers import versions
+from bench.compare.rounds import DESCRIPTIONS
+from bench.lib.measure import table
 
 if TYPE_CHECKING:
-    from bench.compare import Result
+    from bench.compare.rounds import Result
 
 _ENOUGH_STEPS = 1000  # for a 99.9th percentile to be more than the slowest step
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from bench.compare import BASELINE, DESCRIPTIONS
-from bench.measure import TAILS
+from bench.compare.rounds import BASELINE, DESCRIPTIONS
+from bench.lib.measure import TAILS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
-    from bench.compare import Result
+    from bench.compare.rounds import Result
 
 _WIDTH_INCHES = 8.0
 _DOTS_PER_INCH = 200

@@ -2,7 +2,7 @@
 
 All get the same scalars at every step, the loss as `float(loss)`, and keep their defaults, what
 they record beside the metrics included, so that each costs what its users pay: local or offline,
-for nothing here uses the network (child.py's `private_home`). torch is imported before them.
+for nothing here uses the network (`private_home`). torch is imported before them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import threading
 import zipfile
 from functools import partial
 from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from bench.ways import LOSS, WandbInline, Way
+from bench.lib.scalars import LOSS
+from bench.lib.ways import Kind, WandbInline, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.workload import Scalars, Workload
+    from bench.lib.scalars import Scalars
+    from bench.lib.workload import Workload
 
 
 class WandbThread(WandbInline):
@@ -164,7 +163,7 @@ class SwanLab(Way):
     def arrived(self) -> int | None:
         from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 
-        from fasttrack.delivery.backends.wandb.file import read_payloads
+        from bench.lib.internals import read_payloads
 
         (file,) = self._directory.glob("run-*/run-*.swanlab")  # framed as `.wandb` files are
         records = map(Record.FromString, read_payloads(file))
@@ -197,7 +196,7 @@ class Aim(Way):
         (chunk,) = (Path.home() / ".aim/seqs/chunks").iterdir()
         keys = (key for key, _ in RocksContainer(str(chunk), read_only=True).items())
         values = sum(key.startswith(b"seqs\xfev2") and b"\xfeval\xfe\xfe" in key for key in keys)
-        return values // self._work.metrics
+        return int(values // self._work.metrics)
 
 
 class Comet(Way):
@@ -237,28 +236,17 @@ def _rows_in_table(database: Path, table: str) -> int:
     return int(count)
 
 
-class Peer(NamedTuple):
-    """A way, and the module that it needs."""
-
-    description: str
-    build: Callable[[Workload], Way]
-    module: str
-
-    def is_installed(self) -> bool:
-        return find_spec(self.module) is not None
-
-
 PEERS = {
-    "wandb-thread": Peer("a queue and a thread around `wandb.log`", WandbThread, "wandb"),
-    "tensorboard": Peer("TensorBoard `SummaryWriter`", TensorBoard, "tensorboard"),
-    "mlflow": Peer("MLflow, SQLite", MLflow, "mlflow"),
-    "mlflow-async": Peer(
+    "wandb-thread": Kind("a queue and a thread around `wandb.log`", WandbThread, "wandb"),
+    "tensorboard": Kind("TensorBoard `SummaryWriter`", TensorBoard, "tensorboard"),
+    "mlflow": Kind("MLflow, SQLite", MLflow, "mlflow"),
+    "mlflow-async": Kind(
         "MLflow, SQLite, `synchronous=False`", partial(MLflow, synchronous=False), "mlflow"
     ),
-    "trackio": Peer("trackio, local", Trackio, "trackio"),
-    "swanlab": Peer("SwanLab, offline", SwanLab, "swanlab"),
-    "aim": Peer("Aim, local", Aim, "aim"),
-    "comet": Peer("Comet, `OfflineExperiment`", Comet, "comet_ml"),
+    "trackio": Kind("trackio, local", Trackio, "trackio"),
+    "swanlab": Kind("SwanLab, offline", SwanLab, "swanlab"),
+    "aim": Kind("Aim, local", Aim, "aim"),
+    "comet": Kind("Comet, `OfflineExperiment`", Comet, "comet_ml"),
 }
 
 
