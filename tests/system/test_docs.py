@@ -342,7 +342,7 @@ def test_the_message_that_a_run_is_offline_is_the_one_shown() -> None:
 
 @pages.runs("fasttrack runs\n")
 def test_the_commands_look_at_the_newest_run(tmp_path: Path, snippet: Snippet) -> None:
-    """All of the block, one after another."""
+    """All of the block, one after another. `doctor` imports torch in a process: 3 s and more."""
     record("a1b2c3d4", [step / 4 for step in range(20)])
     output = snippet.run_commands()
 
