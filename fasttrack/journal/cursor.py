@@ -82,7 +82,7 @@ class Cursor:
 def load_cursor(path: Path) -> Cursor:
     """Return the cursor saved at `path`; an unknown or damaged one counts as nothing delivered."""
     try:
-        saved: dict[str, Any] = orjson.loads(path.read_bytes())
+        saved: Any = orjson.loads(path.read_bytes())
         if saved["version"] == 1:
             return Cursor(backends={"wandb": _from_version_1(saved)})
         if saved["version"] != _VERSION:
@@ -92,14 +92,14 @@ def load_cursor(path: Path) -> Cursor:
         return Cursor()
 
 
-def _ledger(told: dict[str, Any]) -> Ledger:
+def _ledger(told: Any) -> Ledger:
     segments = {name: SegmentLedger(**state) for name, state in told["segments"].items()}
     return Ledger(**{**told, "segments": segments})
 
 
-def _from_version_1(saved: dict[str, Any]) -> Ledger:
+def _from_version_1(saved: Any) -> Ledger:
     """Return the ledger of a cursor that knew only W&B, whose own facts become its notes."""
-    known: dict[str, Any] = {"url": None, "open_directory": None, "offline_directories": []}
+    known: dict[str, object] = {"url": None, "open_directory": None, "offline_directories": []}
     if unknown := saved.keys() - known.keys() - {"version", "segments"}:
         raise ValueError(f"not a cursor of version 1: {unknown}")
     ledger = Ledger(url=saved.get("url"))

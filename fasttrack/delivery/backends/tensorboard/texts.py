@@ -65,7 +65,7 @@ class Texts:
         self._ledger.notes[_NOTE] = self._written
 
 
-def _markdown(values: dict[str, Any]) -> str:
+def _markdown(values: Mapping[str, object]) -> str:
     """Return YAML as an indented block of code, in which nothing has a meaning of its own."""
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)
     return textwrap.indent(text, "    ")

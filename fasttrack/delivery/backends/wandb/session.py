@@ -136,7 +136,7 @@ class WandbSession:
             self._place.save()
         return base
 
-    def _read_rows(self, first: int, end: int) -> dict[int, dict[str, Any]]:
+    def _read_rows(self, first: int, end: int) -> dict[int, dict[str, object]]:
         try:
             run = public_run(self._path)
             return {row["_step"]: row for row in run.scan_history(min_step=first, max_step=end)}
