@@ -19,7 +19,7 @@ from fasttrack.journal.run_directory import staged_directory
 from fasttrack.notices import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fasttrack.artifacts.staging import Staged
     from fasttrack.notices import Notices
