@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.settings import resolve_settings
@@ -164,7 +165,12 @@ class ExperimentTracker:
             extra: further metrics by name; nested as in `log_metrics`.
         """
         logger = self._logger
-        if logger is not None:
+        if logger is None:
+            return
+        if type(step) is int and step % logger.interval and step < logger.timed_from:
+            logger.note_tick((perf_counter(), batch_size))  # most steps: not worth one more call
+            logger.step = step
+        else:
             logger.training_step(
                 loss,
                 step,

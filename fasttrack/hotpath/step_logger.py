@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from threading import RLock
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.hotpath.advice import describe
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
 from fasttrack.hotpath.capture import mark_streams, step_number
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
@@ -35,6 +34,26 @@ class StepLogger:
     signal handlers included.
     """
 
+    __slots__ = (
+        "_capture_values",
+        "_gradients",
+        "_lock",
+        "_lr_names",
+        "_metrics_calls",
+        "_note_call",
+        "_notices",
+        "_open",
+        "_plain_optimizer",
+        "_push",
+        "_refuse",
+        "_ticks",
+        "_wake",
+        "interval",
+        "note_tick",
+        "step",
+        "timed_from",
+    )
+
     def __init__(
         self,
         ring: Ring[RawRecord],
@@ -48,34 +67,41 @@ class StepLogger:
     ) -> None:
         """Log every `log_interval`-th step; `wake` is called when gradients wait in the ring."""
         # caller thread
-        self._push_record = ring.push
+        self._push = ring.push
         self._capture_values = capture.mapping
         self._gradients = gradients
-        self._calls = calls
+        self._note_call = calls.timed.append
         self._notices = notices
         self._refuse = notices.refuse
         self._wake = wake
-        self._interval = log_interval  # 1 once closed: every call then comes by `_open`
         self._open = True
         self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ()
+        self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._metrics_calls = 0
+        # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
+        self.interval = log_interval
+        """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
+        self.note_tick = self._ticks.append
+        """Takes (`time.perf_counter()`, batch size) of a step."""
         self.step: int | None = None
         """Of the last call; None before the first."""
+        self.timed_from = 0
+        """The first step from which a call that logs nothing is timed again."""
         # any thread
-        self._lock = RLock()  # of `_interval`, which two threads set; the calls take none
+        self._lock = RLock()  # of `interval`, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
         """Log every `steps`-th step from now on."""
         with self._lock:
             if self._open:
-                self._interval = steps
+                self.interval = steps
 
     def close(self) -> None:
         """Log nothing any more: further calls are late."""
         with self._lock:
             self._open = False
-            self._interval = 1
+            self.interval = 1
 
     def training_step(
         self,
@@ -95,11 +121,12 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
-            self._ticks.append((now_s, batch_size))
+            self.note_tick((now_s, batch_size))
             self.step = step
-            if step % self._interval:
-                if step >= self._calls.next_step:
-                    self._calls.time_skipped(now_s, step)
+            if step % self.interval:
+                if step >= self.timed_from:
+                    self.timed_from = step + SKIPPED_EVERY
+                    self._note_call((SKIPPED, perf_counter() - now_s, now_s))
                 return
             if not self._open:
                 self.late_call()
@@ -118,8 +145,12 @@ class StepLogger:
                 # get_scale() would wait for the device; _scale is the tensor behind it.
                 scale = getattr(scaler, "_scale", None)
                 metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
-            elif (scale := deepspeed_loss_scale(optimizer)) is not None:
-                metrics["train/amp_scale"] = scale
+            elif type(optimizer) is not self._plain_optimizer:
+                scale = deepspeed_loss_scale(optimizer)
+                if scale is not None:
+                    metrics["train/amp_scale"] = scale
+                elif type(optimizer).__module__.startswith("torch.optim."):
+                    self._plain_optimizer = type(optimizer)  # asking in vain takes a microsecond
             gradients = None
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
@@ -129,8 +160,16 @@ class StepLogger:
                 metrics.update(extra)
             ticks = tuple(self._ticks)
             self._ticks.clear()
-            self._push(step, metrics, ticks, gradients)
-            self._calls.timed.append((LOGGED, perf_counter() - now_s, now_s))
+            pending = self._capture_values(metrics, self._refuse)
+            waits = pending is not None or gradients is not None
+            events = _mark(pending, gradients) if waits else ()
+            if not self._push((step, time(), metrics, pending, ticks, gradients, events)):
+                self._say_full()
+            if gradients is not None:
+                self._wake()  # gradients are large, and may soon be zeroed in place
+            if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
+                self.timed_from = step
+            self._note_call((LOGGED, perf_counter() - now_s, now_s))
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_training_step", error)
 
@@ -151,9 +190,12 @@ class StepLogger:
                 raise ValueRefusedError(
                     f"metrics must be a mapping, not {describe(metrics)}"
                 ) from None
-            self._push(step, values, None, None)
+            pending = self._capture_values(values, self._refuse)
+            events = () if pending is None else _mark(pending, None)
+            if not self._push((step, time(), values, pending, None, None, events)):
+                self._say_full()
             if start_s:
-                self._calls.timed.append((METRICS, perf_counter() - start_s, start_s))
+                self._note_call((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_metrics", error)
 
@@ -178,27 +220,8 @@ class StepLogger:
             metrics[GRAD_NORM] = norm
         return None
 
-    def _push(
-        self,
-        step: int,
-        values: dict[str, Any],
-        ticks: tuple[tuple[float, Any], ...] | None,
-        gradients: Gradients | None,
-    ) -> None:
-        pending = self._capture_values(values, self._refuse)
-        events: tuple[torch.Event, ...] = ()
-        if pending is not None:
-            for tensor in pending.values():
-                if not tensor.is_cpu:
-                    events = mark_streams({tensor.device for tensor in pending.values()})
-                    break
-        if gradients is not None:
-            events += mark_streams(gradients.devices)
-        pushed = self._push_record((step, time.time(), values, pending, ticks, gradients, events))
-        if gradients is not None:
-            self._wake()  # gradients are large, and may soon be zeroed in place
-        if not pushed:
-            self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+    def _say_full(self) -> None:
+        self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
 
     def late_call(self) -> None:
         """Count a call that came after the end."""
@@ -212,3 +235,18 @@ class StepLogger:
         text = str(error) if known else repr(error)
         key = f"call:{method}:{type(error)}"
         self._notices.warn(key, f"{method}: {text}; the call was ignored")
+
+
+def _mark(
+    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
+) -> tuple[torch.Event, ...]:
+    """Return what the devices must have reached before the values are read."""
+    events: tuple[torch.Event, ...] = ()
+    if pending is not None:
+        for tensor in pending.values():
+            if not tensor.is_cpu:
+                events = mark_streams({tensor.device for tensor in pending.values()})
+                break
+    if gradients is not None:
+        events += mark_streams(gradients.devices)
+    return events
