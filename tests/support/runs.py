@@ -78,7 +78,7 @@ def offline_dirs(base: Path) -> list[Path]:
 
 def wandb_rows(directory: Path) -> list[dict[str, Any]]:
     """Return the history rows in a W&B run directory's `.wandb` file."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     (file,) = directory.glob("run-*.wandb")
     rows = []
@@ -187,7 +187,9 @@ def train_with_everything(
         loss = ar + fm
         loss.backward()
         optimizer.step()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in model.parameters() if p.grad is not None]
+        )
         grad_norm_inline.append(norm.item())
         tracker.log_training_step(
             loss,
