@@ -268,7 +268,10 @@ def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Sni
 def test_resume_with_deepspeed_goes_on_in_the_same_run(
     server: WandbServer, snippet: Snippet
 ) -> None:
-    """The snippet twice, on a real engine: without a checkpoint, then with its own."""
+    """The snippet twice, on a real engine: without a checkpoint, then with its own.
+
+    In a process of its own, because DeepSpeed's import, which takes most of the time, warns.
+    """
     setup = """\
     import os
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")

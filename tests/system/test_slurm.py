@@ -1,4 +1,8 @@
-"""The scripts of slurm/, submitted to a real Slurm: two emulated nodes on this machine."""
+"""The scripts of slurm/, submitted to a real Slurm: two emulated nodes on this machine.
+
+They are real jobs, which is why most take over 5 s: every attempt of every rank imports torch, and
+a requeued job rests before it starts again (5 s here, 2 minutes elsewhere).
+"""
 
 from __future__ import annotations
 
