@@ -130,7 +130,9 @@ def get_metadata(config: Any = None) -> dict[str, Any]:
 
 
 def _describe_slurm_job() -> dict[str, str | int | None] | None:
-    job: dict[str, str | int | None] = {key: _first_set(names) for key, names in _SLURM_TEXTS.items()}
+    job: dict[str, str | int | None] = {
+        key: _first_set(names) for key, names in _SLURM_TEXTS.items()
+    }
     if job["job_id"] is None:
         return None
     for key, names in _SLURM_NUMBERS.items():
