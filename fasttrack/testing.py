@@ -15,8 +15,10 @@ delivery, whose destination is this process's memory. No network, no account, no
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.options import Options
@@ -40,16 +42,17 @@ class MemoryTracker(ExperimentTracker):
 
     def __init__(self, **arguments: Any) -> None:
         """Take the arguments of `ExperimentTracker`; see `memory_tracker`."""
-        self._directory = tempfile.TemporaryDirectory(prefix="fasttrack-")
+        directory = tempfile.mkdtemp(prefix="fasttrack-")
+        self._remove_directory = weakref.finalize(self, shutil.rmtree, directory, True)
         given = arguments.pop("options", None) or Options()
         options = dataclasses.replace(
-            given, backends=("memory",), delivery="thread", directory=self._directory.name
+            given, backends=("memory",), delivery="thread", directory=directory
         )
         defaults = {"project": "test", "required_tags": (), "log_interval": 1, "mode": "online"}
         try:
             super().__init__(**{**defaults, **arguments}, options=options)
         except BaseException:
-            self._directory.cleanup()
+            self._remove_directory()
             raise
         from fasttrack.delivery.backends.memory import Store, destination_of
 
@@ -95,7 +98,7 @@ class MemoryTracker(ExperimentTracker):
         from fasttrack.delivery.backends.memory import forget
 
         super().finish(exit_code, preempting=preempting)
-        self._directory.cleanup()
+        self._remove_directory()
         forget(str(self._run_id))
 
     def _await_arrival(self) -> None:
