@@ -53,6 +53,10 @@ class Options:
     """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
     the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
 
+    directory: str | None = None
+    """Parent of the `wandb/` folder that run files go to; None: WANDB_DIR, then the working
+    directory."""
+
     delivery: str = "process"
     """Where delivery runs: "process", a process of its own that costs training nothing, or
     "thread", for notebooks and for code that needs `wandb.run` in this process."""
@@ -79,6 +83,10 @@ class Options:
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        if self.directory is not None and not isinstance(self.directory, str):
+            raise ConfigurationError(
+                f"Options.directory must be a string or None, not {self.directory!r}"
+            )
         for name in (
             "grad_hold_limit_gb",
             "full_wait_s",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.config import as_config, config_refusal, encodable
 from fasttrack.context.distributed import get_world_size, is_main_process
-from fasttrack.delivery.backends.registry import BACKENDS, NONE
+from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
 from fasttrack.errors import ConfigurationError
 from fasttrack.options import Options
 from fasttrack.validation import (
@@ -107,6 +107,10 @@ def resolve_settings(
     chosen_project = resolve_project(project)
     chosen_entity = resolve_entity(entity)
     backends = resolve_backends(options.backends)
+    if MEMORY in backends and options.delivery != "thread":
+        raise ConfigurationError(
+            f"the backend {MEMORY!r} is this process's memory: use fasttrack.testing.memory_tracker"
+        )
     upload_models = resolve_log_model()
     require_integer("log_interval", log_interval, least=1)
     require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
@@ -150,7 +154,7 @@ def resolve_settings(
         gpu_stats_interval=gpu_stats_interval,
         backends=backends,
         upload_models=upload_models,
-        base_dir=resolve_base_dir(),
+        base_dir=resolve_base_dir(options.directory),
         world_size=get_world_size(),
         began_s=now_s,
         options=options,
@@ -256,12 +260,12 @@ def resolve_log_model() -> bool:
     return value not in ("", "0", "false")
 
 
-def resolve_base_dir() -> Path:
-    """Return the parent of `wandb/`: WANDB_DIR > the working directory.
+def resolve_base_dir(directory: str | None = None) -> Path:
+    """Return the parent of `wandb/`: argument > WANDB_DIR > the working directory.
 
     Absolute, unless the working directory was deleted, where nothing can be written anyway.
     """
-    base = Path(os.environ.get("WANDB_DIR") or ".")
+    base = Path(directory or os.environ.get("WANDB_DIR") or ".")
     try:
         return base.absolute()
     except FileNotFoundError:

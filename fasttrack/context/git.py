@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from fasttrack.context.redaction import redact
 
@@ -42,7 +41,7 @@ def ask_about_code(*arguments: str, timeout_s: float = _TIMEOUT_S) -> str | None
     return _ask(arguments, None, timeout_s)
 
 
-def describe_repository() -> dict[str, Any] | None:
+def describe_repository() -> dict[str, str | bool | None] | None:
     """Return `commit`, `branch`, `dirty` and `remote` of the code; None without a repository.
 
     Each is None when it is not there or git does not say it in time: the commit of an empty

@@ -170,6 +170,8 @@ class Courier:
             except (BackendUnavailableError, BackendLostError) as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, BackendUnavailableError) and error.final:
+                    return False
                 self._ending.wait(_PAUSE_S)
             if self._ending.find() is not None:
                 tries_left -= 1
@@ -181,11 +183,9 @@ class Courier:
         Raises:
             BackendUnavailableError: it did not open.
         """
+        until_s = self._ending.clock() + self._header.online_timeout_s
         retrying = tenacity.Retrying(
-            stop=lambda state: (
-                (state.seconds_since_start or 0.0) >= self._header.online_timeout_s
-                or self._ending.find() is not None
-            ),
+            stop=lambda _: self._ending.clock() >= until_s or self._ending.find() is not None,
             wait=tenacity.wait_exponential(multiplier=0.5, max=8.0)
             + tenacity.wait_random(0.0, 0.5),
             retry=tenacity.retry_if_exception(

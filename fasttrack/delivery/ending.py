@@ -55,7 +55,7 @@ class EndingWatch:
         self._segment = segment
         self._finish_timeout_s = finish_timeout_s
         self.trainer_alive = trainer_alive
-        self._clock = clock
+        self.clock = clock
         self.pause = pause
         self._ending: Ending | None = None
 
@@ -75,22 +75,22 @@ class EndingWatch:
         return self.find() or self._vanished()
 
     def _vanished(self) -> Ending:
-        return Ending(_VANISHED_EXIT_CODE, False, self._clock() + self._finish_timeout_s)
+        return Ending(_VANISHED_EXIT_CODE, False, self.clock() + self._finish_timeout_s)
 
     def give_time(self, seconds: float) -> None:
         """Move the deadline of a trainer that has left to `seconds` from now."""
         ending = self.find()
         if ending is not None:
-            self._ending = dataclasses.replace(ending, deadline_s=self._clock() + seconds)
+            self._ending = dataclasses.replace(ending, deadline_s=self.clock() + seconds)
 
     def seconds_left(self) -> float:
         """Return how long delivery may still take; infinite while the trainer is there."""
         ending = self.find()
-        return math.inf if ending is None else ending.deadline_s - self._clock()
+        return math.inf if ending is None else ending.deadline_s - self.clock()
 
     def wait(self, seconds: float) -> None:
         """Wait, but not on when the trainer leaves meanwhile: then there is a deadline."""
         was_over = self.find() is not None
-        until_s = self._clock() + min(seconds, max(0.0, self.seconds_left()))
-        while self._clock() < until_s and (was_over or self.find() is None):
+        until_s = self.clock() + min(seconds, max(0.0, self.seconds_left()))
+        while self.clock() < until_s and (was_over or self.find() is None):
             self.pause(POLL_S)

@@ -21,7 +21,7 @@ from fasttrack.delivery.ending import POLL_S, EndingWatch
 from fasttrack.delivery.events import Busy, Done, Trouble
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
 from fasttrack.journal.entries import merge_headers
-from fasttrack.journal.reader import read_header
+from fasttrack.journal.reader import count_rows, read_header
 from fasttrack.journal.run_directory import attempt, lock_path, segments
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class RunDelivery:
         if header is None:
             raise ValueError(f"{segment} and the segments before it have no header")
         self._header = header
-        # One without a header holds nothing: the disk was full when its attempt began.
-        self._segments = list(headers)
+        # The disk was full when its attempt began: what has neither header nor rows holds nothing.
+        self._segments = [path for path in found if path in headers or count_rows(path)]
         self._trainer_alive = trainer_alive
         self._report = report
         self._in_trainer = in_trainer
@@ -150,7 +150,13 @@ class RunDelivery:
         def save() -> None:
             cursor.save(name)
 
-        place = Place(run_dir=self._run_dir, ledger=ledger, save=save, in_trainer=self._in_trainer)
+        place = Place(
+            run_dir=self._run_dir,
+            ledger=ledger,
+            save=save,
+            in_trainer=self._in_trainer,
+            clock=self._clock,
+        )
         backend = self._make(name, place)
         if backend.takes_artifacts:
             staged.takers |= {name}

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fasttrack.context.nvml import nvml_session
-from fasttrack.doctor.checks import Check, ask
+from fasttrack.doctor.check import Check, Limits, ask
 from fasttrack.errors import NvmlUnavailableError
 from fasttrack.settings import resolve_base_dir
 
-_TORCH_TIMEOUT_S = 9.0
-_TOOL_TIMEOUT_S = 2.0
 _GIB = 2**30
 _DESCRIBE_TORCH = """
 import json, torch
@@ -29,19 +27,19 @@ print(json.dumps([torch.__version__, build, torch.cuda.device_count()]))
 """
 
 
-def check_torch() -> list[Check]:
+def check_torch(limits: Limits) -> list[Check]:
     """Return torch's version and build, and the devices it sees."""
     try:
-        result = ask([sys.executable, "-c", _DESCRIBE_TORCH], _TORCH_TIMEOUT_S)
+        result = ask([sys.executable, "-c", _DESCRIBE_TORCH], limits.torch_s)
     except subprocess.TimeoutExpired:
-        text = f"importing torch takes longer than {_TORCH_TIMEOUT_S:g} s: a slow file system?"
+        text = f"importing torch takes longer than {limits.torch_s:g} s: a slow file system?"
         return [Check("torch", "note", text)]
     except OSError as error:
         return [Check("torch", "problem", f"{sys.executable} cannot be started: {error}")]
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["it crashed"])[-1][:300]
-        mend = "pip install torch"
-        return [Check("torch", "problem", f"torch cannot be imported: {reason}", mend)]
+        fix = "pip install torch"
+        return [Check("torch", "problem", f"torch cannot be imported: {reason}", fix)]
     version, build, devices = json.loads(result.stdout.splitlines()[-1])
     if not build:
         return [Check("torch", "ok", f"torch {version}, built for the CPU only")]
@@ -55,22 +53,26 @@ def check_gpu() -> list[Check]:
     """Return the driver and the GPUs that NVML knows, which `gpu/` metrics come from."""
     try:
         with nvml_session() as nvml:
-            try:
-                count = nvml.nvmlDeviceGetCount()
-                handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-            except nvml.NVMLError as error:
-                return [Check("gpu", "note", f"GPUs cannot be listed: {error}", "nvidia-smi")]
-            names = sorted({_ask_nvml(nvml, "nvmlDeviceGetName", handle) for handle in handles})
-            driver = _ask_nvml(nvml, "nvmlSystemGetDriverVersion")
+            return [_judge_gpus(nvml)]
     except NvmlUnavailableError as error:
         missing = isinstance(error.__cause__, ImportError)
         fix = "pip install nvidia-ml-py" if missing else None
         return [Check("gpu", "note", f"no gpu/ metrics: {error}", fix)]
+
+
+def _judge_gpus(nvml: Any) -> Check:
+    try:
+        count = nvml.nvmlDeviceGetCount()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    except nvml.NVMLError as error:
+        return Check("gpu", "note", f"GPUs cannot be listed: {error}", "nvidia-smi")
+    names = sorted({_ask_nvml(nvml, "nvmlDeviceGetName", handle) for handle in handles})
+    driver = _ask_nvml(nvml, "nvmlSystemGetDriverVersion")
     text = f"{count} GPU{'s' * (count != 1)} ({', '.join(names) or 'none'}), driver {driver}"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         text += f"; CUDA_VISIBLE_DEVICES={visible!r}"
-    return [Check("gpu", "ok" if count else "note", text)]
+    return Check("gpu", "ok" if count else "note", text)
 
 
 def _ask_nvml(nvml: Any, function: str, *arguments: Any) -> str:
@@ -80,15 +82,15 @@ def _ask_nvml(nvml: Any, function: str, *arguments: Any) -> str:
         return "unknown"
 
 
-def check_git() -> list[Check]:
+def check_git(limits: Limits) -> list[Check]:
     """Return git's version, and the commit that a run started here would name."""
     if shutil.which("git") is None:
         text = "git is not on PATH: runs will not name their commit"
         return [Check("git", "note", text, "apt install git (or: module load git)")]
     status = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "-uno"]
     try:
-        version = ask(["git", "--version"], _TOOL_TIMEOUT_S).stdout.split()[-1:]
-        result = ask(status, _TOOL_TIMEOUT_S)
+        version = ask(["git", "--version"], limits.tool_s).stdout.split()[-1:]
+        result = ask(status, limits.tool_s)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Check("git", "note", f"git does not answer: {error}")]
     name = " ".join(["git", *version])
@@ -107,9 +109,9 @@ def check_git() -> list[Check]:
 
 def _judge_git_failure(name: str, said: str) -> Check:
     if "dubious ownership" in said:
-        mend = re.search(r"git config --global .*", said)  # git says it itself
+        fix = re.search(r"git config --global .*", said)  # git says it itself
         text = f"{name} refuses this repository: it is someone else's"
-        return Check("git", "note", text, mend and mend[0])
+        return Check("git", "note", text, fix and fix[0])
     if "not a git repository" in said:
         return Check("git", "note", f"{name}; no repository here: runs will not name a commit")
     return Check("git", "note", f"{name}: {' '.join(said.split())[:300]}")
@@ -118,19 +120,19 @@ def _judge_git_failure(name: str, said: str) -> Check:
 def check_directory() -> list[Check]:
     """Return whether runs can be written where they belong, and what the disk can do."""
     target = resolve_base_dir() / "wandb"
-    mend = "export WANDB_DIR=/a/directory/that/can/be/written"
+    fix = "export WANDB_DIR=/a/directory/that/can/be/written"
     try:
         existing = next(path for path in (target, *target.parents) if path.exists())
         with tempfile.TemporaryDirectory(prefix=".fasttrack-doctor-", dir=existing) as scratch:
             faults = _try_disk(Path(scratch))
         free_gb = shutil.disk_usage(existing).free / _GIB
     except OSError as error:
-        return [Check("directory", "problem", f"{target} cannot be written: {error}", mend)]
+        return [Check("directory", "problem", f"{target} cannot be written: {error}", fix)]
     text = f"{target} can be written: {_file_system(existing)}, {free_gb:,.1f} GiB free"
     if faults:
-        return [Check("directory", "note", f"{text}; {'; '.join(faults)}", mend)]
+        return [Check("directory", "note", f"{text}; {'; '.join(faults)}", fix)]
     if free_gb < 1:
-        return [Check("directory", "note", text, mend)]
+        return [Check("directory", "note", text, fix)]
     return [Check("directory", "ok", f"{text}; hard links and file locks work")]
 
 
@@ -167,7 +169,7 @@ def _file_system(path: Path) -> str:
     return next(found, "file system unknown")
 
 
-def check_slurm() -> list[Check]:
+def check_slurm(limits: Limits) -> list[Check]:
     """Return the Slurm job that this process is part of."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
@@ -176,7 +178,7 @@ def check_slurm() -> list[Check]:
     found = {label: os.environ.get(f"SLURM_{name}") for label, name in names.items()}
     parts = [f"job {job}", *(f"{label} {value}" for label, value in found.items() if value)]
     try:
-        config = ask(["scontrol", "show", "config"], _TOOL_TIMEOUT_S).stdout.splitlines()
+        config = ask(["scontrol", "show", "config"], limits.tool_s).stdout.splitlines()
         parts += [line.split("=")[1].strip() for line in config if line.startswith("ProctrackType")]
     except (OSError, subprocess.TimeoutExpired):
         pass  # it only would have been nice to know

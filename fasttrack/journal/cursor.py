@@ -82,7 +82,7 @@ class Cursor:
 def load_cursor(path: Path) -> Cursor:
     """Return the cursor saved at `path`; an unknown or damaged one counts as nothing delivered."""
     try:
-        saved: dict[str, Any] = orjson.loads(path.read_bytes())
+        saved: Any = orjson.loads(path.read_bytes())
         if saved["version"] == 1:
             return Cursor(backends={"wandb": _from_version_1(saved)})
         if saved["version"] != _VERSION:
@@ -92,18 +92,22 @@ def load_cursor(path: Path) -> Cursor:
         return Cursor()
 
 
-def _ledger(told: dict[str, Any]) -> Ledger:
+def _ledger(told: Any) -> Ledger:
     segments = {name: SegmentLedger(**state) for name, state in told["segments"].items()}
     return Ledger(**{**told, "segments": segments})
 
 
-def _from_version_1(saved: dict[str, Any]) -> Ledger:
+def _from_version_1(saved: Any) -> Ledger:
     """Return the ledger of a cursor that knew only W&B, whose own facts become its notes."""
-    ledger = Ledger(url=saved["url"])
+    known: dict[str, object] = {"url": None, "open_directory": None, "offline_directories": []}
+    if unknown := saved.keys() - known.keys() - {"version", "segments"}:
+        raise ValueError(f"not a cursor of version 1: {unknown}")
+    ledger = Ledger(url=saved.get("url"))
     steps = {}
-    for name, state in saved["segments"].items():
-        steps[name] = {"base_step": state.pop("base_step"), "last_step": state.pop("last_step")}
+    for name, told in saved["segments"].items():
+        state = {"base_step": None, "last_step": -1, "online_proof": None, **told}
+        steps[name] = {key: state.pop(key) for key in ("base_step", "last_step")}
         ledger.segments[name] = SegmentLedger(proof=state.pop("online_proof"), **state)
-    directories = ("open_directory", "offline_directories")
-    ledger.notes = {"segments": steps, **{name: saved[name] for name in directories}}
+    notes = {key: saved.get(key, default) for key, default in known.items() if key != "url"}
+    ledger.notes = {"segments": steps, **notes}
     return ledger

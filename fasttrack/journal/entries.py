@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any, ClassVar, TypeAlias
 
 import orjson
@@ -185,9 +186,20 @@ Entry: TypeAlias = "Header | Row | Console | Config | Metadata | Artifact | Fini
 
 _CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Finish)}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
-_TUPLES = frozenset(("tags", "backends", "argv", "aliases"))
+_NUMBERS = frozenset((float, int, bool))
+_JSON_TYPES: dict[object, tuple[type, ...]] = {  # of a field, by its annotation
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, NoneType),
+    "float": (float, int),
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "tuple[str, ...]": (list,),
+    "tuple[str, ...] | None": (list, NoneType),
+    "dict[str, Any]": (dict,),
+}
 _FIELDS = {
-    cls: tuple((f.name, _KEYS.get(f.name, f.name)) for f in fields(cls))
+    cls: tuple((f.name, _KEYS.get(f.name, f.name), _JSON_TYPES[f.type]) for f in fields(cls))
     for cls in _CLASSES.values()
 }
 
@@ -200,7 +212,7 @@ def encode(entry: Header | Console | Config | Metadata | Artifact | Finish) -> b
             (`orjson.JSONEncodeError`).
     """
     line: dict[str, object] = {"kind": entry.kind}
-    for name, key in _FIELDS[type(entry)]:
+    for name, key, _ in _FIELDS[type(entry)]:
         line[key] = getattr(entry, name)
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -231,24 +243,37 @@ def decode(line: bytes) -> Entry:
     try:
         kind = found["kind"]
         if kind == "row":
+            seq, step, time_s = found["seq"], found["step"], found["time"]
             values = found["values"]
-            if type(values) is not dict:
-                raise ValueError("a row's values must be an object")
-            if b'"NaN"' in line or b'Infinity"' in line:
-                for name, value in values.items():
-                    if isinstance(value, str):
-                        values[name] = _NON_FINITE[value]
-            return Row(found["seq"], found["step"], found["time"], values)
+            if not _NUMBERS.issuperset(map(type, values.values())):
+                values = {name: _as_number(value) for name, value in values.items()}
+            if type(seq) is not int or type(step) is not int or type(time_s) not in _NUMBERS:
+                raise ValueError(f"not a row's number, step and time: {seq}, {step}, {time_s}")
+            return Row(seq, step, time_s, values)
         cls = _CLASSES.get(kind)
         if cls is None:
-            return Unknown(kind)
-        known = {name: found[key] for name, key in _FIELDS[cls] if key in found}
-        for name in known.keys() & _TUPLES:
-            known[name] = None if known[name] is None else tuple(known[name])
-        entry: Entry = cls(**known)
+            return Unknown(_checked("kind", kind, (str,)))
+        known = [field for field in _FIELDS[cls] if field[1] in found]
+        entry: Entry = cls(**{name: _checked(key, found[key], types) for name, key, types in known})
         return entry
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a journal line: {error!r}") from error
+
+
+def _as_number(value: Any) -> Number:
+    """Return a value of a row, which may be one that JSON knows no number for."""
+    if isinstance(value, str):
+        return _NON_FINITE[value]
+    if type(value) not in _NUMBERS:
+        raise ValueError(f"a row's value must be a number, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _checked(key: str, value: Any, types: tuple[type, ...]) -> Any:
+    """Return the value of a field; what is read later on relies on its type."""
+    if not isinstance(value, types):
+        raise ValueError(f"{key} must not be {value!r}")
+    return tuple(value) if type(value) is list else value
 
 
 def is_row(line: bytes) -> bool:
@@ -279,7 +304,7 @@ def merge_headers(headers: list[Header]) -> Header | None:
     """
     if not headers:
         return None
-    merged = {name: getattr(headers[-1], name) for name, _ in _FIELDS[Header]}
+    merged = {name: getattr(headers[-1], name) for name, *_ in _FIELDS[Header]}
     for earlier in reversed(headers[:-1]):
         for name in ("name", "tags", "group", "notes", "entity"):
             if merged[name] is None:

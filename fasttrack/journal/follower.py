@@ -36,6 +36,7 @@ class Follower:
         """
         self._list_segments = list_segments
         self._reader: SegmentReader | None = None
+        self._last = 0  # the attempt that was opened last
         self._bad_lines = 0  # of closed segments
         self.sizes_bytes: dict[Path, int] = {}
         """How much was read of each segment so far, torn lines included."""
@@ -67,6 +68,7 @@ class Follower:
                 return None
             self.close()
             self._reader = SegmentReader(following)
+            self._last = attempt(following)
 
     def batches(self) -> Iterator[Batch]:
         """Yield what is written by now, to its end."""
@@ -79,8 +81,7 @@ class Follower:
         return self._bad_lines + (0 if self._reader is None else self._reader.bad_lines)
 
     def _following(self) -> Path | None:
-        last = 0 if self._reader is None else attempt(self._reader.path)
-        return next((path for path in self._list_segments() if attempt(path) > last), None)
+        return next((path for path in self._list_segments() if attempt(path) > self._last), None)
 
     def close(self) -> None:
         """Close the open segment."""

@@ -114,11 +114,11 @@ def last_written_s(path: Path) -> float:
     """
     for line in reversed(_tail(path)):
         try:
-            time_s = getattr(decode(line), "time_s", None)
+            time_s: float = getattr(decode(line), "time_s", 0.0)
         except ValueError:
             continue
-        if time_s is not None:
-            return float(time_s)
+        if time_s:
+            return time_s
     return 0.0
 
 

@@ -35,6 +35,7 @@ class SegmentWriter:
 
         Raises:
             OSError: the directory cannot be made or written.
+            TypeError: the header holds what JSON cannot.
         """
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = segments(run_dir)
@@ -57,7 +58,7 @@ class SegmentWriter:
         self._torn = False  # part of a line stands behind the last whole one
         try:
             self._append_all(encode(replace(header, attempt=number)))
-        except OSError:
+        except (OSError, TypeError):
             os.close(self._fd)
             self.path.unlink(missing_ok=True)
             raise

@@ -60,7 +60,7 @@ class RowEncoder:
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
         self._meter = StepMeter(get_world_size)
-        self._last_step: int | None = None
+        self._last_step = -_LARGEST_STEP
         self._gpu_period: int | None = None
         self.rows = 0
         """How many were made; the number of the next one."""
@@ -80,8 +80,13 @@ class RowEncoder:
                 metrics_calls += 1
             else:
                 self._add_training_metrics(step, values, ticks)
-            line = self._encode_row(seq, step, time_s, values)
-            if line is not None:
+            usual = self._last_step <= step <= _LARGEST_STEP and _RESERVED.isdisjoint(values)
+            if values and (usual or self._check(step, values)):
+                self._last_step = step
+                try:
+                    line = encode_row(seq, step, time_s, values)
+                except TypeError:
+                    line = encode_row(seq, step, time_s, self._representable(values))
                 lines.append(line)
                 seq += 1
             if clock() >= bursts.end_s:
@@ -102,29 +107,20 @@ class RowEncoder:
             self._gpu_period = period
             values.update(self._gpu.sample(self._resolver.cuda_index))
 
-    def _encode_row(
-        self, seq: int, step: int, time_s: float, values: dict[str, Scalar]
-    ) -> bytes | None:
-        if not _RESERVED.isdisjoint(values):
-            for name in _RESERVED & values.keys():
-                del values[name]
-                self._notices.refuse(name, "W&B keeps this name for itself; choose another")
-        last_step = self._last_step
-        if last_step is not None and step < last_step:
-            self._notices.count("out_of_order")
-            self._notices.warn(
-                "order", f"step {step} was logged after step {last_step}; both are kept"
-            )
-        self._last_step = step
+    def _check(self, step: int, values: dict[str, Scalar]) -> bool:
+        """Return whether there is a row to write, and say what is odd about it."""
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
             self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
-            return None
-        if not values:
-            return None
-        try:
-            return encode_row(seq, step, time_s, values)
-        except TypeError:
-            return encode_row(seq, step, time_s, self._representable(values))
+            return False
+        for name in _RESERVED & values.keys():
+            del values[name]
+            self._notices.refuse(name, "W&B keeps this name for itself; choose another")
+        if step < self._last_step:
+            self._notices.count("out_of_order")
+            self._notices.warn(
+                "order", f"step {step} was logged after step {self._last_step}; both are kept"
+            )
+        return bool(values)
 
     def _representable(self, values: dict[Any, Scalar]) -> dict[str, Scalar]:
         kept: dict[str, Scalar] = {}

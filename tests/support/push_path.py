@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from support.runs import make_tracker, wait_until
 
-import fasttrack.tracker
-from fasttrack.worker.supervisor import DeliveryState
+from fasttrack import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,27 +21,9 @@ _LOCKS = ("lock", "RLock")
 _SYSTEM = ("posix", "select", "_io", "_socket", "_queue", "_posixsubprocess")
 
 
-class Nowhere:
-    """Delivery that is done."""
-
-    def __init__(self, segment: Path, warn: Callable[[str, str], None]) -> None:
-        self.state = DeliveryState(delivered=True, offline=True, directory=str(segment.parent))
-
-    def poll(self) -> None:
-        """Nothing to look after."""
-
-    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
-        """Be over."""
-        return True
-
-    def close(self) -> None:
-        """Nothing to let go of."""
-
-
 def resting_tracker(**options: Any) -> ExperimentTracker:
     """Return a tracker whose worker only works when it is told to flush."""
-    fasttrack.tracker.DeliveryProcess = Nowhere  # type: ignore[misc,assignment]
-    quiet = fasttrack.Options(flush_interval_s=3600, console=False, **options)
+    quiet = Options(backends=("none",), flush_interval_s=3600, console=False, **options)
     return make_tracker(options=quiet, log_interval=10, gpu_stats_interval=1000)
 
 

@@ -9,14 +9,16 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from fasttrack import ExperimentTracker
 from fasttrack.delivery.backends.wandb.file import read_payloads
+from fasttrack.journal.entries import Row
 from fasttrack.journal.reader import read_segment
 from fasttrack.journal.run_directory import segments
+from fasttrack.worker.supervisor import DeliveryProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 TAGS = {"model": "eo1", "dataset": "lego", "objective": "ar+fm", "experiment_group": "baseline"}
 OFFLINE_LINE = "[ExperimentTracker] Offline mode. Run 'wandb sync' to upload later."
 HANG_GUARD_S = 120.0
+
+E = TypeVar("E")
 
 
 def make_tracker(**arguments: Any) -> ExperimentTracker:
@@ -44,19 +48,27 @@ def run_dir(base: Path, run_id: str | None) -> Path:
     return base / "wandb" / "fasttrack" / run_id
 
 
-def journal_entries(base: Path, run_id: str | None, kind: str) -> list[dict[str, Any]]:
+def journal_entries(base: Path, run_id: str | None, kind: type[E]) -> list[E]:
     """Return the entries of one kind in all segments of a run, in order."""
     return [
         entry
         for path in segments(run_dir(base, run_id))
         for entry in read_segment(path)
-        if entry["kind"] == kind
+        if isinstance(entry, kind)
     ]
 
 
-def journal_rows(base: Path, run_id: str | None) -> list[dict[str, Any]]:
+def journal_rows(base: Path, run_id: str | None) -> list[Row]:
     """Return the rows of all segments of a run, in order."""
-    return journal_entries(base, run_id, "row")
+    return journal_entries(base, run_id, Row)
+
+
+def delivery_pid(tracker: ExperimentTracker) -> int:
+    """Return the id of a tracker's delivery process."""
+    assert tracker._engine is not None
+    delivery = tracker._engine.delivery
+    assert isinstance(delivery, DeliveryProcess)
+    return delivery._process.pid
 
 
 def offline_dirs(base: Path) -> list[Path]:
@@ -66,7 +78,7 @@ def offline_dirs(base: Path) -> list[Path]:
 
 def wandb_rows(directory: Path) -> list[dict[str, Any]]:
     """Return the history rows in a W&B run directory's `.wandb` file."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     (file,) = directory.glob("run-*.wandb")
     rows = []
@@ -175,7 +187,9 @@ def train_with_everything(
         loss = ar + fm
         loss.backward()
         optimizer.step()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in model.parameters() if p.grad is not None]
+        )
         grad_norm_inline.append(norm.item())
         tracker.log_training_step(
             loss,

@@ -157,7 +157,7 @@ class SlurmCluster:
         key = self._prefix / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
-        files = {"key-file": key, "socket": "munge.sock", "pid-file": "munged.pid"}
+        files = {"key-file": key.name, "socket": "munge.sock", "pid-file": "munged.pid"}
         files |= {"log-file": "munged.log", "seed-file": "munge.seed"}
         munge_arguments = [f"--{name}={self._prefix / path}" for name, path in files.items()]
         self._daemon("munged", "--foreground", "--force", *munge_arguments)

@@ -25,9 +25,10 @@ class Toy(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Toy:
-        made = torch._C._acc.create_empty_tensor(held.size(), held.dtype)
+        made: Any = torch._C._acc.create_empty_tensor(held.size(), held.dtype)
         made.__class__ = Toy
         made.held = held
+        assert isinstance(made, Toy)
         return made
 
 
@@ -94,7 +95,7 @@ def main() -> None:
         x.sum().tolist()
         float(x.sum())
         x.nonzero()
-        Sum.apply(x.requires_grad_()).backward()
+        Sum.apply(x.requires_grad_()).backward()  # type: ignore[no-untyped-call]
     print(audited.devices, Sum.thread not in (0, threading.get_ident()), len(kept))
     for finding in sorted(audited.findings, key=lambda one: one.line):
         print(f"{finding.op}: {finding.source}")

@@ -149,6 +149,14 @@ class WandbServer:
         with self._condition:
             return bool(self._condition.wait_for(predicate, timeout_s))
 
+    def add_run(self, state: Json) -> ServerRun:
+        """Know a run from now on, as if a client had sent it; `state` has the fields of it."""
+        with self._condition:
+            run = ServerRun(lock=self._condition, **state)
+            self._run_store.runs[run.storage_id] = run
+            self._condition.notify_all()
+        return run
+
     def mark_crashed(self, run_id: str) -> None:
         """Give up on a run that sends no heartbeat any more, as W&B does after some minutes."""
         with self._condition:

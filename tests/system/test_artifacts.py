@@ -19,6 +19,7 @@ import pytest
 import yaml
 from support.runs import (
     deliver,
+    delivery_pid,
     journal_entries,
     make_tracker,
     offline_dirs,
@@ -192,7 +193,7 @@ def test_more_than_5_gb_is_warned_about_and_does_not_block(
     tracker = make_tracker(options=Options(finish_timeout_s=0, upload_timeout_s=0))
     tracker.log_checkpoint(large, force=True)
     (entry,) = wait_for_artifacts(tmp_path, tracker, 1)
-    tracker._delivery._process.kill()  # type: ignore[attr-defined]
+    os.kill(delivery_pid(tracker), signal.SIGKILL)
     tracker.finish()
 
     assert entry["size_bytes"] == 6 * 10**9
@@ -265,11 +266,11 @@ def test_offline_a_checkpoint_changed_in_place_does_not_hold_up_the_rows(
     with make_tracker() as tracker:
         tracker.log_training_step(1.0, 0)
         staged = tracker._recorder._staging
-        tracker._delivery._process.send_signal(signal.SIGSTOP)  # type: ignore[attr-defined]
+        os.kill(delivery_pid(tracker), signal.SIGSTOP)
         tracker.log_checkpoint(checkpoint, force=True)
         (checkpoint / "weights.pt").write_bytes(b"other")
         assert staged.is_dir()
-        tracker._delivery._process.send_signal(signal.SIGCONT)  # type: ignore[attr-defined]
+        os.kill(delivery_pid(tracker), signal.SIGCONT)
 
     said = capsys.readouterr().err
     assert "weights.pt changed after the call, in place" in said
@@ -373,7 +374,7 @@ def test_delivery_killed_during_an_upload_uploads_it_again_once(
         server.fault = Fault("hang", "artifact")
         tracker.log_checkpoint(checkpoint, force=True)
         wait_until(lambda: server.faults_struck > 0)
-        tracker._delivery._process.kill()  # type: ignore[attr-defined]
+        os.kill(delivery_pid(tracker), signal.SIGKILL)
         server.fault = None
 
     (artifact,) = artifacts_of(server, "model")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.__main__ import main
-from bench.compare import DESCRIPTIONS, Result, Scenario
-from bench.measure import median_interval, timed_loop
-from bench.pictures import draw_slowdown, draw_steps
-from bench.report import markdown
+from bench.compare.pictures import draw_slowdown, draw_steps
+from bench.compare.report import markdown
+from bench.compare.rounds import DESCRIPTIONS, Result, Scenario
+from bench.lib.measure import median_interval, timed_loop
 
 if TYPE_CHECKING:
     from pathlib import Path

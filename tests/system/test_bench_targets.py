@@ -9,32 +9,34 @@ import sys
 import threading
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from support.runs import run_script
 from support.slurm_cluster import SlurmCluster, missing
 
-from bench.gpu.devices import TINY_LENGTHS, Cuda, DeviceWork, Host
-from bench.gpu.steps import paired, per_logged_step
-from bench.overhead import Block, Plan
-from bench.probes import Burst, call_in_new_process
+from bench.gpu.devices import TINY_LENGTHS, Cuda, Host
+from bench.gpu.steps import block_s, per_logged_step
+from bench.lib.internals import encode_row, make_writer
+from bench.lib.processes import call_in_new_process
+from bench.lib.trackers import rows_in_journal
+from bench.lib.turns import in_pairs
+from bench.lib.ways import Way
+from bench.lib.workload import Workload
+from bench.overhead.blocks import Block
 from bench.targets.calls import overhead_figure
 from bench.targets.figure import Figure, over_rounds, shown
-from bench.targets.tracking import rows_in_journal
+from bench.targets.gil import Burst
 from bench.targets.worker import attributed
-from bench.ways import Way
-from fasttrack.journal.entries import encode_row
-from fasttrack.journal.writer import SegmentWriter
 
 ROOT = Path(__file__).parents[2]
 HANG_GUARD_S = 240.0
 
 
-def run_module(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_module(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a module of bench/ from the root of the repository."""
     return subprocess.run(
         [sys.executable, "-m", *command],
@@ -120,9 +122,16 @@ def test_bursts_under_the_gil_end_where_the_thread_gives_it_up() -> None:
     printed = run_in_root(
         """
 import json, os, threading, time
-from bench.probes import GilBursts
+from bench.targets.gil import GilBursts
 
-watch = GilBursts()
+class Watch(GilBursts):
+    def released(self):
+        super().released()
+        if taken in awaited:  # the thread has found it taken, and is about to wait
+            awaited.remove(taken)
+            taken.release()
+
+watch, awaited = Watch(), []
 go, taken, free = threading.Event(), threading.Lock(), threading.Lock()
 taken.acquire()
 
@@ -140,6 +149,7 @@ def run():
     os.write(2, b"")
     with free:
         compute(0.03)
+    awaited.append(taken)
     taken.acquire()
     compute(0.04)
     os.write(2, b"")
@@ -148,7 +158,6 @@ thread = threading.Thread(target=run, name="worker")
 thread.start()
 watch.watch("worker")
 go.set()
-threading.Timer(0.2, taken.release).start()
 thread.join()
 print(json.dumps([burst.cpu_s for burst in watch.bursts()]))
 """
@@ -164,7 +173,7 @@ def test_other_processes_are_seen_with_what_they_used_and_can_be_ended() -> None
     printed = run_in_root(
         """
 import json, subprocess, time
-from bench.probes import DescendantsWatch, kill_descendants
+from bench.lib.processes import DescendantsWatch, kill_descendants
 
 with subprocess.Popen(["sh", "-c", "sleep 600; true"]) as child:
     watch = DescendantsWatch()
@@ -190,7 +199,7 @@ def test_a_call_in_a_new_process_gives_back_its_answer_or_says_what_went_wrong()
 def test_rows_are_counted_in_the_journals_files(tmp_path: Path) -> None:
     """Rows of all segments, and nothing that is no row."""
     for number in range(2):
-        writer = SegmentWriter(tmp_path, {"run_id": "r"})
+        writer = make_writer(tmp_path)
         writer.append([encode_row(seq, seq, 0.0, {"a": 1.0}) for seq in range(3 + number)])
         writer.close()
 
@@ -312,12 +321,11 @@ def test_synchronisations_are_counted_by_thread_and_other_warnings_are_not(
 
 def test_the_devices_clock_is_its_events(cuda: SimpleNamespace) -> None:
     """Two marks are a millisecond apart there, and a block has one at each end."""
-    work: Any = DeviceWork("cpu", TINY_LENGTHS["short"], 4)
-    ways = (Way(work), Way(work))
+    work = Workload(TINY_LENGTHS["short"].size)
 
-    pairs = paired(work, ways, 0, Plan(pairs=2, block_steps=4, call_steps=0), Cuda())
+    pairs = in_pairs(partial(block_s, work, 4, Cuda()), Way(work), 0, 2, 4)
 
-    assert pairs == [(pytest.approx(0.25e-3), pytest.approx(0.25e-3))] * 2
+    assert [seconds for pair in pairs for seconds in pair] == pytest.approx(4 * [0.25e-3])
     assert cuda.waits == 8
 
 

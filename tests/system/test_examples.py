@@ -1,4 +1,8 @@
-"""The examples, run as a reader would run them: in a process of their own, offline."""
+"""The examples, run as a reader would run them: in a process of their own, offline.
+
+That is what they cost: every process, and with torchrun every rank, imports torch and scikit-learn
+(2 to 3 s of CPU time each). Runs are shared between tests where one run will do.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,23 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from support.runs import OFFLINE_LINE, journal_rows, offline_dirs, wandb_rows
+from support.journal import read_headers, read_rows
+from support.runs import OFFLINE_LINE, offline_dirs, wandb_rows
 
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.reader import read_finish, read_header
-from fasttrack.journal.run_directory import segments
+from fasttrack.journal.reader import read_finish
+from fasttrack.journal.run_directory import cursor_path, segments
+
+if TYPE_CHECKING:
+    from fasttrack.journal.entries import Row
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+from examples import digits as digits_example
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
@@ -96,24 +106,23 @@ class Outcome:
     stderr: str
 
     @property
-    def run_id(self) -> str:
-        """The id of the one run that there is."""
+    def run_dir(self) -> Path:
+        """The journal of the one run that there is."""
         (directory,) = (self.base / "wandb" / "fasttrack").iterdir()
-        return directory.name
+        return directory
 
     @property
-    def segments(self) -> list[Path]:
-        """The run's journal files, oldest first."""
-        return segments(self.base / "wandb" / "fasttrack" / self.run_id)
+    def run_id(self) -> str:
+        """That run's id."""
+        return self.run_dir.name
 
-    def rows(self, key: str) -> list[dict[str, Any]]:
+    def rows(self, key: str) -> list[Row]:
         """The journal's rows that hold `key`, in order."""
-        rows = journal_rows(self.base, self.run_id)
-        return [row for row in rows if key in row["values"]]
+        return read_rows(self.run_dir, key)
 
     def steps(self, key: str) -> list[int]:
         """The steps of the rows that hold `key`, in order."""
-        return [row["step"] for row in self.rows(key)]
+        return [row.step for row in self.rows(key)]
 
 
 def _run(base: Path, *command: str | Path) -> Outcome:
@@ -179,42 +188,41 @@ def test_digits_learns_to_read_nine_of_ten_with_its_defaults(digits: Outcome) ->
 
 def test_digits_journals_every_metric_at_every_interval(digits: Outcome) -> None:
     """The rows are those that the metrics table promises, at multiples of the interval."""
-    training = digits.rows("loss/total")
-    evaluations = digits.rows("eval/accuracy")
+    training = [row.values for row in digits.rows("loss/total")]
+    evaluations = [row.values for row in digits.rows("eval/accuracy")]
 
     assert digits.steps("loss/total") == list(range(0, 5 * _STEPS_PER_EPOCH, 10))
-    assert training[0]["values"].keys() >= _TRAINING_KEYS
-    assert all(row["values"].keys() >= _TRAINING_KEYS | _PERF_KEYS for row in training[1:])
-    assert all(row["values"]["train/grad_norm"] > 0 for row in training)
+    assert training[0].keys() >= _TRAINING_KEYS
+    assert all(values.keys() >= _TRAINING_KEYS | _PERF_KEYS for values in training[1:])
+    assert all(values["train/grad_norm"] > 0 for values in training)
     assert digits.steps("eval/accuracy") == [_STEPS_PER_EPOCH * n for n in range(1, 6)]
-    assert all(row["values"].keys() == {"eval/accuracy", "eval/loss"} for row in evaluations)
-    assert evaluations[-1]["values"]["eval/accuracy"] > 0.9
-    assert training[-1]["values"]["train/lr"] == pytest.approx(3e-3 * 0.8**4)
+    assert all(values.keys() == {"eval/accuracy", "eval/loss"} for values in evaluations)
+    assert evaluations[-1]["eval/accuracy"] > 0.9
+    assert training[-1]["train/lr"] == pytest.approx(3e-3 * 0.8**4)
 
 
 def test_digits_leaves_one_offline_run_that_holds_all_rows(digits: Outcome) -> None:
     """What `wandb sync` would upload is what the journal has."""
     (directory,) = offline_dirs(digits.base)
     uploaded = wandb_rows(directory)
-    finish = read_finish(digits.segments[0])
+    finish = read_finish(segments(digits.run_dir)[0])
 
     assert [row["step"] for row in uploaded if "loss/total" in row] == digits.steps("loss/total")
     assert [row["step"] for row in uploaded if "eval/loss" in row] == digits.steps("eval/loss")
     assert finish is not None
-    assert finish["exit_code"] == 0
+    assert finish.exit_code == 0
 
 
 def test_resumed_digits_go_on_in_the_same_run_as_if_never_stopped(
     resumed: Outcome, digits: Outcome
 ) -> None:
     """Two epochs, then three more, make one run whose steps and results are the unbroken run's."""
-    first, second = resumed.segments
-    headers = [read_header(first), read_header(second)]
-    assert [header["run_id"] for header in headers] == [resumed.run_id] * 2
-    assert [header["resumed"] for header in headers] == [False, True]
+    headers = read_headers(resumed.run_dir)
+    assert [header.run_id for header in headers] == [resumed.run_id] * 2
+    assert [header.resumed for header in headers] == [False, True]
     assert resumed.steps("loss/total") == digits.steps("loss/total")
     for mine, unbroken in zip(resumed.rows("eval/loss"), digits.rows("eval/loss"), strict=True):
-        assert (mine["step"], mine["values"]) == (unbroken["step"], unbroken["values"])
+        assert (mine.step, mine.values) == (unbroken.step, unbroken.values)
     checkpoint = torch.load(resumed.base / "checkpoints" / "epoch-0005.pt", weights_only=True)
     assert (checkpoint["wandb_run_id"], checkpoint["step"]) == (
         resumed.run_id,
@@ -228,18 +236,28 @@ def test_resumed_digits_deliver_each_row_once(resumed: Outcome) -> None:
     uploaded = [row for directory in directories for row in wandb_rows(directory)]
     assert [directory.name.rsplit("-", 1)[1] for directory in directories] == [resumed.run_id] * 2
     assert [row["step"] for row in uploaded if "loss/total" in row] == resumed.steps("loss/total")
-    cursor = load_cursor(resumed.segments[0].with_name("cursor.json"))
-    assert all(cursor.segment(path.name).offline_proof for path in resumed.segments)
+    ledger = load_cursor(cursor_path(resumed.run_dir)).ledger("wandb")
+    names = [path.name for path in segments(resumed.run_dir)]
+    assert len(names) == 2
+    assert all(ledger.segment(name).offline_proof for name in names)
 
 
-def test_disabled_digits_train_but_leave_only_checkpoints(tmp_path: Path) -> None:
-    """With tracking off nothing is written or said, and the checkpoint can still be resumed."""
-    command = [_EXAMPLES / "digits.py", "--mode", "disabled", "--resume", "--epochs"]
-    outcomes = [_run(tmp_path, *command, "1"), _run(tmp_path, *command, "2")]
+def test_disabled_digits_train_but_leave_only_checkpoints(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With tracking off nothing is written or said, and the checkpoint can still be resumed.
+
+    In this process: an inert tracker leaves nothing for the interpreter's end.
+    """
+    said = []
+    for epochs in ("1", "2"):
+        digits_example.main(["--mode", "disabled", "--resume", "--epochs", epochs])
+        said.append(capfd.readouterr())
 
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["checkpoints"]
-    assert "".join(outcome.stderr for outcome in outcomes) == ""
-    assert ["resuming" in outcome.stdout for outcome in outcomes] == [False, True]
+    assert [captured.err for captured in said] == ["", ""]
+    assert ["resuming" in captured.out for captured in said] == [False, True]
+    assert not any("run " in captured.out for captured in said)
 
 
 def test_minimal_logs_every_tenth_of_its_steps(tmp_path: Path) -> None:
@@ -248,9 +266,12 @@ def test_minimal_logs_every_tenth_of_its_steps(tmp_path: Path) -> None:
 
     rows = minimal.rows("loss/total")
     assert minimal.steps("loss/total") == list(range(0, 200, 10))
-    assert all(row["values"].keys() >= _TRAINING_KEYS | _PERF_KEYS for row in rows[1:])
-    assert rows[-1]["values"]["loss/total"] < rows[0]["values"]["loss/total"]
+    assert all(row.values.keys() >= _TRAINING_KEYS | _PERF_KEYS for row in rows[1:])
+    assert rows[-1].values["loss/total"] < rows[0].values["loss/total"]
     assert len(offline_dirs(tmp_path)) == 1
+    (header,) = read_headers(minimal.run_dir)
+    assert (header.tags or ()) == ()
+    assert re.match(r"fasttrack-examples_\d{8}_\d{6}", header.name or "")
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -260,17 +281,16 @@ def test_ddp_makes_one_run_with_each_row_once_whatever_the_ranks(
     """All ranks run the same lines; one run is written, with the throughput of all of them."""
     ddp = _run(tmp_path, *_TORCHRUN, f"--nproc_per_node={ranks}", _EXAMPLES / "ddp.py")
 
-    (segment,) = ddp.segments
-    header = read_header(segment)
-    epochs, batch_size = header["config"]["epochs"], header["config"]["batch_size"]
+    (header,) = read_headers(ddp.run_dir)
+    epochs, batch_size = header.config["epochs"], header.config["batch_size"]
     per_epoch = 1437 // ranks // batch_size
-    assert header["world_size"] == ranks
+    assert header.world_size == ranks
     assert len(offline_dirs(tmp_path)) == 1
     assert ddp.stderr.count(OFFLINE_LINE) == 1
     assert ddp.steps("loss/total") == list(range(0, epochs * per_epoch, 5))
     assert ddp.steps("eval/accuracy") == [per_epoch * n for n in range(1, epochs + 1)]
     for row in ddp.rows("loss/total")[1:]:
-        values = row["values"]
+        values = row.values
         expected = values["perf/steps_per_sec"] * batch_size * ranks
         assert values["perf/samples_per_sec"] == pytest.approx(expected, rel=1e-9)
         assert values["train/grad_norm"] > 0

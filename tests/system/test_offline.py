@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.runs import (
     OFFLINE_LINE,
+    delivery_pid,
     journal_rows,
     make_tracker,
     metrics,
@@ -93,7 +94,7 @@ def test_a_hundred_thousand_rows_from_eight_threads_arrive_once_and_in_order(
     stats = tracker.stats()
     assert (stats.rows_written, stats.dropped) == (threads * each, 0)
     for rows in (
-        [row["values"] for row in journal_rows(tmp_path, tracker.get_run_id())],
+        [row.values for row in journal_rows(tmp_path, tracker.get_run_id())],
         [metrics(row) for row in wandb_rows(offline_dirs(tmp_path)[0])],
     ):
         for number in range(threads):
@@ -111,7 +112,7 @@ def test_non_finite_values_survive_as_they_are(
             tracker.log_training_step(torch.tensor(value), step)
 
     for rows in (
-        [row["values"] for row in journal_rows(tmp_path, tracker.get_run_id())],
+        [row.values for row in journal_rows(tmp_path, tracker.get_run_id())],
         wandb_rows(offline_dirs(tmp_path)[0]),
     ):
         assert repr([row["loss/total"] for row in rows]) == repr(values)
@@ -195,7 +196,7 @@ def test_delivery_killed_midway_loses_and_doubles_nothing(tmp_path: Path) -> Non
         for step in range(200):
             tracker.log_metrics({"a": step}, step=step)
         wait_until(lambda: tracker.stats().rows_delivered > 0)
-        os.kill(tracker._delivery._process.pid, 9)  # type: ignore[attr-defined]
+        os.kill(delivery_pid(tracker), 9)
         for step in range(200, 400):
             tracker.log_metrics({"a": step}, step=step)
 
@@ -209,7 +210,7 @@ def test_wandb_core_killed_midway_loses_and_doubles_nothing(tmp_path: Path) -> N
         for step in range(200):
             tracker.log_metrics({"a": step}, step=step)
         wait_until(lambda: tracker.stats().rows_delivered == 200)
-        courier = tracker._delivery._process.pid  # type: ignore[attr-defined]
+        courier = delivery_pid(tracker)
         (core,) = _children(courier)
         os.kill(core, 9)
         for step in range(200, 400):
@@ -232,12 +233,12 @@ def test_a_killed_trainer_loses_at_most_the_last_flush_interval(tmp_path: Path) 
     result = run_script(
         """
         import os
-        from support.runs import make_tracker
+        from support.runs import delivery_pid, make_tracker
         tracker = make_tracker()
         for step in range(300):
             tracker.log_metrics({"a": step}, step=step)
         assert tracker.flush(30)
-        print(tracker.get_run_id(), tracker._delivery._process.pid, flush=True)
+        print(tracker.get_run_id(), delivery_pid(tracker), flush=True)
         os.kill(os.getpid(), 9)
         """,
         check=False,
@@ -246,7 +247,7 @@ def test_a_killed_trainer_loses_at_most_the_last_flush_interval(tmp_path: Path) 
     run_id, courier = result.stdout.split()
     wait_until(lambda: not _alive(int(courier)))
 
-    assert [row["values"]["a"] for row in journal_rows(tmp_path, run_id)] == list(range(300))
+    assert [row.values["a"] for row in journal_rows(tmp_path, run_id)] == list(range(300))
     (directory,) = offline_dirs(tmp_path)
     assert [row["a"] for row in wandb_rows(directory)] == list(range(300))
     assert not (run_dir(tmp_path, run_id) / "segment-0002.jsonl").exists()

@@ -15,6 +15,7 @@ from support.runs import (
     OFFLINE_LINE,
     TAGS,
     deliver,
+    delivery_pid,
     journal_rows,
     make_tracker,
     metrics,
@@ -73,7 +74,9 @@ def test_a_run_arrives_whole_with_its_identity(server: WandbServer, tmp_path: Pa
     assert "hello console" in run.console
     assert offline_dirs(tmp_path) == []
     cursor = load_cursor(run_dir(tmp_path, tracker.get_run_id()) / "cursor.json")
-    assert cursor.segments["segment-0001.jsonl"].online_proof == "the server's last step is 99"
+    assert (
+        cursor.ledger("wandb").segment("segment-0001.jsonl").proof == "the server's last step is 99"
+    )
 
 
 def test_an_exception_in_the_block_marks_the_run_as_failed(server: WandbServer) -> None:
@@ -119,13 +122,13 @@ def test_what_a_killed_attempt_left_behind_is_delivered_by_the_next(
     result = run_script(
         """
         import os
-        from support.runs import make_tracker
+        from support.runs import delivery_pid, make_tracker
         tracker = make_tracker(mode="online")
         for step in range(50):
             tracker.log_training_step(step / 4, step, 8)
         assert tracker.flush(30)
         print(tracker.get_run_id(), flush=True)
-        os.kill(tracker._delivery._process.pid, 9)
+        os.kill(delivery_pid(tracker), 9)
         os.kill(os.getpid(), 9)
         """,
         check=False,
@@ -144,7 +147,7 @@ def test_delivery_killed_midway_online_loses_and_doubles_nothing(server: WandbSe
     with make_tracker(mode="online") as tracker:
         _log(tracker, range(100))
         wait_until(lambda: tracker.stats().rows_delivered >= 100)
-        os.kill(tracker._delivery._process.pid, 9)  # type: ignore[attr-defined]
+        os.kill(delivery_pid(tracker), 9)
         _log(tracker, range(100, 200))
 
     run = server.runs[str(tracker.get_run_id())]
@@ -184,7 +187,7 @@ def test_an_upload_that_is_refused_for_good_is_noticed_and_repeated(
     run = server.runs[str(tracker.get_run_id())]
     assert _losses(run.history) == [step / 4 for step in range(100)]
     cursor = load_cursor(run_dir(tmp_path, tracker.get_run_id()) / "cursor.json")
-    assert cursor.segments["segment-0001.jsonl"].online_proof
+    assert cursor.ledger("wandb").segment("segment-0001.jsonl").proof
 
 
 def test_a_server_that_refuses_to_the_end_leaves_the_rows_named(
@@ -314,23 +317,21 @@ def test_late_rows_carry_the_time_they_were_logged(server: WandbServer, tmp_path
         """
         import sys, time
         from pathlib import Path
-        from fasttrack.delivery.backends.wandb.backend import WandbBackend
-        from fasttrack.delivery.courier import Courier
-        courier = Courier(
+        from fasttrack.delivery.run_delivery import RunDelivery
+        delivery = RunDelivery(
             Path(sys.argv[1]) / "segment-0001.jsonl",
-            WandbBackend(in_trainer=False),
             trainer_alive=lambda: False,
             report=lambda event: None,
             clock=lambda: time.time() + 120,
         )
-        assert courier.run()
+        assert delivery.follow()
         """,
         str(directory),
     )
 
     assert result.returncode == 0
     rows = server.runs[str(tracker.get_run_id())].history
-    logged = [row["time"] for row in journal_rows(tmp_path, tracker.get_run_id())]
+    logged = [row.time_s for row in journal_rows(tmp_path, tracker.get_run_id())]
     assert [row["time/logged_at"] for row in rows] == pytest.approx(logged)
 
 

@@ -17,6 +17,7 @@ from support.runs import (
     wandb_rows,
 )
 
+from fasttrack.journal.entries import Finish
 from fasttrack.journal.reader import read_finish
 from fasttrack.journal.run_directory import segments
 
@@ -31,7 +32,7 @@ def _signal_when_ready(source: str, number: int) -> tuple[str, str, int]:
     return run_id, stderr, process.returncode
 
 
-def _finish_of(base: Path, run_id: str) -> dict[str, object]:
+def _finish_of(base: Path, run_id: str) -> Finish:
     finish = read_finish(segments(run_dir(base, run_id))[-1])
     assert finish is not None
     return finish
@@ -104,7 +105,7 @@ def test_exit_without_finish_loses_nothing(tmp_path: Path) -> None:
     )
 
     run_id = result.stdout.strip()
-    assert _finish_of(tmp_path, run_id)["exit_code"] == 0
+    assert _finish_of(tmp_path, run_id).exit_code == 0
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1000
 
 
@@ -123,7 +124,7 @@ def test_an_uncaught_exception_without_finish_marks_the_run_as_failed(tmp_path: 
 
     assert result.returncode == 1
     assert "ValueError: training broke" in result.stderr
-    assert _finish_of(tmp_path, result.stdout.strip())["exit_code"] == 1
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 1
     assert len(journal_rows(tmp_path, result.stdout.strip())) == 1
 
 
@@ -142,7 +143,7 @@ def test_sys_exit_in_the_block_keeps_its_code(tmp_path: Path) -> None:
     )
 
     assert result.returncode == 3
-    assert _finish_of(tmp_path, result.stdout.strip())["exit_code"] == 3
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 3
 
 
 def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
@@ -164,8 +165,8 @@ def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in stderr
     assert code in (1, 130, -signal.SIGINT)
     finish = _finish_of(tmp_path, run_id)
-    assert finish["exit_code"] == 130
-    rows = [row["values"]["a"] for row in journal_rows(tmp_path, run_id)]
+    assert finish.exit_code == 130
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
     assert rows == [-1, *range(1, len(rows))]
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == len(rows)
 
@@ -187,8 +188,8 @@ def test_sigterm_flushes_marks_preempting_and_kills(tmp_path: Path) -> None:
 
     assert code == -signal.SIGTERM
     finish = _finish_of(tmp_path, run_id)
-    assert (finish["preempting"], finish["exit_code"]) == (True, 143)
-    rows = [row["values"]["a"] for row in journal_rows(tmp_path, run_id)]
+    assert (finish.preempting, finish.exit_code) == (True, 143)
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
     assert rows == [-1, *range(1, len(rows))]
     wait_until(lambda: bool(offline_dirs(tmp_path)))
     wait_until(lambda: b'"offline_proof": "' in _cursor(tmp_path, run_id))
@@ -220,7 +221,7 @@ def test_a_second_sigterm_does_not_cut_the_first_short(tmp_path: Path) -> None:
     process.communicate(timeout=HANG_GUARD_S)
 
     assert process.returncode == -signal.SIGTERM
-    assert _finish_of(tmp_path, run_id)["preempting"] is True
+    assert _finish_of(tmp_path, run_id).preempting is True
 
 
 def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
 
         assert code == 7
         finish = _finish_of(tmp_path, run_id)
-        assert (finish["exit_code"], finish["preempting"]) == (7, True)
+        assert (finish.exit_code, finish.preempting) == (7, True)
 
 
 def test_sigterm_is_as_it_was_after_the_last_tracker(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_logging_from_a_signal_handler_is_safe(tmp_path: Path) -> None:
     )
 
     run_id, steps, fired = result.stdout.split()
-    rows = [row["values"] for row in journal_rows(tmp_path, run_id)]
+    rows = [row.values for row in journal_rows(tmp_path, run_id)]
     assert [row["loop"] for row in rows if "loop" in row] == list(range(int(steps)))
     # Handlers interrupt each other too, so theirs need not be in order.
     assert sorted(row["handler"] for row in rows if "handler" in row) == list(range(int(fired)))
@@ -310,11 +311,11 @@ def test_wandb_stays_out_of_training_and_torch_out_of_delivery(tmp_path: Path) -
     run_script(
         """
         import sys
-        from support.runs import make_tracker, wait_until
+        from support.runs import delivery_pid, make_tracker, wait_until
         tracker = make_tracker()
         tracker.log_metrics({"a": 1}, step=0)
         wait_until(lambda: tracker.stats().rows_delivered == 1)
-        with open(f"/proc/{tracker._delivery._process.pid}/maps") as maps:
+        with open(f"/proc/{delivery_pid(tracker)}/maps") as maps:
             assert "libtorch" not in maps.read()
         tracker.finish()
         assert not [name for name in sys.modules if name.split(".")[0] == "wandb"]

@@ -70,14 +70,14 @@ def _killed_attempt(server: WandbServer, *, before: int, after: int) -> str:
     process = start_script(
         """
         import os, sys
-        from support.runs import make_tracker
+        from support.runs import delivery_pid, make_tracker
         tracker = make_tracker(mode="online")
         print(tracker.get_run_id(), flush=True)
         before, after = int(sys.argv[1]), int(sys.argv[2])
         for step in range(before):
             tracker.log_training_step(step / 4, step, 8)
         sys.stdin.readline()  # they have arrived
-        os.kill(tracker._delivery._process.pid, 9)
+        os.kill(delivery_pid(tracker), 9)
         for step in range(before, before + after):
             tracker.log_training_step(step / 4, step, 8)
         tracker.flush()
@@ -231,13 +231,13 @@ def test_a_killed_offline_attempt_is_whole_after_the_next_one(tmp_path: Path) ->
     result = run_script(
         """
         import os
-        from support.runs import make_tracker
+        from support.runs import delivery_pid, make_tracker
         tracker = make_tracker()
         for step in range(20):
             tracker.log_training_step(step / 4, step, 8)
         tracker.flush()
         print(tracker.get_run_id(), flush=True)
-        os.kill(tracker._delivery._process.pid, 9)
+        os.kill(delivery_pid(tracker), 9)
         os.kill(os.getpid(), 9)
         """,
         check=False,
@@ -247,7 +247,7 @@ def test_a_killed_offline_attempt_is_whole_after_the_next_one(tmp_path: Path) ->
 
     rows = [row["step"] for d in offline_dirs(tmp_path) for row in wandb_rows(d)]
     assert rows == [*range(20), *range(15, 30)]
-    assert [row["step"] for row in journal_rows(tmp_path, run_id)] == rows
+    assert [row.step for row in journal_rows(tmp_path, run_id)] == rows
 
 
 def test_a_segment_that_grows_after_it_was_proven_is_delivered_again(

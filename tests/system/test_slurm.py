@@ -1,4 +1,8 @@
-"""The scripts of slurm/, submitted to a real Slurm: two emulated nodes on this machine."""
+"""The scripts of slurm/, submitted to a real Slurm: two emulated nodes on this machine.
+
+They are real jobs, which is why most take over 5 s: every attempt of every rank imports torch, and
+a requeued job rests before it starts again (5 s here, 2 minutes elsewhere).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.journal import read_entries, read_headers, read_rows
 from support.runs import OFFLINE_LINE, make_tracker, metrics, offline_dirs, wait_until, wandb_rows
 from support.slurm_cluster import SlurmCluster, free_ports, missing
 
-from fasttrack.journal.reader import read_finish, read_header, read_segment
+from fasttrack.journal.entries import Metadata
+from fasttrack.journal.reader import read_finish
 from fasttrack.journal.run_directory import segments
 
 if TYPE_CHECKING:
@@ -88,20 +94,19 @@ class Site:
         (directory,) = (self.scratch / "wandb" / "fasttrack").iterdir()
         return directory
 
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        """The journal's entries of one kind, of all segments in order."""
-        journal = [entry for path in segments(self.run_dir) for entry in read_segment(path)]
-        return [entry for entry in journal if entry["kind"] == kind]
+    def jobs(self) -> list[dict[str, Any]]:
+        """What each attempt recorded of its Slurm job, in order."""
+        return [entry.values["slurm"] for entry in read_entries(self.run_dir, Metadata)]
 
     def steps(self, key: str = "loss/total") -> list[int]:
         """The steps of the rows that hold `key`, in order."""
-        return [row["step"] for row in self.entries("row") if key in row["values"]]
+        return [row.step for row in read_rows(self.run_dir, key)]
 
     def trains(self) -> bool:
         """Whether the training has come far enough to be disturbed."""
         if not (self.scratch / "wandb" / "fasttrack").is_dir():
             return False
-        return len(self.entries("row")) >= _STEPS_BEFORE_THE_SIGNAL
+        return len(read_rows(self.run_dir)) >= _STEPS_BEFORE_THE_SIGNAL
 
     def offline_steps(self) -> list[int]:
         """The steps of all rows in W&B's offline directories, in order."""
@@ -131,13 +136,13 @@ def _submit_requeue(site: Site, cluster: SlurmCluster, *options: str) -> tuple[s
 
 
 def _assert_one_run_of_two_attempts(site: Site, job_id: str, checkpoint: Path) -> None:
-    first, second = map(read_header, segments(site.run_dir))
-    assert first["run_id"] == second["run_id"] == site.run_dir.name
-    assert (first["resumed"], second["resumed"]) == (False, True)
+    first, second = read_headers(site.run_dir)
+    assert first.run_id == second.run_id == site.run_dir.name
+    assert (first.resumed, second.resumed) == (False, True)
     assert site.steps() == list(range(_STEPS))
     assert torch.load(checkpoint, weights_only=True)["wandb_run_id"] == site.run_dir.name
-    jobs = [entry["values"]["slurm"] for entry in site.entries("metadata")]
-    assert [(job["job_id"], job["restart_count"]) for job in jobs] == [(job_id, 0), (job_id, 1)]
+    jobs = [(job["job_id"], job["restart_count"]) for job in site.jobs()]
+    assert jobs == [(job_id, 0), (job_id, 1)]
     assert f"going on with run {site.run_dir.name}" in site.log(job_id)
     assert f"trained {_STEPS} steps" in site.log(job_id)
 
@@ -157,13 +162,13 @@ def test_torchrun_on_two_nodes_makes_one_run_with_each_row_once(
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), log
     assert sorted(re.findall(r"rank (\d) of 4", log)) == ["0", "1", "2", "3"]
     assert log.count(OFFLINE_LINE) == 1
-    (segment,) = segments(site.run_dir)
-    assert read_header(segment)["world_size"] == 4
+    (header,) = read_headers(site.run_dir)
+    assert header.world_size == 4
     per_epoch = 1437 // 4 // 32
     assert site.steps() == list(range(0, 6 * per_epoch, 5))
     assert site.steps("eval/accuracy") == [per_epoch * epoch for epoch in range(1, 7)]
     assert site.offline_steps() == site.steps()
-    (facts,) = [entry["values"]["slurm"] for entry in site.entries("metadata")]
+    (facts,) = site.jobs()
     assert (facts["job_id"], facts["num_nodes"], facts["cluster"]) == (job_id, 2, cluster.name)
     assert list((site.base / "home").iterdir()) == []
 
@@ -183,7 +188,7 @@ def test_a_preempted_job_goes_on_in_the_same_run(
     assert job["Restarts"] == "1"
     _assert_one_run_of_two_attempts(site, job_id, checkpoint)
     endings = [read_finish(path) for path in segments(site.run_dir)]
-    assert [e and (e["exit_code"], e["preempting"]) for e in endings] == [(143, True), (0, False)]
+    assert [e and (e.exit_code, e.preempting) for e in endings] == [(143, True), (0, False)]
     assert site.offline_steps() == list(range(_STEPS))
     assert list((site.base / "home").iterdir()) == []
 
@@ -207,7 +212,7 @@ def test_a_job_near_its_time_limit_requeues_itself_and_each_row_arrives_once(
     assert server.wait_for(lambda: run.state == "finished")
     assert (run.id, run.exit_code) == (site.run_dir.name, 0)
     assert [row["step"] for row in run.history if "loss/total" in row] == list(range(_STEPS))
-    losses = [row["values"]["loss/total"] for row in site.entries("row")]
+    losses = [row.values["loss/total"] for row in read_rows(site.run_dir)]
     assert [row["loss/total"] for row in run.history] == losses
 
 
@@ -283,7 +288,7 @@ def test_the_smoke_job_says_where_to_view_the_run(
     (run,) = server.runs.values()
     assert f"View run at: {server.url}" in log
     assert run.state == "finished"
-    assert [row["step"] for row in run.history] == [row["step"] for row in site.entries("row")]
+    assert [row["step"] for row in run.history] == [row.step for row in read_rows(site.run_dir)]
     assert (site.scratch / "fasttrack-demo.png").stat().st_size > 0
     assert list((site.base / "home").iterdir()) == []
 

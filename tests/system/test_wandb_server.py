@@ -19,8 +19,9 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
-from support.wandb_server import Fault, ServerRun, WandbServer
+from support.wandb_server import Fault, WandbServer
 from support.wandb_server_artifacts import KEPT_BYTES, ServerArtifact
+from support.wandb_server_runs import ServerRun
 
 wandb = pytest.importorskip("wandb", reason="these tests run the real wandb client")
 

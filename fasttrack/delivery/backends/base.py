@@ -7,6 +7,7 @@ end goes into its ledger's `notes`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,8 @@ class Place:
     """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
     in_trainer: bool
     """Whether this process is the training process (`Options.delivery="thread"`)."""
+    clock: Callable[[], float] = time.time
+    """Unix time in seconds."""
 
 
 class Backend(Protocol):

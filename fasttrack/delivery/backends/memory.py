@@ -61,12 +61,20 @@ class MemoryDestination:
         """The stand-ins, one per offline session."""
         self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
 
-    def fail(self, method: str, error: Exception, *, after: int = 0) -> None:
-        """Have the call of a session's `method` (or "open") raise once, after `after` good ones.
+    def fail(self, method: str, error: Exception, *, after: int = 0, times: int = 1) -> None:
+        """Have calls of a session's `method`, or of "open" or "open_offline", raise.
 
-        For "prove", BackendLostError means that no proof is found.
+        Args:
+            method: which. For "prove", BackendLostError means that no proof is found.
+            error: what to raise.
+            after: how many calls go well before.
+            times: how many calls fail.
         """
-        self._faults[method].extend([*[None] * after, error])
+        self._faults[method].extend([*[None] * after, *[error] * times])
+
+    def recover(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
 
     def called(self, method: str) -> None:
         """Raise what was planned for this call of `method`, if anything."""
@@ -74,8 +82,17 @@ class MemoryDestination:
             raise error
 
 
-DESTINATIONS: defaultdict[str, MemoryDestination] = defaultdict(MemoryDestination)
-"""Run id -> where its rows arrive, for sessions opened by name."""
+_destinations: dict[str, MemoryDestination] = {}
+
+
+def destination_of(run_id: str) -> MemoryDestination:
+    """Return where the rows of a run arrive in this process. Threads: any."""
+    return _destinations.setdefault(run_id, MemoryDestination())
+
+
+def forget(run_id: str) -> None:
+    """Let go of a run's destination; who holds it keeps it."""
+    _destinations.pop(run_id, None)
 
 
 class MemoryBackend:
@@ -88,14 +105,14 @@ class MemoryBackend:
     takes_artifacts = True
 
     def __init__(self, place: Place, destination: MemoryDestination | None = None) -> None:
-        """Deliver to `destination`; None: the one of the run's id in `DESTINATIONS`."""
+        """Deliver to `destination`; None: to `destination_of` the run's id."""
         self._place = place
         self._destination = destination
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> MemorySession:
         """Open a session. See `Backend.open`."""
-        destination = self._destination or DESTINATIONS[header.run_id]
-        destination.called("open")
+        destination = self._destination or destination_of(header.run_id)
+        destination.called("open" if online else "open_offline")
         store = destination.server
         if not online:
             store = Store()

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "wandb": "fasttrack.delivery.backends.wandb.backend:WandbBackend",
+    "tensorboard": "fasttrack.delivery.backends.tensorboard.backend:TensorBoardBackend",
     "memory": "fasttrack.delivery.backends.memory:MemoryBackend",
 }
 """Name -> module:class; the class is called with a `Place`."""
 
 TAKES_ARTIFACTS = frozenset(("wandb", "memory"))
 """The backends whose `takes_artifacts` is true: for the others no files are staged."""
+
+MEMORY = "memory"
+"""The backend that keeps rows in the process itself, which only makes sense in the trainer."""
 
 NONE = "none"
 """The name that stands for no backend: the journal only."""

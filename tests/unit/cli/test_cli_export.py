@@ -1,10 +1,11 @@
+"""`fasttrack export`: what other programs get to read."""
+
 from __future__ import annotations
 
 import csv
 import io
 import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from pyarrow import parquet
-from support.runs import journal_rows, make_tracker, run_dir, script_environment
+from support.journals import finish, write_attempt
+from support.runs import run_dir, script_environment
 
-from fasttrack import Options
 from fasttrack.cli.app import cli
-from fasttrack.cli.export import read_table, write_csv
-from fasttrack.journal.entries import encode_row
+from fasttrack.journal.entries import Row
 from fasttrack.journal.run_directory import segments
-from fasttrack.runs.local import find_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from click.testing import Result
 
 RUN = "exported"
@@ -32,29 +29,19 @@ FIXED = ["attempt", "seq", "step", "time"]
 COLUMNS = [*FIXED, "loss", "count", "mixed", "metric/seq", "ok"]
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run of two attempts, with every kind of value, and metrics that not every row has."""
-    base = tmp_path_factory.mktemp("recorded")
-    soon = Options(finish_timeout_s=1.0)  # what of it goes to W&B is no matter here
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_DIR", str(base))
-        patch.setenv("HOME", str(base))
-        with make_tracker(resume_id=RUN, options=soon) as tracker:
-            tracker.log_metrics({"loss": 0.1, "count": 1, "mixed": 1}, 0)
-            tracker.log_metrics({"loss": math.nan, "count": 2, "mixed": 2.5, "seq": 7}, 1)
-            tracker.log_metrics({"loss": -math.inf, "mixed": 2**60 + 1}, 2)
-        with make_tracker(resume_id=RUN, options=soon) as tracker:
-            tracker.log_metrics({"ok": True}, 1)
-        yield run_dir(base, RUN)
-
-
 @pytest.fixture(autouse=True)
-def _copy(recorded: Path, tmp_path: Path) -> None:
-    directory = run_dir(tmp_path, RUN)
-    directory.mkdir(parents=True)
-    for segment in segments(recorded):
-        shutil.copy(segment, directory)
+def _runs(tmp_path: Path) -> None:
+    """A run of two attempts, with every kind of value, and metrics that not every row has."""
+    write_attempt(
+        tmp_path,
+        RUN,
+        Row(0, 0, 1.5, {"loss": 0.1, "count": 1, "mixed": 1}),
+        Row(1, 1, 2.5, {"loss": math.nan, "count": 2, "mixed": 2.5, "seq": 7}),
+        Row(2, 2, 3.25, {"loss": -math.inf, "mixed": 2**60 + 1}),
+        finish(),
+    )
+    write_attempt(tmp_path, RUN, Row(0, 1, 4.5, {"ok": True}), finish())
+    write_attempt(tmp_path, "other", Row(0, 3, 5.5, {"loss": 0.25, "run": 1}), finish())
 
 
 def export(form: str, *arguments: object) -> Result:
@@ -63,15 +50,14 @@ def export(form: str, *arguments: object) -> Result:
     return CliRunner().invoke(cli, words)
 
 
-def test_csv_has_a_line_per_row_and_a_column_per_metric(tmp_path: Path) -> None:
+def test_csv_has_a_line_per_row_and_a_column_per_metric() -> None:
     """Numbers are written in full, missing ones not at all."""
     result = export("csv")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    recorded = journal_rows(tmp_path, RUN)
 
     assert result.exit_code == 0
     assert list(rows[0]) == COLUMNS
-    assert [float(row["time"]) for row in rows] == [row["time"] for row in recorded]
+    assert [row["time"] for row in rows] == ["1.5", "2.5", "3.25", "4.5"]
     assert [[row[name] for name in ("attempt", "seq", "step")] for row in rows] == [
         ["1", "0", "0"],
         ["1", "1", "1"],
@@ -156,17 +142,23 @@ def test_run_without_rows_exports_an_empty_table(tmp_path: Path) -> None:
     assert parquet.read_table("empty.parquet").num_rows == 0
 
 
-def test_rows_that_come_while_it_is_read_wait_for_the_next_export(tmp_path: Path) -> None:
-    """The columns are known by then; a row with a new metric would not fit."""
-    table = read_table(find_run(RUN))
-    with segments(run_dir(tmp_path, RUN))[-1].open("ab") as file:
-        file.write(encode_row(1, 9, 0.0, {"new": 1}))
-    written = io.BytesIO()
-    write_csv(table, written)
+def test_several_runs_are_one_table_with_their_ids_in_front() -> None:
+    """In the order in which they are named, in every format; one run has no such column."""
+    words = ["export", "other", RUN, RUN, "--format"]
+    text = CliRunner().invoke(cli, [*words, "csv"]).stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    told = json.loads(CliRunner().invoke(cli, [*words, "json"]).stdout)
+    result = CliRunner().invoke(cli, [*words, "parquet", "-o", "both.parquet"])
+    table = parquet.read_table("both.parquet")
 
-    assert written.getvalue().count(b"\n") == 5
-    assert b"new" not in written.getvalue()
-    assert b"new" in export("csv").stdout.encode()
+    assert list(rows[0]) == ["run", *FIXED, "loss", "metric/run", *COLUMNS[5:]]
+    assert [row["run"] for row in rows] == ["other", *[RUN] * 4]
+    assert [row["loss"] for row in rows] == ["0.25", "0.1", "nan", "-inf", ""]
+    assert [row["run"] for row in told] == ["other", *[RUN] * 4]
+    assert result.exit_code == 0
+    assert table.column("run").to_pylist() == ["other", *[RUN] * 4]
+    assert str(table.schema.field("run").type) == "string"
+    assert table.column("metric/run").to_pylist() == [1, None, None, None, None]
 
 
 def test_export_to_a_pipe_writes_the_same_bytes() -> None:

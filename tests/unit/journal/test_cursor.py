@@ -1,34 +1,83 @@
-"""The cursor: what of a run has been delivered."""
+"""The cursor: what of a run has been delivered where."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import resource
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fasttrack.journal import cursor as cursor_module
-from fasttrack.journal.cursor import Cursor, SegmentState, load_cursor
+from fasttrack.journal.cursor import Cursor, Ledger, SegmentLedger, load_cursor
 
 
 def full_cursor() -> Cursor:
-    """Return a cursor with every field set."""
-    return Cursor(
+    """Return a cursor with every field set, of two backends that say different things."""
+    wandb = Ledger(
         url="https://wandb.ai/e/p/runs/ü",
-        open_directory="offline-run-1",
-        offline_directories=["offline-run-0"],
+        directory="/base/wandb/offline-run-1",
         segments={
-            "segment-0001.jsonl": SegmentState(rows=3, last_step=44, online_proof="asked"),
-            "segment-0002.jsonl": SegmentState(rows=1, last_step=45, offline_proof="read back"),
+            "segment-0001.jsonl": SegmentLedger(
+                rows=3,
+                arrived=2,
+                size_bytes=400,
+                proof="asked",
+                artifacts={"1": "it is there", "2": None},
+            ),
+            "segment-0002.jsonl": SegmentLedger(rows=1, offline_proof="read back"),
         },
+        notes={"open_directory": None, "segments": {"segment-0001.jsonl": {"last_step": 44}}},
     )
+    files = Ledger(directory="/base/files", segments={"segment-0001.jsonl": SegmentLedger(rows=2)})
+    return Cursor(backends={"wandb": wandb, "files": files})
+
+
+def version_1(**changes: Any) -> dict[str, Any]:
+    """Return what version 1 wrote for a run of two attempts, every field set."""
+    first: dict[str, Any] = {
+        "base_step": None,
+        "arrived": 20,
+        "rows": 20,
+        "last_step": 19,
+        "size_bytes": 2000,
+        "online_proof": "the server's last step is 19",
+        "offline_proof": None,
+        "artifacts": {"1": "the server has it as config:v0 (committed)", "2": None},
+    }
+    second: dict[str, Any] = {
+        "base_step": 19,
+        "arrived": 3,
+        "rows": 15,
+        "last_step": 34,
+        "size_bytes": 1500,
+        "online_proof": None,
+        "offline_proof": "15 rows read back from offline-run-1",
+        "artifacts": {},
+    }
+    return {
+        "version": 1,
+        "url": "https://wandb.ai/e/p/runs/ab12",
+        "open_directory": "offline-run-2",
+        "offline_directories": ["offline-run-0", "offline-run-1"],
+        "segments": {"segment-0001.jsonl": first, "segment-0002.jsonl": second},
+        **changes,
+    }
+
+
+def write(directory: Path, content: object) -> Path:
+    """Write a cursor file; return its path."""
+    path = directory / "cursor.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
 
 
 @pytest.mark.parametrize("cursor", [Cursor(), full_cursor()], ids=["empty", "full"])
 def test_cursor_comes_back_as_it_was_saved(tmp_path: Path, cursor: Cursor) -> None:
-    """Every field survives."""
+    """Every field survives, each backend's by itself."""
     path = tmp_path / "cursor.json"
 
     cursor.save(path)
@@ -44,20 +93,26 @@ def test_missing_cursor_counts_as_nothing_delivered(tmp_path: Path) -> None:
 def test_two_empty_cursors_share_nothing() -> None:
     """A default must not be one object for all."""
     first, second = Cursor(), Cursor()
-    first.segment("segment-0001.jsonl").rows = 5
-    first.offline_directories.append("offline-run-0")
+    ledger = first.ledger("wandb")
+    ledger.segment("segment-0001.jsonl").rows = 5
+    ledger.segment("segment-0001.jsonl").artifacts["1"] = None
+    ledger.notes["a"] = 1
 
     assert second == Cursor()
+    assert first.ledger("files") == second.ledger("wandb") == Ledger()
+    assert second.ledger("wandb").segment("segment-0001.jsonl") == SegmentLedger()
 
 
 def test_unknown_segment_starts_undelivered_and_stays_known() -> None:
-    """Asking for a segment makes its state."""
+    """Asking for a backend and a segment makes their state."""
     cursor = Cursor()
 
-    state = cursor.segment("segment-0001.jsonl")
+    state = cursor.ledger("wandb").segment("segment-0001.jsonl")
 
-    assert state == SegmentState(rows=0, last_step=-1, online_proof=None, offline_proof=None)
-    assert cursor.segment("segment-0001.jsonl") is state
+    assert state == SegmentLedger(
+        rows=0, arrived=0, size_bytes=0, proof=None, offline_proof=None, artifacts={}
+    )
+    assert cursor.ledger("wandb").segment("segment-0001.jsonl") is state
 
 
 def test_save_leaves_one_file_for_its_owner_only(tmp_path: Path) -> None:
@@ -67,7 +122,7 @@ def test_save_leaves_one_file_for_its_owner_only(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         Cursor().save(path)
-        Cursor(open_directory="offline-run-1").save(path)
+        full_cursor().save(path)
     finally:
         os.umask(old)
 
@@ -78,38 +133,106 @@ def test_save_leaves_one_file_for_its_owner_only(tmp_path: Path) -> None:
 def test_save_replaces_the_file_and_never_writes_into_it(tmp_path: Path) -> None:
     """A reader that has the old cursor open goes on reading the old cursor."""
     path = tmp_path / "cursor.json"
-    Cursor(open_directory="offline-run-1").save(path)
+    Cursor(backends={"wandb": Ledger(url="first")}).save(path)
     with path.open("rb") as old:
-        Cursor(open_directory="offline-run-2").save(path)
+        Cursor(backends={"wandb": Ledger(url="second")}).save(path)
 
-        assert b'"open_directory": "offline-run-1"' in old.read()
-    assert load_cursor(path).open_directory == "offline-run-2"
+        assert b'"url": "first"' in old.read()
+    assert load_cursor(path).ledger("wandb").url == "second"
 
 
-def test_save_that_fails_leaves_the_last_cursor_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_that_fails_leaves_the_last_cursor_whole(tmp_path: Path) -> None:
     """A full disk, or a kill, between two bytes costs nothing that was known."""
     path = tmp_path / "cursor.json"
-    Cursor(open_directory="offline-run-1").save(path)
+    Cursor(backends={"wandb": Ledger(url="first")}).save(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))  # a real disk that takes no more
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            full_cursor().save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def dumps(value: object, option: int) -> bytes:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(cursor_module.orjson, "dumps", dumps)
-    with pytest.raises(OSError, match="No space"):
-        Cursor(open_directory="offline-run-2").save(path)
-
-    assert load_cursor(path).open_directory == "offline-run-1"
+    assert load_cursor(path).ledger("wandb").url == "first"
 
 
 def test_scratch_file_of_a_killed_courier_is_overwritten(tmp_path: Path) -> None:
     """What a kill left of the next cursor is in nobody's way."""
     (tmp_path / "cursor.tmp").write_bytes(b'{"half' * 1000)
 
-    Cursor(open_directory="offline-run-3").save(tmp_path / "cursor.json")
+    full_cursor().save(tmp_path / "cursor.json")
 
-    assert load_cursor(tmp_path / "cursor.json").open_directory == "offline-run-3"
+    assert load_cursor(tmp_path / "cursor.json") == full_cursor()
+
+
+# --- version 1 ------------------------------------------------------------------------------------
+
+
+def test_cursor_of_version_1_is_wandbs_ledger_field_by_field(tmp_path: Path) -> None:
+    """What both versions know keeps its meaning; what only W&B needs becomes its notes."""
+    cursor = load_cursor(write(tmp_path, version_1()))
+
+    ledger = Ledger(
+        url="https://wandb.ai/e/p/runs/ab12",
+        directory=None,
+        segments={
+            "segment-0001.jsonl": SegmentLedger(
+                rows=20,
+                arrived=20,
+                size_bytes=2000,
+                proof="the server's last step is 19",
+                offline_proof=None,
+                artifacts={"1": "the server has it as config:v0 (committed)", "2": None},
+            ),
+            "segment-0002.jsonl": SegmentLedger(
+                rows=15,
+                arrived=3,
+                size_bytes=1500,
+                proof=None,
+                offline_proof="15 rows read back from offline-run-1",
+                artifacts={},
+            ),
+        },
+        notes={
+            "open_directory": "offline-run-2",
+            "offline_directories": ["offline-run-0", "offline-run-1"],
+            "segments": {
+                "segment-0001.jsonl": {"base_step": None, "last_step": 19},
+                "segment-0002.jsonl": {"base_step": 19, "last_step": 34},
+            },
+        },
+    )
+    assert cursor == Cursor(version=2, backends={"wandb": ledger})
+
+
+def test_cursor_of_version_1_is_saved_as_the_present_version(tmp_path: Path) -> None:
+    """Migrated once; the second reading says the same."""
+    path = write(tmp_path, version_1())
+    migrated = load_cursor(path)
+
+    migrated.save(path)
+
+    assert json.loads(path.read_bytes())["version"] == 2
+    assert load_cursor(path) == migrated
+
+
+def test_fields_that_a_cursor_of_version_1_lacks_have_their_defaults(tmp_path: Path) -> None:
+    """The old code took them so, too: its earlier days wrote fewer."""
+    told = {"version": 1, "segments": {"segment-0001.jsonl": {"rows": 3, "online_proof": "asked"}}}
+
+    cursor = load_cursor(write(tmp_path, told))
+
+    assert cursor.ledger("wandb") == Ledger(
+        segments={"segment-0001.jsonl": SegmentLedger(rows=3, proof="asked")},
+        notes={
+            "open_directory": None,
+            "offline_directories": [],
+            "segments": {"segment-0001.jsonl": {"base_step": None, "last_step": -1}},
+        },
+    )
+
+
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,37 +243,36 @@ def test_scratch_file_of_a_killed_courier_is_overwritten(tmp_path: Path) -> None
         b'{"version": 1, "seg',
         b"[]",
         b"{}",
+        b"null",
+        b"1",
+        b'"text"',
+        b'{"segments": null}',
+        b'{"version": 1}',
+        b'{"version": 1, "segments": []}',
         b'{"version": 1, "segments": {}, "invented": 1}',
         b'{"version": 1, "segments": {"segment-0001.jsonl": {"invented": 1}}}',
         b'{"version": 1, "segments": {"segment-0001.jsonl": 1}}',
+        b'{"version": 2, "back',
+        b'{"version": 2}',
+        b'{"version": 2, "backends": []}',
+        b'{"version": 2, "backends": {"wandb": 1}}',
+        b'{"version": 2, "backends": {"wandb": {}}}',
+        b'{"version": 2, "backends": {"wandb": {"segments": {}, "invented": 1}}}',
+        b'{"version": 2, "backends": {"wandb": {"segments": {"s": {"invented": 1}}}}}',
+        b'{"version": 2, "backends": {"wandb": {"segments": {"s": 1}}}}',
+        b'{"version": "2", "backends": {}}',
     ],
 )
 def test_damaged_cursor_counts_as_nothing_delivered(tmp_path: Path, content: bytes) -> None:
     """Delivering anew is harmless; believing a damaged file is not, and dying of it neither."""
-    path = tmp_path / "cursor.json"
-    path.write_bytes(content)
-
-    assert load_cursor(path) == Cursor()
-
-
-@pytest.mark.parametrize(
-    "content", [b"null", b"1", b'"text"', b'{"version": 1, "segments": []}', b'{"segments": null}']
-)
-def test_cursor_of_another_shape_counts_as_nothing_delivered(
-    tmp_path: Path, content: bytes
-) -> None:
-    """Valid JSON that is not an object of objects is damage, too."""
-    path = tmp_path / "cursor.json"
-    path.write_bytes(content)
-
-    assert load_cursor(path) == Cursor()
+    assert load_cursor(write(tmp_path, content)) == Cursor()
 
 
 def test_cursor_of_a_later_version_counts_as_nothing_delivered(tmp_path: Path) -> None:
     """Fields of the same name may mean something else there."""
     path = tmp_path / "cursor.json"
     later = full_cursor()
-    later.version = 2
+    later.version = 3
     later.save(path)
 
     assert load_cursor(path) == Cursor()

@@ -127,12 +127,9 @@ def test_batch_sizes_may_differ_from_step_to_step() -> None:
     assert metrics["perf/samples_per_sec"] == pytest.approx(5.0)
 
 
-def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_left() -> None:
     """Only so many steps of one interval are kept: no step is timed across the gap."""
-    monkeypatch.setattr("fasttrack.worker.meters.MOST_TICKS", 4)
-    meter = StepMeter(alone)
+    meter = StepMeter(alone, most_ticks=4)
     meter.measure(ticks(0.0))
     metrics = meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
 
@@ -141,12 +138,9 @@ def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_l
     assert metrics["perf/step_time_ms/max"] == pytest.approx(2000.0)
 
 
-def test_the_interval_after_a_truncated_one_is_whole_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_interval_after_a_truncated_one_is_whole_again() -> None:
     """It starts at the last reading of the one before."""
-    monkeypatch.setattr("fasttrack.worker.meters.MOST_TICKS", 4)
-    meter = StepMeter(alone)
+    meter = StepMeter(alone, most_ticks=4)
     meter.measure(ticks(0.0))
     meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
 

@@ -40,11 +40,15 @@ class Bench:
             budget=budget,
             log_interval=log_interval,
             set_interval=self.intervals.append,
-            warn=self.warnings.setdefault,
+            warn=self.warn,
         )
         self.step = 0
         self.now_s = 0.0
         self.costs: dict[int, float] = {}
+
+    def warn(self, key: str, text: str) -> None:
+        """Keep what the user is told, each thing once."""
+        self.warnings.setdefault(key, text)
 
     def train(self, seconds: float, step_s: float = STEP_S) -> None:
         """Train for so long, logging every tenth step."""
@@ -168,10 +172,10 @@ def test_a_run_records_what_it_costs(tmp_path: Path) -> None:
         stats = tracker.stats()
 
     rows = journal_rows(tmp_path, tracker.get_run_id())
-    with_own = [row["step"] for row in rows if OWN & row["values"].keys()]
+    with_own = [row.step for row in rows if OWN & row.values.keys()]
     assert with_own == [20, 40]
     for row in rows:
-        own = {key: value for key, value in row["values"].items() if key.startswith("fasttrack/")}
+        own = {key: value for key, value in row.values.items() if key.startswith("fasttrack/")}
         if own:
             assert own.keys() == OWN
             assert 0 < own["fasttrack/call_us_p50"] <= own["fasttrack/call_us_p99"]
@@ -206,7 +210,7 @@ def test_the_interval_follows_the_budget_in_a_real_loop(
         raised = tracker.stats().effective_interval
         wait_until(lambda: train(0.03) < raised)
 
-    values = [row["values"] for row in journal_rows(tmp_path, tracker.get_run_id())]
+    values = [row.values for row in journal_rows(tmp_path, tracker.get_run_id())]
     intervals = [v["fasttrack/effective_interval"] for v in values if OWN & v.keys()]
     assert intervals[0] == 1
     assert max(intervals) > 1

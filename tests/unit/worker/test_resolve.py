@@ -10,9 +10,9 @@ import torch
 
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Gradients, Record
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, Gradients, Record, Scalar
 from fasttrack.notices import Notices
-from fasttrack.worker.resolve import GRAD_NORM, LOSS, Resolver
+from fasttrack.worker.resolve import Resolver
 
 
 class Dead(torch.Tensor):
@@ -35,12 +35,22 @@ class Setup:
 
     def record(self, step: int, gradients: Gradients | None = None, **metrics: Any) -> Record:
         """Return a record of `metrics`, as the tracker would make it."""
+        return self.record_mapping(step, metrics, gradients)
+
+    def record_mapping(
+        self, step: int, metrics: dict[str, Any], gradients: Gradients | None = None
+    ) -> Record:
+        """Return a record of metrics whose names are no identifiers."""
         pending = self.capture.mapping(metrics, self.notices.refuse)
         return Record(step, 100.0 + step, metrics, pending, None, gradients, ())
 
     def loss(self, step: int, value: Any) -> Record:
         """Return a record of a loss."""
-        return self.record(step, **{LOSS: value})
+        return self.record_mapping(step, {LOSS: value})
+
+    def resolve(self, *records: Record) -> list[dict[str, Scalar]]:
+        """Return the values of the rows that `records` become."""
+        return [values for _, _, values, *_ in self.resolver.resolve(list(records))]
 
 
 @pytest.fixture
@@ -60,11 +70,10 @@ def test_a_mixed_batch_resolves_in_order(setup: Setup) -> None:
         setup.record(4, gradients, a=torch.tensor(7.0, dtype=torch.float64), c=8),
         setup.record(5, a=torch.tensor(9.0)),
     ]
-    rows = setup.resolver.resolve(records)
+    rows = setup.resolver.resolve(list(records))
 
-    assert [row.step for row in rows] == [1, 2, 3, 4, 5]
-    assert [row.time_s for row in rows] == [101.0, 102.0, 103.0, 104.0, 105.0]
-    assert [row.values for row in rows] == [
+    assert [(step, time_s) for step, time_s, *_ in rows] == [(n, 100.0 + n) for n in range(1, 6)]
+    assert [values for _, _, values, *_ in rows] == [
         {"a": 1.5, "b": 2.5},
         {"a": 3, "b": 0.5},
         {},
@@ -76,11 +85,11 @@ def test_a_mixed_batch_resolves_in_order(setup: Setup) -> None:
 
 def test_metrics_keep_the_order_in_which_they_were_given(setup: Setup) -> None:
     """Resolving in groups does not reorder a row."""
-    (row,) = setup.resolver.resolve(
-        [setup.record(1, z=torch.tensor(1), a=2.0, m=torch.tensor(3.0), b=torch.tensor(4))]
+    (values,) = setup.resolve(
+        setup.record(1, z=torch.tensor(1), a=2.0, m=torch.tensor(3.0), b=torch.tensor(4))
     )
 
-    assert list(row.values) == ["z", "a", "m", "b"]
+    assert list(values) == ["z", "a", "m", "b"]
 
 
 def test_an_empty_batch_gives_no_rows(setup: Setup) -> None:
@@ -90,12 +99,10 @@ def test_an_empty_batch_gives_no_rows(setup: Setup) -> None:
 
 def test_bools_become_ints(setup: Setup) -> None:
     """Of tensors as of numbers."""
-    (row,) = setup.resolver.resolve(
-        [setup.record(1, a=torch.tensor(True), b=torch.tensor(False), c=True)]
-    )
+    (values,) = setup.resolve(setup.record(1, a=torch.tensor(True), b=torch.tensor(False), c=True))
 
-    assert row.values == {"a": 1, "b": 0, "c": 1}
-    assert {type(value) for value in row.values.values()} == {int}
+    assert values == {"a": 1, "b": 0, "c": 1}
+    assert {type(value) for value in values.values()} == {int}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -106,9 +113,9 @@ def test_the_first_loss_that_is_not_finite_is_kept_and_said_once_with_its_step(
     """Non-finite values are truth; the user hears when it began."""
     value = torch.tensor(bad) if as_tensor else bad
     records = [setup.loss(1, 0.5), setup.loss(2, value), setup.loss(3, value)]
-    rows = setup.resolver.resolve(records) + setup.resolver.resolve([setup.loss(4, value)])
+    rows = setup.resolve(*records) + setup.resolve(setup.loss(4, value))
 
-    assert [str(row.values[LOSS]) for row in rows] == ["0.5", *[str(float(bad))] * 3]
+    assert [str(values[LOSS]) for values in rows] == ["0.5", *[str(float(bad))] * 3]
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"the loss became {bad} at step 2" in said
@@ -118,9 +125,9 @@ def test_other_metrics_may_be_non_finite_in_silence(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only the loss means that training has broken."""
-    rows = setup.resolver.resolve([setup.record(1, a=math.nan, **{LOSS: 1.0})])
+    (values,) = setup.resolve(setup.record_mapping(1, {"a": math.nan, LOSS: 1.0}))
 
-    assert math.isnan(rows[0].values["a"])
+    assert math.isnan(values["a"])
     assert capsys.readouterr().err == ""
 
 
@@ -129,9 +136,9 @@ def test_a_loss_beyond_all_floats_is_no_error(setup: Setup) -> None:
 
     One such loss took the whole chunk of rows along.
     """
-    rows = setup.resolver.resolve([setup.loss(1, 10**400), setup.loss(2, 0.5)])
+    rows = setup.resolve(setup.loss(1, 10**400), setup.loss(2, 0.5))
 
-    assert [row.values[LOSS] for row in rows] == [10**400, 0.5]
+    assert [values[LOSS] for values in rows] == [10**400, 0.5]
 
 
 def test_one_unreadable_tensor_takes_no_other_along(
@@ -144,9 +151,9 @@ def test_one_unreadable_tensor_takes_no_other_along(
         setup.record(2, a=torch.tensor(2.0), dead=dead, b=5),
         setup.record(3, a=torch.tensor(3.0)),
     ]
-    rows = setup.resolver.resolve(records)
+    rows = setup.resolve(*records)
 
-    assert [row.values for row in rows] == [{"a": 1.0}, {"a": 2.0, "b": 5}, {"a": 3.0}]
+    assert rows == [{"a": 1.0}, {"a": 2.0, "b": 5}, {"a": 3.0}]
     assert setup.notices.counts() == {"refused": 1}
     said = capsys.readouterr().err
     assert "dead: its tensor could not be read: the device is lost" in said
@@ -157,9 +164,9 @@ def test_an_unreadable_loss_is_not_taken_for_a_non_finite_one(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A row that lost its loss is a row without one."""
-    rows = setup.resolver.resolve([setup.loss(1, torch.tensor(1.0).as_subclass(Dead))])
+    rows = setup.resolve(setup.loss(1, torch.tensor(1.0).as_subclass(Dead)))
 
-    assert rows[0].values == {}
+    assert rows == [{}]
     assert "became" not in capsys.readouterr().err
 
 
@@ -171,9 +178,9 @@ def test_a_stale_reference_takes_no_other_along(setup: Setup) -> None:
         setup.record(2, changed=changed, kept=kept, plain=3.0),
     ]
     changed += 1
-    rows = setup.resolver.resolve(records)
+    rows = setup.resolve(*records)
 
-    assert [row.values for row in rows] == [{"kept": 2.0}, {"kept": 2.0, "plain": 3.0}]
+    assert rows == [{"kept": 2.0}, {"kept": 2.0, "plain": 3.0}]
     assert setup.notices.counts() == {"stale": 2}
     assert setup.capture.snapshot_always == {"changed"}
 
@@ -181,26 +188,26 @@ def test_a_stale_reference_takes_no_other_along(setup: Setup) -> None:
 def test_a_tensor_that_is_logged_twice_is_read_twice(setup: Setup) -> None:
     """One tensor under two names, and in two records."""
     tensor = torch.tensor(1.0)
-    rows = setup.resolver.resolve([setup.record(1, a=tensor, b=tensor), setup.record(2, a=tensor)])
+    rows = setup.resolve(setup.record(1, a=tensor, b=tensor), setup.record(2, a=tensor))
 
-    assert [row.values for row in rows] == [{"a": 1.0, "b": 1.0}, {"a": 1.0}]
+    assert rows == [{"a": 1.0, "b": 1.0}, {"a": 1.0}]
 
 
 def test_stale_gradients_cost_only_the_norm(setup: Setup) -> None:
     """The row is kept without it."""
     gradient = torch.ones(3)
     gradients = Gradients([gradient], [gradient._version], frozenset([gradient.device]))
-    record = setup.record(1, gradients, **{LOSS: 0.5})
+    record = setup.record_mapping(1, {LOSS: 0.5}, gradients)
     gradient.zero_()
-    (row,) = setup.resolver.resolve([record])
+    rows = setup.resolve(record)
 
-    assert row.values == {LOSS: 0.5}
+    assert rows == [{LOSS: 0.5}]
     assert setup.notices.counts() == {"stale": 1}
 
 
 def test_the_cpu_sets_no_cuda_index(setup: Setup) -> None:
     """GPU statistics then look for the device themselves."""
-    setup.resolver.resolve([setup.record(1, a=torch.tensor(1.0))])
+    setup.resolve(setup.record(1, a=torch.tensor(1.0)))
 
     assert setup.resolver.cuda_index is None
 
@@ -209,7 +216,7 @@ def test_the_cpu_sets_no_cuda_index(setup: Setup) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_tensors_tell_the_device(setup: Setup) -> None:
     """The GPU whose statistics are wanted is the one the loss is on."""
-    (row,) = setup.resolver.resolve([setup.record(1, a=torch.tensor(1.0, device="cuda:0"))])
+    rows = setup.resolve(setup.record(1, a=torch.tensor(1.0, device="cuda:0")))
 
-    assert row.values == {"a": 1.0}
+    assert rows == [{"a": 1.0}]
     assert setup.resolver.cuda_index == 0

@@ -6,94 +6,161 @@ import itertools
 from typing import Any
 
 import pytest
+from support.deliveries import ManualClock
 
-from fasttrack.worker import supervisor
-from fasttrack.worker.supervisor import DeliveryReport
-
-
-class Clock:
-    """A clock that only sleeping moves."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 0.0
-        monkeypatch.setattr(supervisor.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(supervisor.time, "sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
+from fasttrack.delivery.events import (
+    Busy,
+    Done,
+    Event,
+    Offline,
+    Online,
+    Progress,
+    Trouble,
+    Upload,
+)
+from fasttrack.worker.supervisor import DeliveryReport, NoDelivery, wait
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The supervisor's clock."""
-    return Clock(monkeypatch)
-
-
-def upload(state: str, **more: Any) -> dict[str, Any]:
+def upload(state: str, **more: Any) -> Upload:
     """Return a report about an artifact."""
-    known = {"number": 1, "name": "model-ab12", "aliases": ["best"], "size_bytes": 10**10}
-    return {"event": "upload", "state": state, **known, **more}
+    known: dict[str, Any] = {"number": 1, "name": "model-ab12", "size_bytes": 10**10}
+    return Upload(backend="wandb", state=state, **known, **more)
 
 
-def said_by(state: DeliveryReport, *events: dict[str, Any]) -> list[str]:
-    """Apply reports; return what the user is told."""
-    said: list[str] = []
+def said_by(report: DeliveryReport, *events: Event) -> list[str]:
+    """Apply reports; return what the user is told, each thing once."""
+    said: dict[str, str] = {}
     for event in events:
-        state.apply(event, lambda key, text: said.append(text))
-    return said
+        report.apply(event, said.setdefault)
+    return list(said.values())
+
+
+def wait_for(report: DeliveryReport, clock: ManualClock, over: Any, *limits_s: float) -> bool:
+    """Wait on a clock that only pauses move."""
+    return wait(over, report, *limits_s, clock=clock, pause=clock.pause)
 
 
 def test_an_artifact_is_under_way_until_it_has_arrived_or_failed() -> None:
     """A failure is said with its reason."""
-    state = DeliveryReport()
-    quiet = said_by(state, upload("hashing"), upload("uploading"))
-    under_way = dict(state.uploading)
-    loud = said_by(state, upload("failed", reason="HTTP 403"))
+    report = DeliveryReport(("wandb",))
+    quiet = said_by(report, upload("hashing"), upload("uploading"))
+    under_way = report.uploading
+    loud = said_by(report, upload("failed", reason="HTTP 403"))
 
-    assert (quiet, under_way) == ([], {1: "model-ab12 (10.0 GB, uploading)"})
+    assert (quiet, under_way) == ([], ["model-ab12 (10.0 GB, uploading)"])
     assert loud == ["artifact model-ab12 was not uploaded: HTTP 403"]
-    assert state.uploading == {}
+    assert report.uploading == []
 
 
-def test_without_uploads_the_wait_ends_at_its_deadline(clock: Clock) -> None:
+def test_one_backend_is_told_of_without_its_name() -> None:
+    """As long as there is only one, everybody knows whose trouble it is."""
+    report = DeliveryReport(("wandb",))
+    said = said_by(
+        report,
+        Online(backend="wandb", url="https://x"),
+        Trouble(backend="wandb", reason="HTTP 500", rows=3),
+        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS"),
+        Progress(backend="wandb", rows=5),
+    )
+
+    assert said == [
+        "View run at: https://x",
+        "delivery was interrupted (HTTP 500); all rows are safe in the journal; training goes on",
+        "Network unavailable, logging offline: DNS",
+        "Offline mode. Run 'wandb sync' to upload later.",
+    ]
+    assert (report.url, report.offline, report.rows) == ("https://x", True, 5)
+    assert report.directory == "/w/offline-run-1"
+
+
+def test_several_backends_are_done_when_the_last_one_is() -> None:
+    """Rows are those of the slowest; a reason names whose it is."""
+    report = DeliveryReport(("wandb", "tensorboard"))
+    said = said_by(
+        report,
+        Online(backend="tensorboard", directory="/tb"),
+        Progress(backend="tensorboard", rows=10),
+        Trouble(backend="wandb", reason="HTTP 500"),
+    )
+    early = (report.rows, report.done)
+    said_by(
+        report,
+        Done(backend="tensorboard", delivered=True, rows=10, directory="/tb"),
+        Done(backend="wandb", delivered=False, rows=4, reason="HTTP 500"),
+        Busy(),
+    )
+
+    assert said[0] == "tensorboard: rows go to /tb"
+    assert said[1].startswith("wandb: delivery was interrupted (HTTP 500)")
+    assert early == (0, False)
+    assert (report.rows, report.done, report.delivered) == (4, True, False)
+    assert (report.reason, report.directory, report.url) == ("wandb: HTTP 500", "/tb", None)
+
+
+def test_a_run_that_comes_online_later_is_offline_no_more() -> None:
+    """It fell back, and uploaded at its end."""
+    report = DeliveryReport(("wandb",))
+    said_by(
+        report,
+        Offline(backend="wandb", directory="/w", reason="DNS"),
+        Online(backend="wandb", url="https://x"),
+        Done(backend="wandb", delivered=True, rows=2, url="https://x"),
+    )
+
+    assert (report.offline, report.url, report.delivered) == (False, "https://x", True)
+
+
+def test_a_journal_only_run_is_delivered_from_the_start() -> None:
+    """There is nothing to wait for."""
+    delivery = NoDelivery()
+    delivery.poll()
+
+    assert delivery.wait(0.0, 0.0) is True
+    assert (delivery.report.done, delivery.report.delivered) == (True, True)
+    assert (delivery.report.rows, delivery.report.url, delivery.report.offline) == (0, None, False)
+    delivery.close()
+
+
+def test_without_uploads_the_wait_ends_at_its_deadline() -> None:
     """However long uploads could have had."""
-    over = supervisor._wait(lambda: False, DeliveryReport(), 5.0, 3600.0)
+    clock = ManualClock()
 
-    assert not over
-    assert clock.now_s == pytest.approx(5.0, abs=0.1)
+    assert not wait_for(DeliveryReport(("wandb",)), clock, lambda: False, 5.0, 3600.0)
+    assert clock.elapsed_s == pytest.approx(5.0, abs=0.1)
 
 
 def test_uploads_get_their_time_and_the_run_its_own_after_them(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Who waits is told how far it is; after the last upload the run must still be finished."""
-    state = DeliveryReport(uploading={1: "model-ab12 (10.0 GB, uploading)"})
+    clock = ManualClock()
+    report = DeliveryReport(("wandb",))
+    said_by(report, upload("uploading"))
+    sent = Progress(backend="wandb", rows=1, uploaded_bytes=3 * 10**9)
+    clock.at(15.0, lambda: said_by(report, sent))
+    clock.at(25.0, lambda: said_by(report, upload("done")))
 
-    def is_over() -> bool:
-        if clock.now_s >= 25.0:
-            state.uploading.clear()
-        elif clock.now_s >= 15.0:
-            state.uploaded_bytes = 3 * 10**9
-        return clock.now_s >= 29.0  # finished and proven
-
-    assert supervisor._wait(is_over, state, 5.0, 3600.0)
+    assert wait_for(report, clock, lambda: clock.elapsed_s >= 29.0, 5.0, 3600.0)
     assert capsys.readouterr().err.splitlines() == [
         "[ExperimentTracker] waiting for model-ab12 (10.0 GB, uploading)",
         "[ExperimentTracker] waiting for model-ab12 (10.0 GB, uploading); 3.0 GB sent",
     ]
 
 
-def test_uploads_that_never_end_have_a_limit(clock: Clock) -> None:
+def test_uploads_that_never_end_have_a_limit() -> None:
     """The trainer leaves; the journal and the staged files stay."""
-    state = DeliveryReport(uploading={1: "model-ab12 (10.0 GB, uploading)"})
+    clock = ManualClock()
+    report = DeliveryReport(("wandb",))
+    said_by(report, upload("uploading"))
 
-    assert not supervisor._wait(lambda: False, state, 5.0, 100.0)
-    assert clock.now_s == pytest.approx(105.0, abs=0.1)
+    assert not wait_for(report, clock, lambda: False, 5.0, 100.0)
+    assert clock.elapsed_s == pytest.approx(105.0, abs=0.1)
 
 
-def test_a_delivery_that_ends_is_noticed_at_once(clock: Clock) -> None:
+def test_a_delivery_that_ends_is_noticed_at_once() -> None:
     """Whatever time is left."""
+    clock = ManualClock()
     looks = itertools.count()
 
-    assert supervisor._wait(lambda: next(looks) >= 2, DeliveryReport(), 60.0, 3600.0)
-    assert clock.now_s < 1.0
+    assert wait_for(DeliveryReport(("wandb",)), clock, lambda: next(looks) >= 2, 60.0, 3600.0)
+    assert clock.elapsed_s < 1.0

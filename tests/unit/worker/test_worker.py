@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from fasttrack.delivery.events import Progress
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
@@ -28,7 +29,7 @@ from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
-from fasttrack.worker.supervisor import DeliveryReport
+from fasttrack.worker.supervisor import DeliveryReport, NoDelivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,12 +39,12 @@ HANG_GUARD_S = 60.0
 CHUNK = 32  # records that the worker handles at a time
 
 
-class MemoryDelivery:
+class CountingDelivery(NoDelivery):
     """A delivery that only counts how often it was looked after."""
 
     def __init__(self) -> None:
         """Start with nothing delivered."""
-        self.report = DeliveryReport()
+        self.report = DeliveryReport(("memory",))
         self.polls = 0
         self.broken: Exception | None = None
 
@@ -52,13 +53,6 @@ class MemoryDelivery:
         self.polls += 1
         if self.broken is not None:
             raise self.broken
-
-    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
-        """Be over."""
-        return True
-
-    def close(self) -> None:
-        """Have nothing to let go of."""
 
 
 class StageResolver(Resolver):
@@ -100,7 +94,7 @@ class Setup:
         gradients = GradientSource("worker", 2**30, self.notices.warn)
         self.resolver = StageResolver(self.capture, gradients, self.notices)
         self.writer = SegmentWriter(run_dir, Header(run_id="r1"), held_limit_bytes=held_limit_bytes)
-        self.delivery = MemoryDelivery()
+        self.delivery = CountingDelivery()
         self.worker = Worker(
             self.ring,
             self.console,
@@ -381,7 +375,7 @@ def test_fasttracks_own_metrics_join_the_row_that_samples_the_gpu(setup: Setup) 
     setup.log(0, ((0.0, 1),), loss=1.0)
     setup.log(1, ((1.0, 1),), loss=1.0)
     setup.worker.run_once()
-    setup.delivery.report.rows = 1
+    setup.delivery.report.apply(Progress(backend="memory", rows=1), setup.notices.warn)
     setup.log(50, ((2.0, 1),), loss=1.0)
     setup.worker.run_once()
 

@@ -127,7 +127,8 @@ class WandbBackend:
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
         }
-        metadata = read_metadata(self._place.run_dir / segment_name(header.attempt))
+        segment = self._place.run_dir / segment_name(header.attempt)
+        metadata = read_metadata(segment) if segment.is_file() else None
         git = {} if metadata is None else metadata.git  # asked for while the trainer goes on
         if git.get("commit") and git.get("remote"):  # wandb takes both or none
             settings |= {"git_commit": git["commit"], "git_remote_url": git["remote"]}

@@ -36,7 +36,7 @@ def reconcile(
     ledger: Ledger,
     notes: Notes,
     starting_step: int,
-    read_rows: Callable[[int, int], dict[int, dict[str, Any]]],
+    read_rows: Callable[[int, int], dict[int, dict[str, object]]],
 ) -> list[Path]:
     """Note in `ledger` what of `pending` has arrived; return the segments that still have rows.
 
@@ -101,7 +101,7 @@ def _placed(pending: Sequence[Path], ledger: Ledger, base: int) -> Iterator[_Pla
         mapper.close()
 
 
-def _holds(theirs: dict[str, Any] | None, row: Row) -> bool:
+def _holds(theirs: dict[str, object] | None, row: Row) -> bool:
     if theirs is None or theirs.get("step") != row.step:
         return False
     return all(_same(theirs.get(name), value) for name, value in row.values.items())
