@@ -168,7 +168,7 @@ class ExperimentTracker:
         if logger is None:
             return
         if type(step) is int and step % logger.interval and step < logger.timed_from:
-            logger.note_tick((perf_counter(), batch_size))  # most steps: not worth one more call
+            logger.ticks.append((perf_counter(), batch_size))  # most steps: not worth one more call
             logger.step = step
         else:
             logger.training_step(

@@ -35,22 +35,21 @@ class StepLogger:
     """
 
     __slots__ = (
-        "_capture_values",
+        "_capture",
         "_gradients",
         "_lock",
         "_lr_names",
         "_metrics_calls",
-        "_note_call",
         "_notices",
         "_open",
         "_plain_optimizer",
-        "_push",
         "_refuse",
-        "_ticks",
+        "_ring",
+        "_timed",
         "_wake",
         "interval",
-        "note_tick",
         "step",
+        "ticks",
         "timed_from",
     )
 
@@ -67,23 +66,23 @@ class StepLogger:
     ) -> None:
         """Log every `log_interval`-th step; `wake` is called when gradients wait in the ring."""
         # caller thread
-        self._push = ring.push
-        self._capture_values = capture.mapping
+        # Python specialises a call of an object's method, not of a function kept in an attribute.
+        self._ring = ring
+        self._capture = capture
         self._gradients = gradients
-        self._note_call = calls.timed.append
+        self._timed = calls.timed
         self._notices = notices
-        self._refuse = notices.refuse
+        self._refuse = notices.refuse  # handed on with every call, called hardly ever
         self._wake = wake
         self._open = True
-        self._ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         self._lr_names: tuple[str, ...] = ()
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._metrics_calls = 0
         # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
         self.interval = log_interval
         """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
-        self.note_tick = self._ticks.append
-        """Takes (`time.perf_counter()`, batch size) of a step."""
+        self.ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
+        """(`time.perf_counter()`, batch size) of each step since the last that was logged."""
         self.step: int | None = None
         """Of the last call; None before the first."""
         self.timed_from = 0
@@ -121,12 +120,12 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
-            self.note_tick((now_s, batch_size))
+            self.ticks.append((now_s, batch_size))
             self.step = step
             if step % self.interval:
                 if step >= self.timed_from:
                     self.timed_from = step + SKIPPED_EVERY
-                    self._note_call((SKIPPED, perf_counter() - now_s, now_s))
+                    self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
                 return
             if not self._open:
                 self.late_call()
@@ -158,18 +157,18 @@ class StepLogger:
                 gradients = self._add_grad_norm(metrics, model, optimizer)
             if extra is not None:
                 metrics.update(extra)
-            ticks = tuple(self._ticks)
-            self._ticks.clear()
-            pending = self._capture_values(metrics, self._refuse)
+            ticks = tuple(self.ticks)
+            self.ticks.clear()
+            pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
             events = _mark(pending, gradients) if waits else ()
-            if not self._push((step, time(), metrics, pending, ticks, gradients, events)):
+            if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
                 self._say_full()
             if gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
             if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
                 self.timed_from = step
-            self._note_call((LOGGED, perf_counter() - now_s, now_s))
+            self._timed.append((LOGGED, perf_counter() - now_s, now_s))
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_training_step", error)
 
@@ -190,12 +189,12 @@ class StepLogger:
                 raise ValueRefusedError(
                     f"metrics must be a mapping, not {describe(metrics)}"
                 ) from None
-            pending = self._capture_values(values, self._refuse)
+            pending = self._capture.mapping(values, self._refuse)
             events = () if pending is None else _mark(pending, None)
-            if not self._push((step, time(), values, pending, None, None, events)):
+            if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
-                self._note_call((METRICS, perf_counter() - start_s, start_s))
+                self._timed.append((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_metrics", error)
 
@@ -212,7 +211,7 @@ class StepLogger:
         try:
             norm = self._gradients.capture(model, optimizer)
         except Exception as error:  # the model's own code runs here; the row must not suffer
-            self._refuse(GRAD_NORM, repr(error))
+            self._notices.refuse(GRAD_NORM, repr(error))
             return None
         if isinstance(norm, Gradients):
             return norm
