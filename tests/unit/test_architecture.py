@@ -305,4 +305,4 @@ def test_every_public_name_resolves_to_what_its_home_defines(name: str) -> None:
 def test_unknown_name_is_an_attribute_error_that_names_it() -> None:
     """As for any module."""
     with pytest.raises(AttributeError, match="'fasttrack' has no attribute 'Tracker'"):
-        _ = fasttrack.Tracker
+        _ = fasttrack.Tracker  # type: ignore[attr-defined]
