@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import urllib.request
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fasttrack.command import spell_command
@@ -36,6 +37,31 @@ except Exception as error:
 _REINSTALL = "pip install --force-reinstall wandb"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFacts:
+    """What W&B's client told of itself, as far as it came."""
+
+    error: str
+    """How it ended, where that matters."""
+    version: str | None = None
+    core: str = ""
+    """The path of wandb-core."""
+    base_url: str = ""
+    key_source: str | None = None
+    """Where the API key comes from; None: there is none."""
+    latency_ms: int | None = None
+    """How long the server took to answer; None: it was not asked, or did not answer."""
+    server_error: str | None = None
+    fault: str | None = None
+    """The type of the error that kept the server from answering."""
+    user: str | None = None
+    """Whom the server knows the key as."""
+    key_error: str | None = None
+
+
+_FACTS = {field.name for field in fields(ClientFacts)}
+
+
 def check_client(limits: Limits) -> list[Check]:
     """Return what W&B's client, its account and its server would do; asks only in mode online."""
     try:
@@ -51,33 +77,28 @@ def check_client(limits: Limits) -> list[Check]:
     return judge_client(read_facts(command, limits.client_s), mode, limits)
 
 
-def read_facts(command: Sequence[str], timeout_s: float) -> dict[str, Any]:
-    """Return what a program printed, a JSON object a line, until it ended or ran out of time.
-
-    "error" says in which of these ways it ended, but where the program itself said so.
-    """
+def read_facts(command: Sequence[str], timeout_s: float) -> ClientFacts:
+    """Return what a program printed, a JSON object a line, until it ended or ran out of time."""
     path = os.environ.get("PYTHONPATH")
     python_path = f"{_ROOT}{os.pathsep}{path}" if path else str(_ROOT)
-    facts: dict[str, Any] = {"error": f"wandb's client took longer than {timeout_s:g} s"}
+    error = f"wandb's client took longer than {timeout_s:g} s"
     try:
         result = ask(command, timeout_s, PYTHONPATH=python_path)
         output = result.stdout
-        facts["error"] = f"wandb's client crashed (exit code {result.returncode})"
-    except subprocess.TimeoutExpired as error:
-        output = (error.output or b"").decode(errors="replace")
-    except OSError as error:
-        facts["error"] = f"{command[0]} cannot be started: {error}"
-        output = ""
-    for line in output.splitlines():
-        if line.startswith("{"):
-            facts |= json.loads(line)
-    return facts
+        error = f"wandb's client crashed (exit code {result.returncode})"
+    except subprocess.TimeoutExpired as late:
+        output = (late.output or b"").decode(errors="replace")
+    except OSError as failed:
+        return ClientFacts(error=f"{command[0]} cannot be started: {failed}")
+    told = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    facts = {name: value for fact in told for name, value in fact.items() if name in _FACTS}
+    return ClientFacts(**{"error": error, **facts})
 
 
-def judge_client(facts: dict[str, Any], mode: str, limits: Limits) -> list[Check]:
+def judge_client(facts: ClientFacts, mode: str, limits: Limits) -> list[Check]:
     """Return what these facts, which `read_facts` found, mean for a run in this mode."""
-    if "version" not in facts:
-        return [Check("wandb", "problem", facts["error"], _fix_of_client(facts["error"]))]
+    if facts.version is None:
+        return [Check("wandb", "problem", facts.error, _fix_of_client(facts.error))]
     checks = [_judge_core(facts, limits)]
     if mode == "offline":
         return checks
@@ -94,45 +115,45 @@ def _fix_of_client(error: str) -> str:
     return _REINSTALL
 
 
-def _judge_core(facts: dict[str, Any], limits: Limits) -> Check:
+def _judge_core(facts: ClientFacts, limits: Limits) -> Check:
     try:
-        said = ask([facts["core"], "--help"], limits.network_s)
+        said = ask([facts.core, "--help"], limits.network_s)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check("wandb", "problem", f"wandb-core does not run: {error}", _REINSTALL)
     found = re.search(r"Version: (\S+)", said.stdout + said.stderr)
     core = found[1] if found else "of unknown version"
-    return Check("wandb", "ok", f"wandb {facts['version']}, wandb-core {core}")
+    return Check("wandb", "ok", f"wandb {facts.version}, wandb-core {core}")
 
 
-def _judge_account(facts: dict[str, Any]) -> Check:
-    source = facts["key_source"]
+def _judge_account(facts: ClientFacts) -> Check:
+    source = facts.key_source
     if source is None:
         return Check("account", "problem", "no API key is configured", "wandb login")
-    if "user" in facts:
-        return Check("account", "ok", f"credentials from {source} are accepted: {facts['user']}")
-    if "latency_ms" not in facts:
+    if facts.user is not None:
+        return Check("account", "ok", f"credentials from {source} are accepted: {facts.user}")
+    if facts.latency_ms is None:
         return Check("account", "note", f"credentials from {source}, not checked: no answer")
-    text = f"credentials from {source}: {facts.get('key_error', facts['error'])}"
+    text = f"credentials from {source}: {facts.key_error or facts.error}"
     if "did not respond" in text:
         return Check("account", "problem", text, _go_offline())
     unset = f"unset {source} && " if source.startswith("WANDB_") else ""
     return Check("account", "problem", text, f"{unset}wandb login --relogin")
 
 
-def _judge_server(facts: dict[str, Any], limits: Limits) -> Check:
-    url = facts["base_url"]
+def _judge_server(facts: ClientFacts, limits: Limits) -> Check:
+    url = facts.base_url
     proxy = _proxy(url)
     name = redact(f"{url} through the proxy {proxy}" if proxy else url)
-    if "latency_ms" in facts:
-        return Check("server", "ok", f"{name} answers within {facts['latency_ms']} ms")
-    if "server_error" not in facts:
-        return Check("server", "problem", f"{name}: {facts['error']}", _go_offline())
-    meaning, fix = _meaning(facts["fault"], limits)
-    text = f"{name}: {meaning or facts['server_error']}"
+    if facts.latency_ms is not None:
+        return Check("server", "ok", f"{name} answers within {facts.latency_ms} ms")
+    if facts.server_error is None:
+        return Check("server", "problem", f"{name}: {facts.error}", _go_offline())
+    meaning, fix = _meaning(facts.fault, limits)
+    text = f"{name}: {meaning or facts.server_error}"
     return Check("server", "problem", text, fix or _go_offline())
 
 
-def _meaning(fault: str, limits: Limits) -> tuple[str | None, str | None]:
+def _meaning(fault: str | None, limits: Limits) -> tuple[str | None, str | None]:
     """Return what an error of this type means, and what fixes it but for going offline."""
     match fault:
         case "gaierror":

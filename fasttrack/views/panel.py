@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.backend_bases import RendererBase
-    from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
     from matplotlib.text import Text
 
@@ -35,7 +34,7 @@ _MANY_POINTS = 150  # from here on the line is thin
 _PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e6  # values beyond are written as 2e-05
 _LOG_SCALE_FROM = 20.0  # a time that is so much longer than another would flatten the rest
 _SMALLEST_TITLE, _SMALLEST_LABEL = 8.5, 6.5  # points
-_CROSS: dict[str, Any] = {"color": ALARM, "marker": "x", "markersize": 4}
+_CROSS_POINTS = 4  # of a mark where a value is not finite
 _SHORT = "x"  # stands for texts until it is known what fits
 _BEYOND = 1.02  # where a legend beside the title ends, in the panel's width: it has a margin
 _INSIDE = 0.6  # how much of a panel's width the names in a legend inside of it may take
@@ -105,8 +104,15 @@ def draw_panel(axes: Axes, panel: Panel, courses: Sequence[Course]) -> DrawnPane
             bad.update(series.non_finite_steps())
     _scale(axes, finite, unit)
     if bad:
-        ground: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "linestyle": ""}
-        axes.plot(sorted(bad), [0.04] * len(bad), **_CROSS, **ground)
+        axes.plot(
+            sorted(bad),
+            [0.04] * len(bad),
+            transform=axes.get_xaxis_transform(),  # just above the ground, whatever the values
+            color=ALARM,
+            marker="x",
+            markersize=_CROSS_POINTS,
+            linestyle="",
+        )
     return DrawnPanel(panel, axes, title, label, bool(bad))
 
 
@@ -157,11 +163,20 @@ def _add_legend(
     handles = _handles(drawn, of_runs=any(course.color for course in courses))
     if not handles:
         return
-    beside = {"loc": "lower right", "bbox_to_anchor": (_BEYOND, 1.0), "ncols": len(handles)}
-    legend = _legend(drawn.axes, handles, beside)
+    legend = drawn.axes.legend(
+        list(handles.values()),
+        list(handles),
+        loc="lower right",
+        bbox_to_anchor=(_BEYOND, 1.0),
+        ncols=len(handles),
+    )
     room = width * _BEYOND - drawn.title.get_window_extent(renderer).width
-    if legend.get_window_extent(renderer).width > room:
-        for text in _legend(drawn.axes, handles, {}).get_texts():
+    inside = legend.get_window_extent(renderer).width > room
+    if inside:
+        legend = drawn.axes.legend(list(handles.values()), list(handles))
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+        if inside:
             fit(text, width * _INSIDE, renderer, smallest=_SMALLEST_LABEL)
 
 
@@ -180,12 +195,7 @@ def _handles(drawn: DrawnPanel, *, of_runs: bool) -> dict[str, Line2D]:
                 else Line2D([], [], color=color)
             )
     if drawn.marked:
-        handles["not finite"] = Line2D([], [], linestyle="", **_CROSS)
+        handles["not finite"] = Line2D(
+            [], [], linestyle="", color=ALARM, marker="x", markersize=_CROSS_POINTS
+        )
     return handles
-
-
-def _legend(axes: Axes, handles: dict[str, Any], place: dict[str, Any]) -> Legend:
-    legend = axes.legend(list(handles.values()), list(handles), **place)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    return legend

@@ -124,13 +124,15 @@ def _add_head(
 ) -> None:
     """Write what is drawn above the panels, and give the picture its size."""
     width = _WIDTH_INCHES * _DPI * _WIDE
-    place: dict[str, Any] = {"x": _LEFT, "y": 1.0, "va": "top", "parse_math": False}
-    title = figure.text(s=_title(runs), size=_TITLE_POINTS, weight="bold", **place)
+    title = figure.text(_LEFT, 1.0, _title(runs), size=_TITLE_POINTS, weight="bold", va="top")
+    title.set_parse_math(False)
     fit(title, width, renderer, smallest=_SMALLEST_TITLE)
     if len(runs) > 1:
         details: Any = _legend_of_runs(figure, runs, shades, renderer)
     else:
-        details = figure.text(s=_details(runs[0]), size=_DETAILS_POINTS, color=FAINT, **place)
+        text = _details(runs[0])
+        details = figure.text(_LEFT, 1.0, text, size=_DETAILS_POINTS, color=FAINT, va="top")
+        details.set_parse_math(False)
         fit(details, width, renderer, smallest=_SMALLEST_DETAILS)
     title_end = _ABOVE_INCHES + title.get_window_extent(renderer).height / _DPI
     details_start = title_end + _BETWEEN_INCHES

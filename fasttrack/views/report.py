@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -105,7 +105,7 @@ class Report:
     header: Header | None
     """None where it is damaged."""
     metadata: Metadata | None
-    config: dict[str, Any]
+    config: dict[str, object]
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
     metrics: dict[str, Summary]
@@ -155,7 +155,7 @@ def read_report(run: LocalRun) -> Report:
     """
     overview = read_overview(run)
     metadata: Metadata | None = None
-    config: dict[str, Any] = {}
+    config: dict[str, object] = {}
     artifacts: list[LoggedArtifact] = []
     metrics: dict[str, Summary] = {}
     for attempt, entry in run.entries():
@@ -183,9 +183,9 @@ def read_report(run: LocalRun) -> Report:
     )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested mappings as one, its keys joined by dots, as W&B shows them."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:
             flat.update(flatten(value, f"{prefix}{name}."))

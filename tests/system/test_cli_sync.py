@@ -1,3 +1,5 @@
+"""`fasttrack sync` against a W&B server on loopback: whole, once, and only while it is asked."""
+
 from __future__ import annotations
 
 import fcntl
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.server
 ROWS = [{"loss": 0.0}, {"loss": 0.5}, {"loss": 1.0}, {"eval/loss": 0.25}]
 KEYS = {
     *("run_id", "directory", "delivered", "already", "busy", "rows", "proof", "url", "reason"),
+    "backends",
 }
 
 

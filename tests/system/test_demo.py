@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -25,6 +27,8 @@ pytest.importorskip("matplotlib", reason="the demo draws a picture")
 ROOT = Path(__file__).parents[2]
 EPOCHS = 2
 STEPS = EPOCHS * 23  # 1437 digits in batches of 64
+SCRIPT = Path(sys.executable).with_name("fasttrack")
+PROGRAM = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "fasttrack"]
 OURS = ("WANDB_", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC_")
 
 
@@ -48,13 +52,20 @@ class Demo:
         return str(text)
 
 
+def newcomers_environment(base: Path) -> dict[str, str]:
+    """Return the environment of somebody who has never used W&B nor activated an environment."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
+    places = kept["PATH"].split(os.pathsep)
+    elsewhere = [place for place in places if not (Path(place) / "fasttrack").exists()]
+    return kept | {"HOME": str(base), "PATH": os.pathsep.join(elsewhere)}
+
+
 def run_demo(base: Path, *arguments: str, **variables: str) -> Demo:
     """Run `fasttrack demo` in `base`, as on a machine where W&B has never been used."""
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(OURS)}
     result = subprocess.run(
-        [sys.executable, "-m", "fasttrack", "demo", "--epochs", str(EPOCHS), *arguments],
+        [*PROGRAM, "demo", "--epochs", str(EPOCHS), *arguments],
         cwd=base,
-        env=environment | {"HOME": str(base)} | variables,
+        env=newcomers_environment(base) | variables,
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
@@ -76,15 +87,17 @@ def test_demo_tracks_a_whole_run_offline(demo: Demo) -> None:
     (directory,) = offline_dirs(demo.base)
     finish = read_finish(segment)
 
-    trained = [row for row in rows if "loss/total" in row["values"]]
-    evaluated = [row for row in rows if "eval/accuracy" in row["values"]]
-    assert [row["step"] for row in trained] == list(range(0, STEPS, 5))
-    assert [row["step"] for row in evaluated] == [23, 46]
-    assert evaluated[-1]["values"]["eval/accuracy"] > 0.8
-    assert trained[-1]["values"].keys() >= {"train/lr", "train/grad_norm", "perf/steps_per_sec"}
-    assert read_header(segment)["mode"] == "offline"
+    header = read_header(segment)
+    trained = [row for row in rows if "loss/total" in row.values]
+    evaluated = [row for row in rows if "eval/accuracy" in row.values]
+    assert [row.step for row in trained] == list(range(0, STEPS, 5))
+    assert [row.step for row in evaluated] == [23, 46]
+    assert evaluated[-1].values["eval/accuracy"] > 0.8
+    assert trained[-1].values.keys() >= {"train/lr", "train/grad_norm", "perf/steps_per_sec"}
+    assert header is not None
+    assert header.mode == "offline"
     assert finish is not None
-    assert finish["exit_code"] == 0
+    assert finish.exit_code == 0
     assert len([row for row in wandb_rows(directory) if "loss/total" in row]) == len(trained)
 
 
@@ -102,12 +115,34 @@ def test_demo_tells_where_the_run_is_what_it_cost_and_what_to_do(demo: Demo) -> 
     rows = len(journal_rows(demo.base, run_id))
     journal = demo.base / "wandb" / "fasttrack" / run_id
     assert demo.line("journal") == f"{journal}, {rows} rows"
-    assert demo.line("W&B") == f"offline, for 'wandb sync {directory}'"
+    offline = re.fullmatch(r"offline, for '(\S*)wandb sync (.*)'", demo.line("W&B"))
+    assert offline is not None
+    assert (shutil.which(f"{offline[1]}wandb") is not None, offline[2]) == (True, str(directory))
     assert cost_us / (step_ms * 1000) * 100 == pytest.approx(share, abs=0.02)
     assert 0 < cost_us < step_ms * 1000
-    assert demo.line("look") == f"fasttrack show {run_id}"
-    assert demo.line("draw") == f"fasttrack plot {run_id}"
-    assert demo.line("upload") == f"fasttrack sync {run_id}"
+    program = shlex.join(PROGRAM)
+    assert demo.line("look") == f"{program} show {run_id}"
+    assert demo.line("draw") == f"{program} plot {run_id}"
+    assert demo.line("upload") == f"{program} sync {run_id}"
+
+
+@pytest.mark.parametrize(("topic", "said"), [("look", "eval/accuracy"), ("draw", ".png")])
+def test_what_the_demo_says_to_type_works_as_printed(demo: Demo, topic: str, said: str) -> None:
+    """A newcomer who has called it by its path has no `fasttrack` on the PATH."""
+    environment = newcomers_environment(demo.base)
+    result = subprocess.run(
+        ["/bin/sh", "-c", demo.line(topic)],
+        cwd=demo.base,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_GUARD_S,
+    )
+    (demo.base / f"{demo.run_id}.png").unlink(missing_ok=True)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert said in result.stdout
+    assert shutil.which("fasttrack", path=environment["PATH"]) is None
 
 
 def test_demo_ends_with_a_picture_and_leaves_nothing_else(demo: Demo) -> None:
@@ -158,6 +193,34 @@ def test_missing_extra_is_one_line_before_any_training(tmp_path: Path, missing: 
     assert "pip install 'fasttrack[examples]'" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "wandb").exists()
+
+
+def test_example_without_its_extra_says_in_one_line_which_one(tmp_path: Path) -> None:
+    """Who has copied it knows what to install."""
+    source = """
+        import runpy, sys
+
+        sys.modules["sklearn"] = None
+        runpy.run_path(sys.argv.pop(), run_name="__main__")
+    """
+
+    result = run_script(source, str(ROOT / "examples" / "digits.py"), check=False)
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "pip install 'fasttrack[examples]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_demo_whose_run_goes_nowhere_says_nothing_of_uploads(tmp_path: Path, demo: Demo) -> None:
+    """The journal is all there is, and all that is needed to look at it."""
+    home = str(demo.base)  # where matplotlib has its cache by now
+    alone = run_demo(tmp_path, "--epochs", "1", FASTTRACK_BACKENDS="none", HOME=home)
+
+    assert "upload" not in alone.stdout
+    assert "W&B" not in alone.stdout
+    assert alone.line("look").endswith(f"show {alone.run_id}")
+    assert offline_dirs(tmp_path) == []
 
 
 def test_wheel_built_from_the_sdist_has_every_module_and_the_examples(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from support.runs import HANG_GUARD_S, journal_entries, script_environment
 
 from fasttrack.cli.app import cli
+from fasttrack.journal.entries import Finish
 
 NOTHING = (
     "[ExperimentTracker] audit: torch finds no accelerator here, so there is nothing to audit\n"
@@ -190,7 +191,7 @@ def test_a_run_that_ends_by_an_exception_is_recorded_as_failed(tmp_path: Path) -
     result = python("-m", "fasttrack", "audit", script)
 
     assert result.returncode == 1
-    assert [entry["exit_code"] for entry in journal_entries(tmp_path, "broken", "finish")] == [1]
+    assert [entry.exit_code for entry in journal_entries(tmp_path, "broken", Finish)] == [1]
 
 
 def test_a_script_that_is_not_there_is_wrong_usage() -> None:
