@@ -36,7 +36,7 @@ class Cuda:
 
     def mark(self) -> Any:
         """Return this point in the device's time."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 

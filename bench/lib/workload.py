@@ -87,7 +87,7 @@ class Workload:
     def _train_by_optimizer(self) -> torch.Tensor:
         self.optimizer.zero_grad()
         loss = mse_loss(self.model(self._inputs), self._targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
+        loss.backward()
         self.optimizer.step()
         return loss
 
@@ -96,7 +96,7 @@ class Workload:
         weight = self._weight
         weight.grad = None
         loss = mse_loss(linear(self._inputs, weight), self._targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
+        loss.backward()
         with torch.no_grad():
             weight.sub_(weight.grad, alpha=LEARNING_RATE)
         return loss
