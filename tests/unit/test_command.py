@@ -13,8 +13,6 @@ import pytest
 from fasttrack.command import spell_command, spell_tool
 
 SAYS = 'import fasttrack.command as c; print(c.spell_command("show", "a b"))'
-    "import sys; from fasttrack.command import spell_command; print(spell_command('show', 'a b'))"
-)
 
 
 @pytest.fixture
