@@ -103,12 +103,12 @@ def _report(run: LocalRun, outcome: Outcome) -> None:
 
 
 def _say(topic: str, text: str) -> None:
-    click.echo(f"{topic:<9}{text}")
+    click.echo(f"{topic:<8} {text}")
 
 
 def _destination(backend: BackendDelivery) -> tuple[str, str]:
     """Return where the run's rows went, and what that is called."""
-    topic = {"wandb": "W&B"}.get(backend.backend, "files" if backend.directory else "backend")
+    topic = {"wandb": "W&B"}.get(backend.backend, backend.backend)
     if backend.directory is None and backend.url is None:
         return topic, "nothing delivered yet"
     if backend.url is not None:

@@ -242,9 +242,9 @@ def test_wheel_built_from_the_sdist_has_every_module_and_the_examples(tmp_path: 
     with tarfile.open(make("build_sdist", tree)) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (source,) = (tmp_path / "unpacked").iterdir()
-    with zipfile.ZipFile(make("build_wheel", source)) as archive:
-        packed = {name for name in archive.namelist() if name.endswith((".py", "py.typed"))}
-        digits = archive.read("fasttrack/examples/digits.py")
+    with zipfile.ZipFile(make("build_wheel", source)) as wheel:
+        packed = {name for name in wheel.namelist() if name.endswith((".py", "py.typed"))}
+        digits = wheel.read("fasttrack/examples/digits.py")
 
     ours = {str(path.relative_to(tree)) for path in (tree / "fasttrack").rglob("*.py")}
     examples = {f"fasttrack/{path.relative_to(tree)}" for path in tree.glob("examples/*.py")}

@@ -33,8 +33,8 @@ def run_dir(tmp_path: Path) -> Path:
         LONG: [1.0],
     }
     write_attempt(tmp_path, "finished", *rows_of(values), finish())
-    config = {"batch": {"size": 4}, "optimizer": {"a_very_long_name_of_a_group": {}}}
-    config["optimizer"]["a_very_long_name_of_a_group"] = {"weight_decay_of_the_biases": 0}
+    group = {"weight_decay_of_the_biases": 0}
+    config = {"batch": {"size": 4}, "optimizer": {"a_very_long_name_of_a_group": group}}
     entry = row(0, ROWS, eval__ok=True, eval__loss=math.inf)
     run_dir = write_attempt(tmp_path, "finished", entry, finish(), config=config).parent
     write_proofs(run_dir, offline_proof="rows read back from offline-run-1")

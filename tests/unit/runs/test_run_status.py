@@ -211,7 +211,7 @@ def test_ledger_of_a_backend_that_the_run_no_longer_has_is_not_told(tmp_path: Pa
 
 def test_cursor_of_version_1_is_told_as_ever(run_dir: Path) -> None:
     """As the code before the redesign wrote it: W&B's own facts, the directory by its name."""
-    state = {
+    state: dict[str, Any] = {
         "rows": 50,
         "base_step": -1,
         "last_step": 49,
