@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack import process_hooks
 from fasttrack.artifacts.recorder import Recorder
+from fasttrack.command import spell_command
 from fasttrack.context.identity import identify_trainer
 from fasttrack.context.metadata import get_metadata
 from fasttrack.delivery.backends.registry import TAKES_ARTIFACTS
@@ -293,7 +294,7 @@ class Engine:
             why = f" ({report.reason})" if report.reason else ""
             say(
                 f"not all is delivered{why}; {stats.rows_written} rows are safe in "
-                f"{self.run_dir}; to deliver: fasttrack sync {self.run_dir}"
+                f"{self.run_dir}; to deliver: {spell_command('sync', str(self.run_dir))}"
             )
 
     def preempt(self) -> None:

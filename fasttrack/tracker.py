@@ -32,8 +32,7 @@ class ExperimentTracker:
     does nothing. Use it as a context manager: an exception that leaves the block marks the run as
     failed. After construction nothing raises into training.
 
-    In a notebook, a tracker that is made while an earlier one is open leaves that one open: its
-    run goes on, which is said. Call `finish()` before you make another.
+    In a notebook, a tracker that is made while an earlier one is open leaves it open, and says so.
 
     Threads: log from any; build, finish and close from one.
     """
@@ -58,8 +57,7 @@ class ExperimentTracker:
     ) -> None:
         """Open the journal and start the worker and delivery.
 
-        Never waits for the network: returns in well under a second. Arguments beat the
-        environment.
+        Never waits for the network: takes well under a second. Arguments beat the environment.
 
         Args:
             project: W&B project; default WANDB_PROJECT, then "vla-lego".
@@ -74,8 +72,7 @@ class ExperimentTracker:
             enabled: False is the same as mode="disabled".
             log_interval: training steps between logged rows; a step is logged when
                 `step % log_interval == 0`.
-            gpu_stats_interval: training steps between samples of `gpu/` metrics, taken with the
-                first logged step of each interval.
+            gpu_stats_interval: training steps between samples of `gpu/` metrics.
             group: W&B group; default the tag `experiment_group`.
             notes: free text for the run's page.
             required_tags: tags that must be there, unless a run is resumed without tags; default
@@ -172,16 +169,7 @@ class ExperimentTracker:
             logger.step = step
         else:
             logger.training_step(
-                loss,
-                step,
-                batch_size,
-                optimizer,
-                model,
-                scaler,
-                loss_ar,
-                loss_fm,
-                grad_norm,
-                extra,
+                loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
             )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -202,9 +190,8 @@ class ExperimentTracker:
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.
 
-        For what becomes known after the start: text, the number of parameters, a data set's
-        version. Values whose names look secret are redacted. Unlike `log_config` it makes no
-        artifact. Never waits.
+        For what becomes known later, text too. Values whose names look secret are redacted. Unlike
+        `log_config` it makes no artifact. Never waits.
 
         Args:
             config: a mapping, or anything else that the constructor's `config` takes.
@@ -231,10 +218,9 @@ class ExperimentTracker:
         """Upload a checkpoint as a version of the artifact `model-<run id>`.
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
-        no backend of the run takes files. Returns as soon as the files are hard-linked into the
-        run's directory, some system calls a file, so that the trainer may rotate or delete its
-        own; across file systems they are held open and copied in the background. Hashing and
-        uploading happen in the delivery process. Files overwritten in place after the call are
+        no backend of the run takes files. Blocks for some system calls a file: they are
+        hard-linked into the run's directory (from another file system copied in the background),
+        so that the trainer may rotate its own. Files overwritten in place after the call are
         noticed: then nothing is uploaded, which is said.
 
         Args:
@@ -289,9 +275,9 @@ class ExperimentTracker:
     def audit(self) -> Audit:
         """Return a context manager that reports the lines of its block that wait for the device.
 
-        Some steps of the loop are enough: the block runs slower, each operation by microseconds.
-        Its `findings` are for programs; the report goes to stderr. Without an accelerator that is
-        said and the block just runs; on an inert tracker nothing is said either.
+        Some steps of the loop are enough: each operation runs slower by microseconds. `findings`
+        are for programs; the report goes to stderr. Without an accelerator the block just runs,
+        which is said, but not on an inert tracker.
         """
         from fasttrack.audit.session import Audit  # few runs need it
 
@@ -299,24 +285,11 @@ class ExperimentTracker:
 
     def __repr__(self) -> str:
         """Return the run's name, id and state, and where to look at it."""
-        name, run_id, state, link = self._describe()
-        return f"<ExperimentTracker {name} ({run_id}), {state}{f': {link}' if link else ''}>"
+        return _describe(self)
 
     def _repr_html_(self) -> str:
         """Return the same for a notebook, with a link."""
-        name, run_id, state, link = (html.escape(text) for text in self._describe())
-        if link.startswith(("https://", "http://")):
-            link = f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'
-        return f"<b>{name}</b> ({run_id}), {state}{f': {link}' if link else ''}"
-
-    def _describe(self) -> tuple[str, str, str, str]:
-        name, run_id = str(self.get_run_name()), str(self._run_id)
-        engine = self._engine
-        if engine is None:
-            return name, run_id, "not recorded by this process", ""
-        link = self.get_run_url() or str(engine.run_dir)
-        offline = ", offline" if engine.offline else ""
-        return name, run_id, f"{engine.lifecycle.value}{offline}", link
+        return _describe_in_html(self)
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -330,9 +303,8 @@ class ExperimentTracker:
     def finish(self, exit_code: int = 0, *, preempting: bool = False) -> None:
         """Write what is left, deliver it, end the run, and say where it is. Idempotent.
 
-        Blocks until everything is delivered, at most about `Options.finish_timeout_s`, longer only
-        while artifacts are uploaded; what could not be delivered by then is named, with the command
-        that delivers it.
+        Blocks until all is delivered, at most about `Options.finish_timeout_s`, longer only while
+        artifacts are uploaded; what is not delivered then is named, with the command that does it.
 
         Args:
             exit_code: 0 marks the run as finished, anything else as failed.
@@ -362,3 +334,24 @@ def _exit_code(error: BaseException | None) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _describe(tracker: ExperimentTracker) -> str:
+    name, run_id, state, link = _facts(tracker)
+    return f"<ExperimentTracker {name} ({run_id}), {state}{f': {link}' if link else ''}>"
+
+
+def _describe_in_html(tracker: ExperimentTracker) -> str:
+    name, run_id, state, link = (html.escape(text) for text in _facts(tracker))
+    if link.startswith(("https://", "http://")):
+        link = f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'
+    return f"<b>{name}</b> ({run_id}), {state}{f': {link}' if link else ''}"
+
+
+def _facts(tracker: ExperimentTracker) -> tuple[str, str, str, str]:
+    name, run_id = tracker.get_run_name() or "unnamed", str(tracker._run_id)
+    engine = tracker._engine
+    if engine is None:
+        return name, run_id, "not recorded by this process", ""
+    link = tracker.get_run_url() or str(engine.run_dir)
+    return name, run_id, f"{engine.lifecycle.value}{', offline' if engine.offline else ''}", link
