@@ -180,8 +180,7 @@ class ExperimentTracker:
                 What stands in mappings is logged under dotted names, as W&B shows it:
                 `{"val": {"loss": 0.1}}` is `val.loss`, at any depth.
             step: the training step they belong to, an integer. It may lie behind earlier ones.
-                None: that of the last call that had one, of this method or `log_training_step`,
-                whether or not it was logged; 0 before any.
+                None: that of the last call of any logging method, logged or not; 0 before any.
         """
         logger = self._logger
         if logger is not None:
@@ -203,7 +202,7 @@ class ExperimentTracker:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
 
         Values whose names look secret are redacted. Blocks for one small file. Where no backend
-        of the run takes files (TensorBoard, "none"), there is no artifact.
+        takes files (TensorBoard, "none"), there is no artifact.
 
         Args:
             config: a mapping, dataclass, `argparse.Namespace`, OmegaConf or pydantic object. What
