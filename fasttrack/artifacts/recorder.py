@@ -19,7 +19,7 @@ from fasttrack.journal.run_directory import staged_directory
 from fasttrack.notices import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from fasttrack.artifacts.staging import Staged
     from fasttrack.notices import Notices
@@ -64,7 +64,7 @@ class Recorder:
         self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
         self._threads: list[threading.Thread] = []
 
-    def record_metadata(self, get_metadata: Callable[[], Mapping[str, Any]]) -> None:
+    def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
         """Write what `get_metadata` returns; it asks git, which may take seconds."""
         self._in_background(
             "metadata", lambda: self._write(Metadata(get_metadata(), time_s=time.time()))
