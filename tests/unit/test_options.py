@@ -1,20 +1,14 @@
-"""The settings, and the W&B variables. tests/conftest.py removes those of the caller."""
+"""What may be tuned: defaults, limits, and what is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fasttrack import ConfigurationError, FasttrackError, Options
-from fasttrack.settings import resolve_base_dir, resolve_entity, resolve_mode, resolve_project
-
-# --- Options --------------------------------------------------------------------------------------
-
 
 def test_defaults_are_the_documented_ones() -> None:
     """The design's numbers, and what the README's tables say."""
@@ -28,9 +22,12 @@ def test_defaults_are_the_documented_ones() -> None:
         "finish_timeout_s": 60.0,
         "upload_timeout_s": 3600.0,
         "online_timeout_s": 30.0,
+        "backends": None,
+        "directory": None,
         "delivery": "process",
         "console": True,
         "log_rank": 0,
+        "share_run_id": False,
         "overhead_budget": None,
     }
 
@@ -42,7 +39,7 @@ def test_options_are_frozen_and_keyword_only() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.log_rank = 1  # type: ignore[misc]
     with pytest.raises(TypeError, match="positional"):
-        Options("snapshot")  # type: ignore[misc]
+        Options("snapshot")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +77,8 @@ def test_values_at_the_limits_are_taken(values: dict[str, Any]) -> None:
         ("finish_timeout_s", math.nan),
         ("online_timeout_s", -math.inf),
         ("online_timeout_s", 1j),
+        ("directory", b"x"),
+        ("share_run_id", "yes"),
         ("log_rank", -1),
         ("log_rank", 0.0),
         ("log_rank", True),
@@ -112,8 +111,10 @@ def test_bad_value_is_refused_with_its_name_and_itself(name: str, value: Any) ->
 )
 def test_infinity_is_refused_where_it_cannot_be_used(name: str) -> None:
     """`finish_timeout_s=inf` would make finish() raise OverflowError into training."""
+    values: dict[str, Any] = {name: math.inf}
+
     with pytest.raises(ConfigurationError, match=f"{name}.*inf"):
-        Options(**{name: math.inf})
+        Options(**values)
 
 
 def test_console_must_be_a_bool() -> None:
@@ -123,140 +124,32 @@ def test_console_must_be_a_bool() -> None:
 
 
 def test_refused_capacity_names_the_next_power_of_two() -> None:
-    """The mend is in the message, and works."""
+    """The fix is in the message, and works."""
     with pytest.raises(ConfigurationError, match="take 1024"):
         Options(ring_capacity=1000)
 
     assert Options(ring_capacity=1024).ring_capacity == 1024
 
 
-# --- environment ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("backends", [["wandb", "tensorboard"], ("wandb", "tensorboard")])
+def test_backends_are_kept_as_a_tuple(backends: Any) -> None:
+    """A list is what many write; options are hashable all the same."""
+    options = Options(backends=backends)
+
+    assert options.backends == ("wandb", "tensorboard")
+    assert hash(options) == hash(Options(backends=("wandb", "tensorboard")))
 
 
 @pytest.mark.parametrize(
-    ("enabled", "argument", "variable", "mode"),
+    ("backends", "message"),
     [
-        (True, None, None, "online"),
-        (True, None, "", "online"),
-        (True, None, "offline", "offline"),
-        (True, None, "disabled", "disabled"),
-        (True, "online", "disabled", "online"),
-        (True, "offline", "nonsense", "offline"),
-        (False, "online", "online", "disabled"),
-        (False, "nonsense", "nonsense", "disabled"),
+        ("wandb", r"Options\.backends must be a sequence of names such as \('wandb',\), not 'wandb'"),
+        (5, r"Options\.backends must be a sequence of names"),
+        ((5,), r"Options\.backends must hold non-empty strings, not 5"),
+        (("wandb", ""), r"Options\.backends must hold non-empty strings, not ''"),
     ],
 )
-def test_mode_is_enabled_then_argument_then_variable_then_online(
-    monkeypatch: pytest.MonkeyPatch,
-    enabled: bool,
-    argument: str | None,
-    variable: str | None,
-    mode: str,
-) -> None:
-    """Arguments beat WANDB_MODE; `enabled=False` beats both."""
-    if variable is not None:
-        monkeypatch.setenv("WANDB_MODE", variable)
-
-    assert resolve_mode(argument, enabled) == mode
-
-
-@pytest.mark.parametrize("mode", ["", "dryrun", "ONLINE", "off"])
-def test_unknown_mode_argument_is_refused(mode: str) -> None:
-    """Naming the argument and the choices."""
-    with pytest.raises(ConfigurationError, match=r"^mode must be one of online, offline, disabled"):
-        resolve_mode(mode, True)
-
-
-def test_unknown_mode_in_the_environment_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The user looks for the fault where it is."""
-    monkeypatch.setenv("WANDB_MODE", "onlin")
-
-    with pytest.raises(ConfigurationError, match=r"^WANDB_MODE must be .*'onlin'"):
-        resolve_mode(None, True)
-
-
-@pytest.mark.parametrize(
-    ("argument", "variable", "project"),
-    [
-        (None, None, "vla-lego"),
-        (None, "", "vla-lego"),
-        (None, "theirs", "theirs"),
-        ("mine", "theirs", "mine"),
-        ("mine", "bad/name", "mine"),
-        ("x" * 128, None, "x" * 128),
-        ("ünïcode & spaces", None, "ünïcode & spaces"),
-    ],
-)
-def test_project_is_argument_then_variable_then_default(
-    monkeypatch: pytest.MonkeyPatch, argument: str | None, variable: str | None, project: str
-) -> None:
-    """Arguments beat WANDB_PROJECT."""
-    if variable is not None:
-        monkeypatch.setenv("WANDB_PROJECT", variable)
-
-    assert resolve_project(argument) == project
-
-
-@pytest.mark.parametrize("character", "/\\#?%:")
-def test_character_that_wandb_refuses_is_named(character: str) -> None:
-    """W&B would refuse the project minutes later, in another process."""
-    with pytest.raises(ConfigurationError) as caught:
-        resolve_project(f"a{character}b")
-
-    assert f"holds {character};" in str(caught.value)
-
-
-@pytest.mark.parametrize("project", ["", "  ", 5, b"bytes", Path("p")])
-def test_project_that_is_no_name_is_refused(project: Any) -> None:
-    """Empty, or not a string."""
-    with pytest.raises(ConfigurationError, match=r"^project must be a non-empty string"):
-        resolve_project(project)
-
-
-def test_project_that_is_too_long_is_refused_with_its_length() -> None:
-    """W&B's limit is 128 characters."""
-    with pytest.raises(ConfigurationError, match="has 129 characters"):
-        resolve_project("x" * 129)
-
-
-@pytest.mark.parametrize("project", ["a/b", " "])
-def test_bad_project_in_the_environment_names_the_variable(
-    monkeypatch: pytest.MonkeyPatch, project: str
-) -> None:
-    """As with WANDB_MODE."""
-    monkeypatch.setenv("WANDB_PROJECT", project)
-
-    with pytest.raises(ConfigurationError, match="WANDB_PROJECT"):
-        resolve_project(None)
-
-
-@pytest.mark.parametrize(
-    ("argument", "variable", "entity"),
-    [(None, None, None), (None, "", None), (None, "team", "team"), ("me", "team", "me")],
-)
-def test_entity_is_argument_then_variable_then_none(
-    monkeypatch: pytest.MonkeyPatch, argument: str | None, variable: str | None, entity: str | None
-) -> None:
-    """None lets W&B take the account's own."""
-    if variable is not None:
-        monkeypatch.setenv("WANDB_ENTITY", variable)
-
-    assert resolve_entity(argument) == entity
-
-
-def test_base_directory_is_absolute_whatever_the_variable_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program that changes its directory later must not split its run."""
-    found = []
-    for value in (str(tmp_path / "elsewhere"), "relative", "", None):
-        if value is None:
-            monkeypatch.delenv("WANDB_DIR")
-        else:
-            monkeypatch.setenv("WANDB_DIR", value)
-        found.append(resolve_base_dir())
-
-    here = Path(os.getcwd())
-    assert found == [tmp_path / "elsewhere", here / "relative", here, here]
+def test_backends_that_are_no_names_are_refused(backends: Any, message: str) -> None:
+    """One string is a comma forgotten. Which names there are is checked with the settings."""
+    with pytest.raises(ConfigurationError, match=message):
+        Options(backends=backends)

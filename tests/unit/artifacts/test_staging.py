@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
+import resource
 import shutil
 import socket
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fasttrack.artifacts import staging
-from fasttrack.artifacts.staging import (
-    Staged,
-    changed_files,
-    files_directory,
-    gb,
-    stage,
-    stage_text,
-    staging_directory,
-)
+from fasttrack.artifacts.staging import Staged, changed_files, gb, stage, stage_text
 from fasttrack.errors import ConfigurationError
+from fasttrack.journal.run_directory import files_directory, staging_directory
 
 LARGE = b"w" * 100_000  # above what is copied at once
 
@@ -54,13 +49,24 @@ def staged_files(staged: Staged) -> dict[str, bytes]:
     }
 
 
-def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make hard links fail as they do across file systems."""
+@pytest.fixture
+def far_place(tmp_path: Path) -> Iterator[Path]:
+    """Where an attempt stages its files on another file system, to which nothing can be linked."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        if os.stat(directory).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("needs a second file system on /dev/shm")
+        yield staging_directory(Path(directory) / "segment-0001.jsonl")
 
-    def link(source: str, target: Path) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", link)
+@contextlib.contextmanager
+def files_limited_to(size_bytes: int) -> Iterator[None]:
+    """Have the system refuse to let any file of this process grow larger, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_directory_is_linked_and_outlives_its_deletion(checkpoint: Path, place: Path) -> None:
@@ -186,11 +192,10 @@ def test_a_file_that_vanishes_meanwhile_is_named(
 
 
 def test_across_file_systems_files_are_held_and_copied_later(
-    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, far_place: Path
 ) -> None:
     """The call copies nothing large, and a deletion right after it loses nothing."""
-    refuse_links(monkeypatch)
-    staged = stage(checkpoint, place / "0001")
+    staged = stage(checkpoint, far_place / "0001")
     held = staged.complete
     before = set(staged_files(staged))
     shutil.rmtree(checkpoint)
@@ -204,56 +209,48 @@ def test_across_file_systems_files_are_held_and_copied_later(
 
 
 def test_no_more_files_are_held_open_than_a_process_can_afford(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, far_place: Path
 ) -> None:
-    """The rest is copied at the call."""
-    refuse_links(monkeypatch)
-    monkeypatch.setattr(staging, "_MOST_OPEN", 2)
+    """64 of 70 shards; the others are opened when they are copied."""
     root = tmp_path / "shards"
     root.mkdir()
-    for number in range(5):
+    for number in range(70):
         (root / f"{number}.pt").write_bytes(LARGE)
     before = len(os.listdir("/proc/self/fd"))
-    staged = stage(root, place / "0001")
+    staged = stage(root, far_place / "0001")
     during = len(os.listdir("/proc/self/fd"))
     staged.finish()
 
-    assert (during - before, len(os.listdir("/proc/self/fd"))) == (2, before)
+    assert (during - before, len(os.listdir("/proc/self/fd"))) == (64, before)
     assert set(staged_files(staged).values()) == {LARGE}
-    assert staged.files == 5
+    assert staged.files == 70
 
 
-def test_a_copy_that_does_not_fit_is_refused_with_the_mend(
-    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_copy_that_does_not_fit_is_refused_with_the_fix(
+    checkpoint: Path, far_place: Path
 ) -> None:
     """A full disk would stop everything else of the job, too."""
-    refuse_links(monkeypatch)
-    usage = shutil.disk_usage(checkpoint)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with (checkpoint / "weights.pt").open("wb") as file:
+        file.truncate(2 * 10**12)  # sparse: it takes no room where it lies
     before = len(os.listdir("/proc/self/fd"))
 
-    with pytest.raises(ConfigurationError, match=r"another file system.*300\.0 KB.*WANDB_DIR"):
-        stage(checkpoint, place / "0001")
+    with pytest.raises(ConfigurationError, match=r"another file system.*2000\.0 GB.*WANDB_DIR"):
+        stage(checkpoint, far_place / "0001")
 
-    assert list(place.iterdir()) == []
+    assert list(far_place.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_disk_that_fills_up_during_the_copy_leaves_nothing(
-    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, far_place: Path
 ) -> None:
     """Half a checkpoint is worth nothing."""
-    refuse_links(monkeypatch)
-    staged = stage(checkpoint, place / "0001")
+    staged = stage(checkpoint, far_place / "0001")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(OSError, match="No space left"):
+    with files_limited_to(len(LARGE) // 2), pytest.raises(OSError, match="File too large"):
         staged.finish()
 
-    assert list(place.iterdir()) == []
+    assert list(far_place.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "only a fifo"])
@@ -296,30 +293,24 @@ def test_a_snapshot_has_a_private_folder(checkpoint: Path, place: Path) -> None:
 
 
 def test_a_file_overwritten_before_it_was_copied_is_refused(
-    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, far_place: Path
 ) -> None:
     """Across file systems the copy would be half of one checkpoint and half of another."""
-    refuse_links(monkeypatch)
-    staged = stage(checkpoint, place / "0001")
+    staged = stage(checkpoint, far_place / "0001")
     (checkpoint / "weights.pt").write_bytes(b"v" * 50_000)
 
     with pytest.raises(OSError, match=r"weights\.pt was changed, in place"):
         staged.finish()
 
-    assert list(place.iterdir()) == []
+    assert list(far_place.iterdir()) == []
 
 
 def test_a_file_that_the_disk_has_no_room_for_spoils_the_snapshot(
-    checkpoint: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, place: Path
 ) -> None:
     """It must not be left out, nor stand there cut off."""
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space left"):
-        stage(checkpoint, place / "0001")
+    with files_limited_to(3), pytest.raises(OSError, match="File too large"):
+        stage(checkpoint, place / "0001")  # `latest` is copied
 
     assert list(place.iterdir()) == []
 

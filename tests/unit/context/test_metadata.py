@@ -18,7 +18,7 @@ from support.runs import run_script, wait_until
 
 import fasttrack
 from fasttrack import get_metadata, set_seeds
-from fasttrack.context import git as git_module
+from fasttrack.context import metadata as metadata_module
 from fasttrack.context import seeds
 from fasttrack.context.config import to_plain
 from fasttrack.context.git import describe_repository
@@ -194,10 +194,9 @@ def test_git_that_hangs_is_given_up_and_leaves_no_process(
 ) -> None:
     """A dead network file system; what git had started goes with it."""
     pid_file = fake_git(tmp_path, monkeypatch, "rev-parse")
-    monkeypatch.setattr(git_module, "_TIMEOUT_S", 0.5)
     started_s = time.monotonic()
 
-    assert describe_repository() is None
+    assert describe_repository(timeout_s=0.5) is None
 
     assert time.monotonic() - started_s < 30  # not the 600 s that it hangs
     stat = Path(f"/proc/{pid_file.read_text().strip()}/stat")
@@ -209,9 +208,8 @@ def test_slow_status_costs_only_what_it_would_have_told(
 ) -> None:
     """Of a tree with a million files the commit is known at once, its state is not."""
     fake_git(tmp_path, monkeypatch, "status")
-    monkeypatch.setattr(git_module, "_TIMEOUT_S", 1.0)
 
-    described = describe_repository()
+    described = describe_repository(timeout_s=1.0)
 
     assert described is not None
     assert described["commit"] == git("rev-parse", "HEAD")
@@ -345,13 +343,10 @@ def test_versions_are_those_of_what_runs() -> None:
     assert {"deepspeed", "numpy", "nccl", "hip"} <= set(versions)
 
 
-def test_package_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["no_such_package", "sys"])
+def test_package_that_is_not_there_has_no_version(name: str) -> None:
     """A directory `wandb/` in the working directory passes for a module without one."""
-    monkeypatch.setattr("fasttrack.context.metadata._PACKAGES", ("no_such_package", "sys"))
-
-    versions = get_metadata()["versions"]
-
-    assert (versions["no_such_package"], versions["sys"]) == (None, None)
+    assert metadata_module._version(name) is None
 
 
 def test_host_is_described() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrack.context import naming
 from fasttrack.context.naming import make_run_id, make_run_name
 
 TAGS = {"model": "eo1", "dataset": "lego", "objective": "ar+fm", "experiment_group": "baseline"}
@@ -54,16 +53,24 @@ def test_run_id_is_of_the_form_that_wandb_makes() -> None:
     assert len(set("".join(ids))) == 36
 
 
+def numpy_state() -> list[int]:
+    """Return the state of NumPy's global generator."""
+    state = np.random.get_state(legacy=False)
+    assert isinstance(state, dict)
+    numbers: list[int] = state["state"]["key"].tolist()
+    return numbers
+
+
 def test_run_id_leaves_seeded_generators_untouched() -> None:
     """Tracking must not change an experiment, and two runs of one seed must not share an id."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    before = (random.getstate(), numpy_state(), torch.get_rng_state().tolist())
 
     first = make_run_id()
 
-    after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    after = (random.getstate(), numpy_state(), torch.get_rng_state().tolist())
     assert after == before
     random.seed(0)
     assert make_run_id() != first
@@ -71,7 +78,7 @@ def test_run_id_leaves_seeded_generators_untouched() -> None:
 
 def test_run_name_ends_with_the_commit(repository: str) -> None:
     """`{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{git_short}`."""
-    assert make_run_name(TAGS, NOW) == f"eo1_ar+fm_lego_20260123_143052_{repository[:6]}"
+    assert make_run_name("p", TAGS, NOW) == f"eo1_ar+fm_lego_20260123_143052_{repository[:6]}"
 
 
 def test_detached_head_has_a_commit_too(repository: str) -> None:
@@ -79,7 +86,7 @@ def test_detached_head_has_a_commit_too(repository: str) -> None:
     git("commit", "-q", "--allow-empty", "-m", "second")
     git("checkout", "-q", "--detach", repository)
 
-    assert make_run_name(TAGS, NOW).endswith(f"_143052_{repository[:6]}")
+    assert make_run_name("p", TAGS, NOW).endswith(f"_143052_{repository[:6]}")
 
 
 def test_commit_is_found_from_a_subdirectory(
@@ -89,7 +96,7 @@ def test_commit_is_found_from_a_subdirectory(
     Path("scripts").mkdir()
     monkeypatch.chdir("scripts")
 
-    assert make_run_name(TAGS, NOW).endswith(repository[:6])
+    assert make_run_name("p", TAGS, NOW).endswith(repository[:6])
 
 
 def test_repository_without_a_commit_is_left_out(
@@ -99,13 +106,13 @@ def test_repository_without_a_commit_is_left_out(
     monkeypatch.chdir(tmp_path)
     git("init", "-q")
 
-    assert make_run_name(TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
+    assert make_run_name("p", TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
 
 
 @pytest.mark.usefixtures("_no_repository")
 def test_outside_a_repository_the_commit_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     """No dangling underscore, and git's complaint is not shown."""
-    assert make_run_name(TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
+    assert make_run_name("p", TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
     assert capfd.readouterr() == ("", "")
 
 
@@ -115,7 +122,7 @@ def test_without_git_the_commit_is_left_out(
     """A container often has no git."""
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
 
-    assert make_run_name(TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
+    assert make_run_name("p", TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
 
 
 def test_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +132,8 @@ def test_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stuck.write_text("#!/bin/sh\nexec sleep 600\n")
     stuck.chmod(0o755)
     monkeypatch.setenv("PATH", str(stuck.parent), prepend=":")
-    monkeypatch.setattr(naming, "_GIT_TIMEOUT_S", 0.05)
 
-    assert make_run_name(TAGS, NOW) == "eo1_ar+fm_lego_20260123_143052"
+    assert make_run_name("p", TAGS, NOW, git_timeout_s=0.05) == "eo1_ar+fm_lego_20260123_143052"
 
 
 @pytest.mark.usefixtures("_no_repository")
@@ -137,10 +143,10 @@ def test_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"model": "eo1"}, "eo1_20260123_143052"),
         ({"dataset": "lego", "model": "eo1"}, "eo1_lego_20260123_143052"),
         ({"model": "", "objective": "ar", "dataset": "lego"}, "ar_lego_20260123_143052"),
-        ({"experiment_group": "baseline"}, "20260123_143052"),
-        ({}, "20260123_143052"),
+        ({"experiment_group": "baseline"}, "vla-lego_20260123_143052"),
+        ({}, "vla-lego_20260123_143052"),
     ],
 )
 def test_missing_tags_are_left_out_of_the_name(tags: dict[str, str], name: str) -> None:
-    """With other required tags, some of the usual parts are not there."""
-    assert make_run_name(tags, NOW) == name
+    """With other required tags some of the usual parts are not there; without any, the project."""
+    assert make_run_name("vla-lego", tags, NOW) == name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
-
 import pytest
 
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, CallMeter
@@ -42,28 +40,6 @@ def test_the_mean_is_of_one_kind() -> None:
     assert meter.mean_s(SKIPPED) == 1.0
     assert meter.mean_s(LOGGED, since_s=1.5) == 6.0
     assert meter.mean_s(SKIPPED, since_s=1.5) is None
-
-
-def test_skipped_calls_are_timed_again_only_after_a_while() -> None:
-    """The step of the next sample lies ahead, and the time runs from the call's entry."""
-    meter = CallMeter()
-    meter.time_skipped(perf_counter() - 1.0, 100)
-
-    assert meter.next_step > 110
-    ((kind, seconds, _),) = meter.timed
-    assert kind == SKIPPED
-    assert seconds >= 1.0
-
-
-def test_a_trainer_that_counts_anew_is_sampled_on() -> None:
-    """Epochs that begin at step 0 again would wait for the old step number."""
-    meter = CallMeter()
-    meter.time_skipped(perf_counter(), 10_000)
-
-    meter.follow(10_001)
-    assert meter.next_step > 10_001
-    meter.follow(3)
-    assert meter.next_step == 3
 
 
 def test_memory_is_bounded() -> None:

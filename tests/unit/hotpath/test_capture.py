@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from fasttrack.errors import ValueRefusedError
 from fasttrack.hotpath.capture import (
     Capture,
-    Refused,
     mark_streams,
     step_number,
 )
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Record
+from fasttrack.hotpath.records import VALUES, Record
 from fasttrack.notices import Notices
 from fasttrack.worker.resolve import Resolver
 
@@ -58,7 +58,7 @@ class Bench:
         """Return a record of one captured value."""
 
         def refuse(metric: str, why: str) -> None:
-            raise Refused(why)
+            raise ValueRefusedError(why)
 
         values: dict[str, Any] = {name: value}
         pending = self.capture.mapping(values, refuse)
@@ -68,7 +68,8 @@ class Bench:
     def resolve(self, record: Any) -> dict[str, Any]:
         """Return the record's values as the worker sees them."""
         (row,) = self.resolver.resolve([record])
-        return row.values
+        values: dict[str, Any] = row[VALUES]
+        return values
 
 
 @pytest.fixture(params=MODES)
@@ -216,7 +217,7 @@ def test_what_is_not_one_real_number_is_refused_by_name(
     bench: Bench, value: Any, reason: str
 ) -> None:
     """The reason says what came, so that the user finds it."""
-    with pytest.raises(Refused, match=reason):
+    with pytest.raises(ValueRefusedError, match=reason):
         bench.capture.scalar("m", value)
 
 
@@ -224,7 +225,7 @@ def test_a_huge_tensor_is_refused_without_being_copied_or_printed(bench: Bench) 
     """Eight terabytes that no memory holds: only the shape is looked at."""
     huge = torch.zeros(1).expand(2**20, 2**20)
 
-    with pytest.raises(Refused, match=r"shape \(1048576, 1048576\)"):
+    with pytest.raises(ValueRefusedError, match=r"shape \(1048576, 1048576\)"):
         bench.capture.scalar("m", huge)
 
 
@@ -337,13 +338,13 @@ def test_whole_numbers_are_steps(step: Any, expected: int) -> None:
 )
 def test_what_is_no_whole_number_is_no_step(step: Any) -> None:
     """A step that is not whole is refused, with what it was."""
-    with pytest.raises(Refused, match="step must be an integer"):
+    with pytest.raises(ValueRefusedError, match="step must be an integer"):
         step_number(step)
 
 
 def test_a_step_on_a_device_is_refused() -> None:
     """Reading it would wait for the device."""
-    with pytest.raises(Refused, match="pass an int"):
+    with pytest.raises(ValueRefusedError, match="pass an int"):
         step_number(torch.ones((), device="meta"))
 
 
@@ -361,5 +362,5 @@ def test_cuda_tensors_of_every_dtype_are_read(bench: Bench, dtype: torch.dtype) 
     tensors = deque(torch.full((1,), 1.0, device="cuda").to(dtype) for _ in range(3))
     records = [bench.capture_one(tensor) for tensor in tensors]
 
-    assert [row.values["m"] for row in bench.resolver.resolve(records)] == [1, 1, 1]
+    assert [row[VALUES]["m"] for row in bench.resolver.resolve(records)] == [1, 1, 1]
     assert bench.notices.counts() == {}

@@ -16,9 +16,9 @@ import torch
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.gradients import GradientSource, fused_norm
-from fasttrack.hotpath.records import Gradients, Record
+from fasttrack.hotpath.records import GRAD_NORM, VALUES, Gradients, Record
 from fasttrack.notices import Notices
-from fasttrack.worker.resolve import GRAD_NORM, Resolver
+from fasttrack.worker.resolve import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,8 +71,8 @@ def resolve_norm(source: GradientSource, model: Any, notices: Notices) -> Any:
     """Capture and resolve at once; return `train/grad_norm`, or None where it was dropped."""
     return (
         resolver_for(source, notices)
-        .resolve([record_of(source.capture(model))])[0]
-        .values.get(GRAD_NORM)
+        .resolve([record_of(source.capture(model))])[0][VALUES]
+        .get(GRAD_NORM)
     )
 
 
@@ -182,30 +182,22 @@ def test_auto_computes_a_few_mib_on_the_cpu_inline(heard: Heard) -> None:
     assert float(captured) == pytest.approx(exact_norm(gradients_of(model)), rel=1e-6)
 
 
-@pytest.fixture
-def no_gradient_is_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the small models of these tests were above the few MiB that go inline on the CPU."""
-    monkeypatch.setattr("fasttrack.hotpath.gradients._CPU_INLINE_BYTES", 0)
-
-
-@pytest.mark.usefixtures("no_gradient_is_tiny")
 def test_auto_sends_gradients_up_to_the_limit_to_the_worker(heard: Heard) -> None:
     """At the limit and below, the caller launches nothing."""
     model = small_model()
     total = sum(p.numel() * p.element_size() for p in model.parameters())
-    captured = GradientSource("auto", total, heard).capture(model)
+    captured = GradientSource("auto", total, heard, cpu_inline_bytes=0).capture(model)
 
     assert isinstance(captured, Gradients)
     assert [id(g) for g in captured.tensors] == [id(g) for g in gradients_of(model)]
     assert captured.devices == frozenset()  # the CPU's need no stream
 
 
-@pytest.mark.usefixtures("no_gradient_is_tiny")
 def test_auto_computes_large_gradients_inline(heard: Heard) -> None:
     """Above the limit nothing is held past the call."""
     model = small_model()
     total = sum(p.numel() * p.element_size() for p in model.parameters())
-    captured = GradientSource("auto", total - 1, heard).capture(model)
+    captured = GradientSource("auto", total - 1, heard, cpu_inline_bytes=0).capture(model)
 
     assert isinstance(captured, torch.Tensor)
     assert float(captured) == pytest.approx(exact_norm(gradients_of(model)), rel=1e-6)
@@ -242,7 +234,7 @@ def test_gradients_zeroed_in_place_are_stale_and_the_second_time_go_inline(heard
     for _ in range(2):
         record = record_of(source.capture(model))
         model.zero_grad(set_to_none=False)
-        norms.append(resolver.resolve([record])[0].values)
+        norms.append(resolver.resolve([record])[0][VALUES])
     model(torch.ones(2, 4)).sum().backward()
     expected = exact_norm(gradients_of(model))
     inline = source.capture(model)
@@ -287,7 +279,7 @@ def test_gradients_set_to_none_before_the_worker_reads_are_still_right(heard: He
     model.zero_grad()
     row = resolver_for(source, notices).resolve([record])[0]
 
-    assert row.values[GRAD_NORM] == pytest.approx(expected, rel=1e-6)
+    assert row[VALUES][GRAD_NORM] == pytest.approx(expected, rel=1e-6)
 
 
 def test_model_without_gradients_is_told_once_and_may_get_some(heard: Heard) -> None:
@@ -448,7 +440,7 @@ def test_a_norm_that_cannot_be_computed_is_refused_and_the_row_goes_on(
     record = Record(3, 0.0, {"loss/total": 1.0}, {}, None, gradients, ())
     row = resolver_for(source, notices).resolve([record])[0]
 
-    assert row.values == {"loss/total": 1.0}
+    assert row[VALUES] == {"loss/total": 1.0}
     assert notices.counts() == {"refused": 1}
     assert "norm could not be computed" in capsys.readouterr().err
     del model
@@ -519,11 +511,12 @@ model.weight = torch.nn.Parameter(distribute_tensor(model.weight.data, mesh, [Sh
 model.weight.sum().backward()
 look("dtensor", model)
 
-from fasttrack.hotpath.capture import Capture, Refused
+from fasttrack.errors import ValueRefusedError
+from fasttrack.hotpath.capture import Capture
 for mode in ("snapshot", "reference"):
     try:
         Capture(mode).scalar("m", model.weight.sum().detach())
-    except Refused as error:
+    except ValueRefusedError as error:
         results[mode] = str(error)
 
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard

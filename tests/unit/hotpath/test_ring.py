@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import itertools
 import signal
 import sys
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fasttrack.hotpath import ring as ring_module
 from fasttrack.hotpath.ring import Ring
 
 if TYPE_CHECKING:
@@ -49,11 +49,9 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The ring's clock, in our hands."""
-    clock = Clock()
-    monkeypatch.setattr(ring_module, "time", clock)
-    return clock
+def clock() -> Clock:
+    """A ring's clock, in our hands."""
+    return Clock()
 
 
 @pytest.fixture
@@ -65,9 +63,9 @@ def hasty_switching() -> Iterator[None]:
     sys.setswitchinterval(interval_s)
 
 
-def full_ring(full_wait_s: float = 1.0) -> Ring[str]:
+def full_ring(clock: Clock, full_wait_s: float = 1.0) -> Ring[str]:
     """Return a ring of two slots that holds "a" and "b"."""
-    ring: Ring[str] = Ring(2, full_wait_s)
+    ring: Ring[str] = Ring(2, full_wait_s, clock=clock.monotonic, pause=clock.sleep)
     assert ring.push("a")
     assert ring.push("b")
     return ring
@@ -76,6 +74,11 @@ def full_ring(full_wait_s: float = 1.0) -> Ring[str]:
 def interrupt() -> None:
     """Do what Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def take_all(ring: Ring[str], taken: list[str]) -> None:
+    """Consume what is there."""
+    taken.extend(ring.pop(10))
 
 
 def test_two_slots_keep_the_order_over_thousands_of_wraps() -> None:
@@ -165,7 +168,7 @@ def test_what_is_not_counted_as_dropped_arrives() -> None:
 
 def test_full_ring_waits_then_drops_the_newest_and_counts_it(clock: Clock) -> None:
     """What was there first stays; the caller has waited for `full_wait_s`, and no longer."""
-    ring = full_ring(full_wait_s=1.0)
+    ring = full_ring(clock, full_wait_s=1.0)
 
     assert ring.push("c") is False
     assert clock.now_s == pytest.approx(1.0, abs=0.01)
@@ -175,7 +178,7 @@ def test_full_ring_waits_then_drops_the_newest_and_counts_it(clock: Clock) -> No
 
 def test_while_the_ring_is_full_later_pushes_drop_at_once(clock: Clock) -> None:
     """A worker that hangs stops training once, not at every step."""
-    ring = full_ring()
+    ring = full_ring(clock)
     ring.push("c")
     sleeps = clock.sleeps
 
@@ -186,7 +189,7 @@ def test_while_the_ring_is_full_later_pushes_drop_at_once(clock: Clock) -> None:
 
 def test_a_full_ring_has_room_again_after_a_pop(clock: Clock) -> None:
     """Drops end as soon as the consumer has taken something."""
-    ring = full_ring()
+    ring = full_ring(clock)
     ring.push("c")
     ring.push("d")
     ring.pop(2)
@@ -198,7 +201,7 @@ def test_a_full_ring_has_room_again_after_a_pop(clock: Clock) -> None:
 
 def test_a_burst_that_the_consumer_catches_up_with_loses_nothing(clock: Clock) -> None:
     """A push that waits goes in when there is room, behind what was there."""
-    ring = full_ring()
+    ring = full_ring(clock)
     clock.while_asleep = [lambda: None, lambda: None, lambda: ring.pop(1)]
 
     assert ring.push("c")
@@ -209,7 +212,7 @@ def test_a_burst_that_the_consumer_catches_up_with_loses_nothing(clock: Clock) -
 
 def test_a_waiting_push_gives_up_when_another_one_has(clock: Clock) -> None:
     """Threads that wait together do not wait one after another."""
-    ring = full_ring(full_wait_s=1.0)
+    ring = full_ring(clock, full_wait_s=1.0)
     clock.while_asleep = [lambda: ring.push("inner")]  # as from a signal handler; it times out
 
     assert ring.push("outer") is False
@@ -222,7 +225,7 @@ def test_consumer_that_empties_the_ring_during_the_last_look_does_not_close_it(
     clock: Clock,
 ) -> None:
     """Giving up at the very moment when the ring was emptied must not make it full for ever."""
-    ring = full_ring(full_wait_s=0.0)
+    ring = full_ring(clock, full_wait_s=0.0)
     clock.at_reading = [lambda: None, lambda: ring.pop(10)]  # after the look for room, before full
     ring.push("c")
     ring.pop(10)
@@ -233,7 +236,7 @@ def test_consumer_that_empties_the_ring_during_the_last_look_does_not_close_it(
 
 def test_interrupted_wait_leaves_no_hole(clock: Clock) -> None:
     """Ctrl-C in a waiting push: the consumer does not wait for a record that never comes."""
-    ring = full_ring()
+    ring = full_ring(clock)
     clock.while_asleep = [interrupt]
     with pytest.raises(KeyboardInterrupt):
         ring.push("c")
@@ -243,19 +246,19 @@ def test_interrupted_wait_leaves_no_hole(clock: Clock) -> None:
     assert ring.pop(10) == ["d", "e"]
 
 
-def test_signal_in_a_waiting_main_thread_leaves_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_in_a_waiting_main_thread_leaves_no_hole() -> None:
     """The same with a real signal, sent while the main thread waits for room."""
-    ring = full_ring(full_wait_s=HANG_GUARD_S)
     waiting = threading.Event()
 
     class RealClock(Clock):
-        monotonic = staticmethod(time.monotonic)
+        def monotonic(self) -> float:
+            return time.monotonic()
 
         def sleep(self, duration_s: float) -> None:
             waiting.set()
             time.sleep(duration_s)
 
-    monkeypatch.setattr(ring_module, "time", RealClock())
+    ring = full_ring(RealClock(), full_wait_s=HANG_GUARD_S)
     main = threading.main_thread().ident
     assert main is not None
 
@@ -286,11 +289,11 @@ def test_signal_at_any_moment_of_a_push_on_a_full_ring_leaves_no_hole(
     """Try every point at which CPython would raise KeyboardInterrupt, one after another."""
     broken = []
     for moment in itertools.count():
-        ring = full_ring(full_wait_s=0.001)
+        ring = full_ring(clock, full_wait_s=0.001)
         taken: list[str] = []
         clock.while_asleep = []
         if consumer == "makes room":
-            clock.while_asleep = [lambda ring=ring, taken=taken: taken.extend(ring.pop(10))]
+            clock.while_asleep = [functools.partial(take_all, ring, taken)]
         interrupted_at = push_interrupted(ring, "c", moment)
         if interrupted_at is None:
             break
@@ -349,13 +352,16 @@ def may_raise_after(opname: str, next_opname: str) -> bool:
 
 def test_push_during_an_abandoned_ticket_arrives(clock: Clock) -> None:
     """One push waits and is interrupted while a later one waits behind it: that one arrives."""
-    ring = full_ring()
+    ring = full_ring(clock)
+
+    def push_later_then_interrupt() -> None:
+        ring.push("later")  # draws the next ticket, and waits too
+        interrupt()
+
     clock.while_asleep = [
-        lambda: ring.push("later"),  # draws the next ticket, and waits too
+        push_later_then_interrupt,
         lambda: ring.pop(2),  # the later one finds room before the first has looked
     ]
-    first_then_interrupt = clock.while_asleep[0]
-    clock.while_asleep[0] = lambda: (first_then_interrupt(), interrupt())
     with pytest.raises(KeyboardInterrupt):
         ring.push("first")
 
@@ -366,7 +372,7 @@ def test_push_during_an_abandoned_ticket_arrives(clock: Clock) -> None:
 
 def test_consumer_waits_for_a_drawn_ticket_and_keeps_the_order(clock: Clock) -> None:
     """A push that is slow to store is not overtaken: later items wait in the ring."""
-    ring = full_ring()
+    ring = full_ring(clock)
     early: list[str] = []
 
     def overtake() -> None:
@@ -383,7 +389,7 @@ def test_consumer_waits_for_a_drawn_ticket_and_keeps_the_order(clock: Clock) -> 
 
 def test_drops_are_counted_exactly_from_many_threads() -> None:
     """The count is the one thing that takes a lock, and loses none."""
-    ring = full_ring(full_wait_s=0.0)  # nobody pops
+    ring = full_ring(Clock(), full_wait_s=0.0)  # nobody pops
     threads = [
         threading.Thread(target=lambda: [ring.push("x") for _ in range(500)], daemon=True)
         for _ in range(PRODUCERS)
