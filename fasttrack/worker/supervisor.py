@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from fasttrack.delivery.events import Event
 
 OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
-
-OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
 _RESTARTS = 5
 _RESTART_PAUSE_S = 1.0  # doubled with every restart
 _POLL_S = 0.02

@@ -30,8 +30,12 @@ def upload(state: str, **more: Any) -> Upload:
 def said_by(report: DeliveryReport, *events: Event) -> list[str]:
     """Apply reports; return what the user is told, each thing once."""
     said: dict[str, str] = {}
+
+    def warn(key: str, text: str) -> None:
+        said.setdefault(key, text)
+
     for event in events:
-        report.apply(event, said.setdefault)
+        report.apply(event, warn)
     return list(said.values())
 
 
