@@ -10,6 +10,7 @@ import pytest
 
 from fasttrack import ConfigurationError, FasttrackError, Options
 
+
 def test_defaults_are_the_documented_ones() -> None:
     """The design's numbers, and what the README's tables say."""
     assert dataclasses.asdict(Options()) == {
@@ -143,7 +144,10 @@ def test_backends_are_kept_as_a_tuple(backends: Any) -> None:
 @pytest.mark.parametrize(
     ("backends", "message"),
     [
-        ("wandb", r"Options\.backends must be a sequence of names such as \('wandb',\), not 'wandb'"),
+        (
+            "wandb",
+            r"Options\.backends must be a sequence of names such as \('wandb',\), not 'wandb'",
+        ),
         (5, r"Options\.backends must be a sequence of names"),
         ((5,), r"Options\.backends must hold non-empty strings, not 5"),
         (("wandb", ""), r"Options\.backends must hold non-empty strings, not ''"),
