@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
     import torch
     from typing_extensions import Self
@@ -118,9 +117,7 @@ class ExperimentTracker:
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
-            self._shared_id = SharedRunId()
-            if self._engine is not None:
-                self._shared_id.publish(self._engine.run_id)
+            self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
 
     def _forget_engine(self) -> None:
         self._engine = self._logger = None
@@ -172,16 +169,7 @@ class ExperimentTracker:
             logger.step = step
         else:
             logger.training_step(
-                loss,
-                step,
-                batch_size,
-                optimizer,
-                model,
-                scaler,
-                loss_ar,
-                loss_fm,
-                grad_norm,
-                extra,
+                loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
             )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -232,10 +220,9 @@ class ExperimentTracker:
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
         no backend of the run takes files. Returns as soon as the files are hard-linked into the
-        run's directory, some system calls a file, so that the trainer may rotate or delete its
-        own; across file systems they are held open and copied in the background. Hashing and
-        uploading happen in the delivery process. Files overwritten in place after the call are
-        noticed: then nothing is uploaded, which is said.
+        run's directory, so that the trainer may rotate or delete its own; across file systems they
+        are held open and copied in the background. The delivery process hashes and uploads. Files
+        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
 
         Args:
             path: a file or a directory. Symbolic links are followed, loops and special files left
@@ -252,9 +239,8 @@ class ExperimentTracker:
         """Return the run's id, to be kept in checkpoints and passed back as `resume_id`.
 
         Where this process does not record (another rank, disabled), that is the `resume_id` that
-        was given, else None. With `Options(share_run_id=True)` every rank gets the recording
-        rank's id: the first call on another rank waits for it, up to 30 s; when that was in vain
-        it returns None and says why, and later calls only look.
+        was given, else None. With `Options(share_run_id=True)` every rank gets the recording one's
+        id: another rank's first call waits up to 30 s for it; in vain it is None, which is said.
         """
         if self._run_id is None and self._shared_id is not None:
             return self._shared_id.get()
@@ -289,9 +275,9 @@ class ExperimentTracker:
     def audit(self) -> Audit:
         """Return a context manager that reports the lines of its block that wait for the device.
 
-        Some steps of the loop are enough: the block runs slower, each operation by microseconds.
-        Its `findings` are for programs; the report goes to stderr. Without an accelerator that is
-        said and the block just runs; on an inert tracker nothing is said either.
+        Some steps of the loop are enough: each operation runs slower by microseconds. `findings`
+        are for programs; the report goes to stderr, also that there is no accelerator. On an inert
+        tracker the block just runs.
         """
         from fasttrack.audit.session import Audit  # few runs need it
 
@@ -299,24 +285,13 @@ class ExperimentTracker:
 
     def __repr__(self) -> str:
         """Return the run's name, id and state, and where to look at it."""
-        name, run_id, state, link = self._describe()
-        return f"<ExperimentTracker {name} ({run_id}), {state}{f': {link}' if link else ''}>"
+        return as_text(self.get_run_name(), self._run_id, *self._state_and_link())
 
     def _repr_html_(self) -> str:
-        """Return the same for a notebook, with a link."""
-        name, run_id, state, link = (html.escape(text) for text in self._describe())
-        if link.startswith(("https://", "http://")):
-            link = f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'
-        return f"<b>{name}</b> ({run_id}), {state}{f': {link}' if link else ''}"
+        return as_html(self.get_run_name(), self._run_id, *self._state_and_link())
 
-    def _describe(self) -> tuple[str, str, str, str]:
-        name, run_id = str(self.get_run_name()), str(self._run_id)
-        engine = self._engine
-        if engine is None:
-            return name, run_id, "not recorded by this process", ""
-        link = self.get_run_url() or str(engine.run_dir)
-        offline = ", offline" if engine.offline else ""
-        return name, run_id, f"{engine.lifecycle.value}{offline}", link
+    def _state_and_link(self) -> tuple[str, str]:
+        return NOT_RECORDED if self._engine is None else self._engine.state_and_link()
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -346,12 +321,7 @@ class ExperimentTracker:
         """Return the tracker."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
         self.finish(_exit_code(error))
 
