@@ -208,6 +208,11 @@ class Engine:
         """Whether offline was asked for, or a backend fell back to it."""
         return self.settings.mode == "offline" or self.delivery.report.offline
 
+    def state_and_link(self) -> tuple[str, str]:
+        """Return in words what the run does, and where to look at it."""
+        state = f"{self.lifecycle.value}{', offline' if self.offline else ''}"
+        return state, self.delivery.report.url or str(self.run_dir)
+
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
         counts = self.notices.counts()

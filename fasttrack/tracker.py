@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
     import torch
     from typing_extensions import Self
@@ -32,7 +31,8 @@ class ExperimentTracker:
     does nothing. Use it as a context manager: an exception that leaves the block marks the run as
     failed. After construction nothing raises into training.
 
-    In a notebook, a tracker that is made while an earlier one is open leaves it open, and says so.
+    In a notebook, a tracker that is made while an earlier one is open leaves that one open: its
+    run goes on, which is said. Call `finish()` before you make another.
 
     Threads: log from any; build, finish and close from one.
     """
@@ -57,7 +57,8 @@ class ExperimentTracker:
     ) -> None:
         """Open the journal and start the worker and delivery.
 
-        Never waits for the network: takes well under a second. Arguments beat the environment.
+        Never waits for the network: returns in well under a second. Arguments beat the
+        environment.
 
         Args:
             project: W&B project; default WANDB_PROJECT, then "vla-lego".
@@ -72,7 +73,8 @@ class ExperimentTracker:
             enabled: False is the same as mode="disabled".
             log_interval: training steps between logged rows; a step is logged when
                 `step % log_interval == 0`.
-            gpu_stats_interval: training steps between samples of `gpu/` metrics.
+            gpu_stats_interval: training steps between samples of `gpu/` metrics, taken with the
+                first logged step of each interval.
             group: W&B group; default the tag `experiment_group`.
             notes: free text for the run's page.
             required_tags: tags that must be there, unless a run is resumed without tags; default
@@ -115,9 +117,7 @@ class ExperimentTracker:
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
-            self._shared_id = SharedRunId()
-            if self._engine is not None:
-                self._shared_id.publish(self._engine.run_id)
+            self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
 
     def _forget_engine(self) -> None:
         self._engine = self._logger = None
@@ -180,7 +180,8 @@ class ExperimentTracker:
                 What stands in mappings is logged under dotted names, as W&B shows it:
                 `{"val": {"loss": 0.1}}` is `val.loss`, at any depth.
             step: the training step they belong to, an integer. It may lie behind earlier ones.
-                None: that of the last call of any logging method, logged or not; 0 before any.
+                None: that of the last call that had one, of this method or `log_training_step`,
+                whether or not it was logged; 0 before any.
         """
         logger = self._logger
         if logger is not None:
@@ -189,8 +190,9 @@ class ExperimentTracker:
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.
 
-        For what becomes known later, text too. Values whose names look secret are redacted. Unlike
-        `log_config` it makes no artifact. Never waits.
+        For what becomes known after the start: text, the number of parameters, a data set's
+        version. Values whose names look secret are redacted. Unlike `log_config` it makes no
+        artifact. Never waits.
 
         Args:
             config: a mapping, or anything else that the constructor's `config` takes.
@@ -202,7 +204,7 @@ class ExperimentTracker:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
 
         Values whose names look secret are redacted. Blocks for one small file. Where no backend
-        takes files (TensorBoard, "none"), there is no artifact.
+        of the run takes files (TensorBoard, "none"), there is no artifact.
 
         Args:
             config: a mapping, dataclass, `argparse.Namespace`, OmegaConf or pydantic object. What
@@ -217,10 +219,10 @@ class ExperimentTracker:
         """Upload a checkpoint as a version of the artifact `model-<run id>`.
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
-        no backend of the run takes files. Blocks for some system calls a file: they are
-        hard-linked into the run's directory (from another file system copied in the background),
-        so that the trainer may rotate its own. Files overwritten in place after the call are
-        noticed: then nothing is uploaded, which is said.
+        no backend of the run takes files. Returns as soon as the files are hard-linked into the
+        run's directory, so that the trainer may rotate or delete its own; across file systems they
+        are held open and copied in the background. The delivery process hashes and uploads. Files
+        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
 
         Args:
             path: a file or a directory. Symbolic links are followed, loops and special files left
@@ -237,9 +239,8 @@ class ExperimentTracker:
         """Return the run's id, to be kept in checkpoints and passed back as `resume_id`.
 
         Where this process does not record (another rank, disabled), that is the `resume_id` that
-        was given, else None. With `Options(share_run_id=True)` every rank gets the recording
-        rank's id: the first call on another rank waits for it, up to 30 s; when that was in vain
-        it returns None and says why, and later calls only look.
+        was given, else None. With `Options(share_run_id=True)` every rank gets the recording one's
+        id: another rank's first call waits up to 30 s for it; in vain it is None, which is said.
         """
         if self._run_id is None and self._shared_id is not None:
             return self._shared_id.get()
@@ -275,8 +276,8 @@ class ExperimentTracker:
         """Return a context manager that reports the lines of its block that wait for the device.
 
         Some steps of the loop are enough: each operation runs slower by microseconds. `findings`
-        are for programs; the report goes to stderr. Without an accelerator the block just runs,
-        which is said, but not on an inert tracker.
+        are for programs; the report goes to stderr, also that there is no accelerator. On an inert
+        tracker the block just runs.
         """
         from fasttrack.audit.session import Audit  # few runs need it
 
@@ -284,11 +285,13 @@ class ExperimentTracker:
 
     def __repr__(self) -> str:
         """Return the run's name, id and state, and where to look at it."""
-        return _describe(self)
+        return as_text(self.get_run_name(), self._run_id, *self._state_and_link())
 
     def _repr_html_(self) -> str:
-        """Return the same for a notebook, with a link."""
-        return _describe_in_html(self)
+        return as_html(self.get_run_name(), self._run_id, *self._state_and_link())
+
+    def _state_and_link(self) -> tuple[str, str]:
+        return NOT_RECORDED if self._engine is None else self._engine.state_and_link()
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -302,8 +305,9 @@ class ExperimentTracker:
     def finish(self, exit_code: int = 0, *, preempting: bool = False) -> None:
         """Write what is left, deliver it, end the run, and say where it is. Idempotent.
 
-        Blocks until all is delivered, at most about `Options.finish_timeout_s`, longer only while
-        artifacts are uploaded; what is not delivered then is named, with the command that does it.
+        Blocks until everything is delivered, at most about `Options.finish_timeout_s`, longer only
+        while artifacts are uploaded; what could not be delivered by then is named, with the command
+        that delivers it.
 
         Args:
             exit_code: 0 marks the run as finished, anything else as failed.
@@ -317,12 +321,7 @@ class ExperimentTracker:
         """Return the tracker."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
         self.finish(_exit_code(error))
 
@@ -333,24 +332,3 @@ def _exit_code(error: BaseException | None) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _describe(tracker: ExperimentTracker) -> str:
-    name, run_id, state, link = _facts(tracker)
-    return f"<ExperimentTracker {name} ({run_id}), {state}{f': {link}' if link else ''}>"
-
-
-def _describe_in_html(tracker: ExperimentTracker) -> str:
-    name, run_id, state, link = (html.escape(text) for text in _facts(tracker))
-    if link.startswith(("https://", "http://")):
-        link = f'<a href="{link}" target="_blank" rel="noopener">{link}</a>'
-    return f"<b>{name}</b> ({run_id}), {state}{f': {link}' if link else ''}"
-
-
-def _facts(tracker: ExperimentTracker) -> tuple[str, str, str, str]:
-    name, run_id = tracker.get_run_name() or "unnamed", str(tracker._run_id)
-    engine = tracker._engine
-    if engine is None:
-        return name, run_id, "not recorded by this process", ""
-    link = tracker.get_run_url() or str(engine.run_dir)
-    return name, run_id, f"{engine.lifecycle.value}{', offline' if engine.offline else ''}", link

@@ -70,8 +70,8 @@ class Recorder:
             "metadata", lambda: self._write(Metadata(get_metadata(), time_s=time.time()))
         )
 
-    def update_config(self, config: Any, method: str = "update_config") -> dict[str, Any]:
-        """Add `config` to the run's configuration; return it as it was written.
+    def update_config(self, config: Any, method: str = "update_config") -> Config:
+        """Add `config` to the run's configuration; return the journal's entry.
 
         Args:
             config: anything with names and values.
@@ -89,9 +89,9 @@ class Recorder:
                 "config_text",
                 f"{method}: written as text, having no plain form: {', '.join(unrepresented)}",
             )
-        values: dict[str, Any] = redact(plain)
-        self._write(Config(values, time_s=time.time()))
-        return values
+        entry = Config(redact(plain), time_s=time.time())
+        self._write(entry)
+        return entry
 
     def log_config(self, config: Any, step: int | None) -> None:
         """Record `config` as the run's configuration and, where one is taken, a YAML artifact.
@@ -100,9 +100,9 @@ class Recorder:
             ConfigurationError: it has no form with names and values.
             OSError: the run's directory cannot be written.
         """
-        values = self.update_config(config, "log_config")
+        entry = self.update_config(config, "log_config")
         if self._takes_artifacts:
-            text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
             staged = stage_text("config.yaml", text, directory)
             self._commit(staged, number, "config", ("latest",), step)

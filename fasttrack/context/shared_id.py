@@ -20,12 +20,18 @@ _trackers = itertools.count()  # of this process, in the order of construction: 
 class SharedRunId:
     """The id of the run that the tracker of the recording rank, made in the same order, opens.
 
-    Threads: `publish` on the one that makes the tracker; `get` on any.
+    Threads: made on the one that makes the tracker; `get` on any.
     """
 
-    def __init__(self, notices: Notices | None = None) -> None:
-        """Agree on a key with the other ranks; talks to nobody."""
-        self._notices = Notices() if notices is None else notices
+    def __init__(self, publish: str | None = None) -> None:
+        """Agree on a key with the other ranks; on the recording one, tell them the id.
+
+        Sends at most one message, to the store; what goes wrong is said.
+
+        Args:
+            publish: the run's id, on the rank that records; None on the others.
+        """
+        self._notices = Notices()
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._key = f"fasttrack/run_id/{restart}/{next(_trackers)}"
         self._run_id: str | None = None
@@ -37,15 +43,11 @@ class SharedRunId:
                 "share_run_id: torch.distributed is not initialised, so the run's id stays with "
                 "the rank that records; call init_process_group first",
             )
-
-    def publish(self, run_id: str) -> None:
-        """Tell the other ranks. One message to the store; what goes wrong is said."""
-        if self._store is None:
-            return
-        try:
-            self._store.set(self._key, run_id)
-        except RuntimeError as error:
-            self._say_why(error)
+        elif publish is not None:
+            try:
+                self._store.set(self._key, publish)
+            except RuntimeError as error:  # the store's process is gone
+                self._say_why(error)
 
     def get(self) -> str | None:
         """Return the id; None where it is not known, which is said once with the reason.

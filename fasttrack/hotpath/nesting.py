@@ -15,7 +15,7 @@ def flatten(
     nested: Mapping[Any, Mapping[Any, Any]],
     taken: Container[str],
     refuse: Callable[[str, str], None],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what stands in mappings, at every depth, by dotted name.
 
     Args:
@@ -23,7 +23,7 @@ def flatten(
         taken: names that the same call uses already.
         refuse: told (name, why) for what cannot be named.
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
 
     def add(prefix: str, inner: Mapping[Any, Any], around: tuple[int, ...]) -> None:
         around = (*around, id(inner))

@@ -15,14 +15,14 @@ from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
     from fasttrack.hotpath.call_meter import CallMeter
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.hotpath.records import RawRecord
+    from fasttrack.hotpath.records import Captured, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.notices import Notices
 
@@ -130,7 +130,7 @@ class StepLogger:
             if not self._open:
                 self.late_call()
                 return
-            metrics: dict[str, Any] = {} if loss is None else {LOSS: loss}
+            metrics: dict[str, Captured] = {} if loss is None else {LOSS: loss}
             if loss_ar is not None:
                 metrics["loss/ar"] = loss_ar
             if loss_fm is not None:
@@ -198,7 +198,9 @@ class StepLogger:
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_metrics", error)
 
-    def _add_learning_rates(self, metrics: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    def _add_learning_rates(
+        self, metrics: dict[str, Captured], groups: Sequence[Mapping[str, Any]]
+    ) -> None:
         if len(groups) != len(self._lr_names):
             rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
             self._lr_names = ("train/lr", *rest)
@@ -206,7 +208,7 @@ class StepLogger:
             metrics[name] = group["lr"]
 
     def _add_grad_norm(
-        self, metrics: dict[str, Any], model: Any, optimizer: Any
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any
     ) -> Gradients | None:
         try:
             norm = self._gradients.capture(model, optimizer)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from support.wandb_server import Fault, WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
 from fasttrack.journal.cursor import load_cursor
+from fasttrack.journal.entries import Artifact
+from fasttrack.journal.run_directory import cursor_path, files_directory
 
 pytestmark = pytest.mark.server
 
@@ -142,8 +144,8 @@ def test_the_policy_decides_unless_forced(
             tracker.log_checkpoint(checkpoint)
         tracker.log_checkpoint(checkpoint / "weights.pt", aliases=["final"], force=True)
 
-    entries = journal_entries(tmp_path, tracker.get_run_id(), "artifact")
-    assert [entry["aliases"] for entry in entries] == [*[["latest"]] * uploads, ["final"]]
+    entries = journal_entries(tmp_path, tracker.get_run_id(), Artifact)
+    assert [entry.aliases for entry in entries] == [*[("latest",)] * uploads, ("final",)]
     notices = capsys.readouterr().err.count("checkpoints are not uploaded")
     assert notices == (0 if uploads else 1)
 
@@ -180,7 +182,7 @@ def test_a_wrong_call_is_said_and_training_goes_on(
         assert tracker.stats().failed_calls == 1
 
     assert said in capsys.readouterr().err
-    assert journal_entries(tmp_path, tracker.get_run_id(), "artifact") == []
+    assert journal_entries(tmp_path, tracker.get_run_id(), Artifact) == []
 
 
 def test_more_than_5_gb_is_warned_about_and_does_not_block(
@@ -196,48 +198,39 @@ def test_more_than_5_gb_is_warned_about_and_does_not_block(
     os.kill(delivery_pid(tracker), signal.SIGKILL)
     tracker.finish()
 
-    assert entry["size_bytes"] == 6 * 10**9
+    assert entry.size_bytes == 6 * 10**9
     said = capsys.readouterr().err
     assert "6.0 GB in 1 files" in said
     assert "warning: 6.0 GB is a lot to upload" in said
-    staged = run_dir(tmp_path, tracker.get_run_id()) / entry["directory"] / "files" / "model.pt"
+    staged = files_directory(run_dir(tmp_path, tracker.get_run_id()) / entry.directory) / "model.pt"
     assert staged.stat().st_ino == large.stat().st_ino
 
 
-def wait_for_artifacts(base: Path, tracker: ExperimentTracker, count: int) -> list[dict[str, Any]]:
+def wait_for_artifacts(base: Path, tracker: ExperimentTracker, count: int) -> list[Artifact]:
     """Wait until the journal names so many artifacts; return them."""
 
-    def entries() -> list[dict[str, Any]]:
-        return journal_entries(base, tracker.get_run_id(), "artifact")
+    def entries() -> list[Artifact]:
+        return journal_entries(base, tracker.get_run_id(), Artifact)
 
     wait_until(lambda: len(entries()) == count)
     return entries()
 
 
-def test_across_file_systems_the_copy_is_made_in_the_background(
-    server: WandbServer, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_across_file_systems_a_checkpoint_is_copied_although_it_is_deleted_at_once(
+    server: WandbServer, tmp_path: Path, checkpoint: Path
 ) -> None:
-    """The call returns before the copy is made; a deletion meanwhile loses nothing."""
-    go_on = threading.Event()
-    copy = shutil.copyfileobj
-
-    def link(source: str, target: Path) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    def copy_slowly(*arguments: Any) -> None:
-        assert go_on.wait(60)
-        copy(*arguments)
-
-    monkeypatch.setattr(os, "link", link)
-    monkeypatch.setattr(shutil, "copyfileobj", copy_slowly)
-    with make_tracker(mode="online") as tracker:
-        tracker.log_checkpoint(checkpoint, force=True)
-        shutil.rmtree(checkpoint)
-        go_on.set()
+    """Its files are held open, and copied in the background."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("needs a second file system on /dev/shm")
+        with make_tracker(mode="online", options=Options(directory=elsewhere)) as tracker:
+            tracker.log_checkpoint(checkpoint, force=True)
+            shutil.rmtree(checkpoint)
+        staging_gone = is_staging_gone(Path(elsewhere), tracker)
 
     (artifact,) = artifacts_of(server, "model")
     assert artifact.files == {"weights.pt": WEIGHTS, "latest": b"step10"}
-    assert is_staging_gone(tmp_path, tracker)
+    assert staging_gone
 
 
 def test_files_changed_in_place_are_not_uploaded_and_it_is_said(
@@ -265,11 +258,10 @@ def test_offline_a_checkpoint_changed_in_place_does_not_hold_up_the_rows(
     """The offline directory is whole without it."""
     with make_tracker() as tracker:
         tracker.log_training_step(1.0, 0)
-        staged = tracker._recorder._staging
         os.kill(delivery_pid(tracker), signal.SIGSTOP)
         tracker.log_checkpoint(checkpoint, force=True)
         (checkpoint / "weights.pt").write_bytes(b"other")
-        assert staged.is_dir()
+        assert not is_staging_gone(tmp_path, tracker)
         os.kill(delivery_pid(tracker), signal.SIGCONT)
 
     said = capsys.readouterr().err
@@ -379,8 +371,8 @@ def test_delivery_killed_during_an_upload_uploads_it_again_once(
 
     (artifact,) = artifacts_of(server, "model")
     assert artifact.files["weights.pt"] == WEIGHTS
-    state = load_cursor(run_dir(tmp_path, tracker.get_run_id()) / "cursor.json")
-    proofs = state.segments["segment-0001.jsonl"].artifacts
+    cursor = load_cursor(cursor_path(run_dir(tmp_path, tracker.get_run_id())))
+    proofs = cursor.backends["wandb"].segments["segment-0001.jsonl"].artifacts
     assert proofs == {"1": f"the server has it as {artifact.name}:v0 (committed)"}
 
 

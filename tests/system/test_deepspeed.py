@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.runs import HANG_GUARD_S, journal_rows, run_dir, script_environment
+from support.runs import HANG_GUARD_S, journal_entries, journal_rows, script_environment
 
-from fasttrack.journal.reader import read_header, read_segment
-from fasttrack.journal.run_directory import segments
+from fasttrack.journal.entries import Artifact, Header
 
 pytestmark = [
     pytest.mark.deepspeed,
@@ -123,16 +122,19 @@ dist.destroy_process_group()
 """
 
 
-def _torchrun(base: Path, ranks: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def _torchrun(
+    base: Path, ranks: int, *command: str | Path, backends: str = "wandb"
+) -> subprocess.CompletedProcess[str]:
     """Run a script on `ranks` ranks in `base`, with offline tracking."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     # Fixtures of the module come before those of conftest.py, which clear the environment.
     kept = {k: v for k, v in script_environment().items() if not k.startswith(("WANDB_", "SLURM_"))}
     own = {"HOME": str(base), "WANDB_DIR": str(base), "OMP_NUM_THREADS": "1"}
+    tracking = {"WANDB_MODE": "offline", "FASTTRACK_BACKENDS": backends}
     result = subprocess.run(
         [sys.executable, *launcher, *map(str, command)],
         cwd=base,
-        env=kept | own | {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"},
+        env=kept | own | tracking | {"WANDB_ERROR_REPORTING": "false"},
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
@@ -164,9 +166,9 @@ def configurations(tmp_path_factory: pytest.TempPathFactory) -> Configurations:
     base = tmp_path_factory.mktemp("configurations")
     script = base / "configurations.py"
     script.write_text(_CONFIGURATIONS)
-    result = _torchrun(base, 2, script)
+    result = _torchrun(base, 2, script, backends="none")  # the journal is what is looked at
     run_id, expected = json.loads((base / "expected.json").read_text())
-    rows = {row["step"]: row["values"] for row in journal_rows(base, run_id)}
+    rows = {row.step: row.values for row in journal_rows(base, run_id)}
     return Configurations(rows, {int(k): v for k, v in expected.items()}, result.stderr)
 
 
@@ -195,7 +197,7 @@ def test_grad_norm_is_that_of_all_ranks(
 def test_stage_0_in_float32_has_no_grad_norm_but_the_one_passed(
     configurations: Configurations,
 ) -> None:
-    """DeepSpeed answers None, the gradients are gone after step(): said once, with the mend."""
+    """DeepSpeed answers None, the gradients are gone after step(): said once, with the fix."""
     first, second, third, fourth = configurations.phase("stage 0")
     assert [wanted["engine"] for _, wanted in (first, second, third, fourth)] == [None] * 4
     assert "train/grad_norm" not in first[0].keys() | second[0].keys()
@@ -261,12 +263,7 @@ class Training:
     def steps(self, key: str) -> list[int]:
         """Return the steps of the rows that hold `key`, in order."""
         rows = journal_rows(self.base, self.run_id)
-        return [row["step"] for row in rows if key in row["values"]]
-
-    def entries(self, kind: str) -> list[dict[str, Any]]:
-        """Return the journal's lines of one kind, over all segments."""
-        paths = segments(run_dir(self.base, self.run_id))
-        return [entry for path in paths for entry in read_segment(path) if entry["kind"] == kind]
+        return [row.step for row in rows if key in row.values]
 
     def final_accuracy(self) -> float:
         """Return the accuracy that every rank printed last."""
@@ -299,10 +296,10 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 def test_resuming_goes_on_in_the_same_run(resumed: Training) -> None:
     """One run id in two segments; steps go on where the checkpoint was made."""
-    headers = [read_header(path) for path in segments(run_dir(resumed.base, resumed.run_id))]
-    assert [header["run_id"] for header in headers] == [resumed.run_id] * 2
-    assert [header["resumed"] for header in headers] == [False, True]
-    assert [header["world_size"] for header in headers] == [2, 2]
+    headers = journal_entries(resumed.base, resumed.run_id, Header)
+    assert [header.run_id for header in headers] == [resumed.run_id] * 2
+    assert [header.resumed for header in headers] == [False, True]
+    assert [header.world_size for header in headers] == [2, 2]
     assert resumed.steps("eval/accuracy") == [_STEPS_PER_EPOCH * n for n in (1, 2, 3)]
     training = [step for step in range(3 * _STEPS_PER_EPOCH) if step % 5 == 0]
     assert resumed.steps("loss/total") == training
@@ -321,11 +318,12 @@ def test_the_client_state_holds_the_run_id(resumed: Training) -> None:
 
 def test_the_consolidated_model_is_recorded_and_loadable(resumed: Training) -> None:
     """ZeRO-2's shards become one float32 file, an artifact even if checkpoints are not uploaded."""
-    artifacts = [entry for entry in resumed.entries("artifact") if entry["type"] == "model"]
+    found = journal_entries(resumed.base, resumed.run_id, Artifact)
+    artifacts = [artifact for artifact in found if artifact.type == "model"]
     _check_final_model(resumed)
-    assert [artifact["aliases"] for artifact in artifacts] == [["final"]] * 2
-    assert [artifact["files"] for artifact in artifacts] == [1] * 2
-    assert artifacts[-1]["size_bytes"] == (resumed.base / "model_final.pt").stat().st_size
+    assert [artifact.aliases for artifact in artifacts] == [("final",)] * 2
+    assert [artifact.files for artifact in artifacts] == [1] * 2
+    assert artifacts[-1].size_bytes == (resumed.base / "model_final.pt").stat().st_size
 
 
 def test_one_rank_without_zero_trains_too(tmp_path: Path) -> None:

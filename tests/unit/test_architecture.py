@@ -46,8 +46,9 @@ ALLOWED = {
     | {"runs", "views", "doctor", "audit", "journal", "context", "settings", "command", "demo"}
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
+    "display": BASE,
     "engine": {"*"},
-    "tracker": {"settings", "engine", "stats", "context", "hotpath", "audit", "options", "errors"},
+    "tracker": BASE | {"settings", "engine", "display", "context", "hotpath", "audit"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},

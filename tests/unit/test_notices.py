@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fasttrack import notices as tally_module
+from fasttrack import notices as notices_module
 from fasttrack.notices import Notices, say
 
 PREFIX = "[ExperimentTracker] "
@@ -28,9 +28,12 @@ def test_counts_add_up_by_reason() -> None:
 def test_many_threads_lose_no_count() -> None:
     """Eight threads count at once."""
     notices = Notices()
-    threads = [
-        threading.Thread(target=lambda: [notices.count("x") for _ in range(1000)]) for _ in range(8)
-    ]
+
+    def count() -> None:
+        for _ in range(1000):
+            notices.count("x")
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -67,11 +70,11 @@ def test_metric_names_made_anew_at_every_step_do_not_flood_the_log(
 ) -> None:
     """Warnings end after a thousand kinds; counting goes on."""
     notices = Notices()
-    for number in range(tally_module._DISTINCT_WARNINGS + 50):
+    for number in range(notices_module._DISTINCT_WARNINGS + 50):
         notices.refuse(f"metric/{number}", "no")
 
-    assert notices.counts() == {"refused": tally_module._DISTINCT_WARNINGS + 50}
-    assert len(capsys.readouterr().err.splitlines()) == tally_module._DISTINCT_WARNINGS
+    assert notices.counts() == {"refused": notices_module._DISTINCT_WARNINGS + 50}
+    assert len(capsys.readouterr().err.splitlines()) == notices_module._DISTINCT_WARNINGS
 
 
 def test_a_warning_inside_a_count_does_not_deadlock() -> None:

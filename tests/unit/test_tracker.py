@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
@@ -131,9 +132,10 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
 
     heavy, ours = result.stdout.splitlines()
     assert heavy == "[]"
-    assert set(eval(ours)) == {
+    assert set(ast.literal_eval(ours)) == {
         "context",
         "delivery",
+        "display",
         "errors",
         "options",
         "settings",

@@ -139,8 +139,7 @@ def test_without_a_process_group_it_is_said_once_and_behaves_as_without(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The id stays with the rank that records."""
-    shared = SharedRunId()
-    shared.publish("ab12")
+    shared = SharedRunId(publish="ab12")
 
     assert shared.get() is None
     assert shared.get() is None
@@ -163,8 +162,7 @@ def test_attempt_that_torchrun_started_again_does_not_find_the_id_of_the_one_bef
 ) -> None:
     """The store may outlive the processes; trackers are counted from 0 again."""
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    before = SharedRunId()
-    before.publish("ab12")
+    before = SharedRunId(publish="ab12")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     after = SharedRunId()
 
