@@ -15,6 +15,7 @@ delivery, whose destination is this process's memory. No network, no account, no
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import tempfile
 import time
@@ -43,7 +44,7 @@ class MemoryTracker(ExperimentTracker):
     def __init__(self, **arguments: Any) -> None:
         """Take the arguments of `ExperimentTracker`; see `memory_tracker`."""
         directory = tempfile.mkdtemp(prefix="fasttrack-")
-        self._remove_directory = weakref.finalize(self, shutil.rmtree, directory, True)
+        self._remove_directory = weakref.finalize(self, _remove, directory, os.getpid())
         given = arguments.pop("options", None) or Options()
         options = dataclasses.replace(
             given, backends=("memory",), delivery="thread", directory=directory
@@ -108,6 +109,11 @@ class MemoryTracker(ExperimentTracker):
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"rows did not arrive within {_ARRIVE_S:.0f} s")
             time.sleep(_POLL_S)
+
+
+def _remove(directory: str, pid: int) -> None:
+    if os.getpid() == pid:  # in a forked child it is the parent's
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def memory_tracker(**arguments: Any) -> MemoryTracker:

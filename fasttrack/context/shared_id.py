@@ -36,6 +36,7 @@ class SharedRunId:
         self._key = f"fasttrack/run_id/{restart}/{next(_trackers)}"
         self._run_id: str | None = None
         self._waited = False
+        self._pid = os.getpid()
         self._store = _default_store()
         if self._store is None:
             self._notices.warn(
@@ -52,9 +53,10 @@ class SharedRunId:
     def get(self) -> str | None:
         """Return the id; None where it is not known, which is said once with the reason.
 
-        Waits, up to `WAIT_S` and once only, for the recording rank; later calls just look.
+        Waits, up to `WAIT_S` and once only, for the recording rank; later calls just look. A forked
+        child asks nobody: the connection is its parent's.
         """
-        if self._run_id is not None or self._store is None:
+        if self._run_id is not None or self._store is None or os.getpid() != self._pid:
             return self._run_id
         deadline_s = time.monotonic() + (0 if self._waited else WAIT_S)
         try:

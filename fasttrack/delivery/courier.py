@@ -85,7 +85,9 @@ class Courier:
         Blocks for the life of the run.
         """
         online = self._header.mode == "online" or not self._backend.has_offline
-        delivered = self._is_proven(online=online) or self._deliver(online=online)
+        # What was proven by hand while the trainer ran is not all.
+        over = self._ending.find() is not None and self._is_proven(online=online)
+        delivered = over or self._deliver(online=online)
         self._report_done(delivered, already=False)
         return delivered
 
@@ -223,6 +225,11 @@ class Courier:
         )
         try:
             replay.run(self._proofs, self._save)
+        except BackendLostError:
+            raise
+        except Exception:  # whoever starts this anew must find the run free
+            self._backend.abandon()
+            raise
         finally:
             self._rows = replay.rows
         if replay.reason is not None:

@@ -10,6 +10,8 @@ from typing import ClassVar, TypeAlias
 
 import orjson
 
+from fasttrack.journal.json_bytes import json_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Online:
@@ -115,7 +117,7 @@ def encode(event: Event) -> bytes:
     told: dict[str, object] = {"event": event.event}
     for field in fields(event):
         told[field.name] = getattr(event, field.name)
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+    return json_bytes(told, orjson.OPT_APPEND_NEWLINE)
 
 
 def decode(line: bytes | str) -> Event:

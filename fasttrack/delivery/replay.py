@@ -100,6 +100,9 @@ class Replay:
         uploads = Uploads(run_dir, self._backend, self._session, self._report)
         with contextlib.closing(uploads):
             pending = proofs.pending(offline_will_do=not self._online)
+            newest = self._segments[-1]
+            if newest not in pending and self._ending.find() is None:
+                pending.append(newest)  # proven as it was by hand; its trainer goes on
             pending = self._session.settle(self._segments, pending)
             save()
             for path in pending:
@@ -110,7 +113,7 @@ class Replay:
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
             if proof is None:
                 raise BackendLostError("the backend does not have all rows after a finish")
-            proofs.note(proof, pending, uploads.outcomes, online=self._online)
+            proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
             if uploads.pending:
                 self.reason = "an artifact was not uploaded in time"
             elif uploads.failures:
@@ -140,7 +143,10 @@ class Replay:
                 else:
                     break
                 self._report_progress()
-            state.size_bytes = follower.sizes_bytes.get(path, 0)
+            size_bytes = follower.sizes_bytes.get(path, 0)
+            if size_bytes != state.size_bytes:  # what was proven before was less
+                state.proof = state.offline_proof = None
+            state.size_bytes = size_bytes
 
     def _take(self, entry: Entry, state: SegmentLedger, path: Path, uploads: Uploads) -> None:
         if isinstance(entry, Row):

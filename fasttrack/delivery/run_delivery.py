@@ -88,7 +88,7 @@ class RunDelivery:
         work on the run waits for it.
         """
         with self._locked(wait=True):
-            return self._deliver(Courier.follow)
+            return self._deliver(Courier.follow, to_the_end=True)
 
     def deliver_now(self) -> bool | None:
         """Deliver what is there to its destinations, in whatever mode the run was recorded.
@@ -101,7 +101,7 @@ class RunDelivery:
         """
         with self._locked(wait=False) as got_it:
             if got_it:
-                return self._deliver(Courier.deliver_now)
+                return self._deliver(Courier.deliver_now, to_the_end=False)
         self._report(Busy())
         return None
 
@@ -125,7 +125,7 @@ class RunDelivery:
         finally:
             os.close(lock)
 
-    def _deliver(self, task: Callable[[Courier], bool]) -> bool:
+    def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
         cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
         staged = StagedFiles(self._run_dir, self._segments, cursor)
         couriers = {}
@@ -141,7 +141,8 @@ class RunDelivery:
             delivered = [task(courier) for courier in couriers.values()]
         else:
             delivered = self._side_by_side(task, couriers)
-        staged.remove_orphans()
+        if to_the_end:  # by hand, elsewhere, a trainer may be staging files right now
+            staged.remove_orphans()
         return all(delivered) and not unknown
 
     def _courier(self, name: str, cursor: CursorFile, staged: StagedFiles) -> Courier:
@@ -185,13 +186,14 @@ class RunDelivery:
 
         def run(name: str, courier: Courier) -> None:
             for restart in range(_RESTARTS + 1):
+                if restart:
+                    self._pause(_RESTART_PAUSE_S * 2 ** (restart - 1))
                 try:
                     outcomes[name] = task(courier)
                     return
                 except Exception as error:  # delivery's boundary: the others go on
                     reason = f"{name}: {error!r}"
                     self._report(Trouble(backend=name, reason=reason))
-                self._pause(_RESTART_PAUSE_S * 2**restart)
             self._report(Done(backend=name, delivered=False, reason=reason))
             outcomes[name] = False
 

@@ -37,7 +37,7 @@ class Uploads:
         self._backend = backend
         self._session = session
         self._report = report
-        self._queue: queue.SimpleQueue[tuple[Key, Artifact]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Key, Artifact] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._submitted = 0
         self._closed = False
@@ -56,8 +56,9 @@ class Uploads:
             self._thread.start()
 
     def close(self) -> None:
-        """Begin no further upload: the session has ended, and another may use the backend."""
+        """Begin no further upload, and end the thread: the session is over."""
         self._closed = True
+        self._queue.put(None)
 
     @property
     def pending(self) -> bool:
@@ -66,9 +67,10 @@ class Uploads:
 
     def _run(self) -> None:
         while True:
-            key, entry = self._queue.get()
-            if self._closed:
+            item = self._queue.get()
+            if item is None or self._closed:
                 return
+            key, entry = item
             try:
                 self.outcomes[key] = self._upload(entry)
             except Exception as error:  # the thread's boundary: whoever waits must hear of it

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from fasttrack.journal.json_bytes import json_bytes
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -73,7 +75,7 @@ class Cursor:
         """
         scratch = path.with_suffix(".tmp")
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+            file.write(json_bytes(asdict(self), orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -85,6 +86,7 @@ class DeliveryReport:
             _note_upload(known, event, warn)
         else:
             known.done, known.rows = event, event.rows
+            known.offline = event.offline if event.delivered else known.offline
             known.url = event.url or known.url
             known.directory = event.directory or known.directory
 
@@ -272,7 +274,8 @@ class DeliveryProcess:
                 return
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:
-                self.report.apply(decode(line), self._warn)
+                with contextlib.suppress(ValueError):  # torn: the pipe was full
+                    self.report.apply(decode(line), self._warn)
 
     def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
         """Wait until the process is done or given up on, restarting it if it dies."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -108,3 +110,19 @@ def test_memory_in_another_process_is_refused() -> None:
     """Its rows would be gone with that process, and called delivered."""
     with pytest.raises(ConfigurationError, match=r"fasttrack\.testing"):
         ExperimentTracker(project="x", options=Options(backends=("memory",)))
+
+
+def test_a_forked_child_leaves_the_directory_to_its_parent() -> None:
+    """Also one that ends as a program does, with all that is to be done at its end."""
+    code = (
+        "import os, sys\n"
+        "from fasttrack.testing import memory_tracker\n"
+        "with memory_tracker() as tracker:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        sys.exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+        "    assert tracker.get_run_dir().exists()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)

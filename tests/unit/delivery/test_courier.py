@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from fasttrack.delivery.backends.memory import MemoryBackend
 from fasttrack.delivery.events import Busy, Done, Offline, Online, Progress, Trouble, Upload
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.run_directory import cursor_path
+from fasttrack.journal.run_directory import cursor_path, files_directory, staged_directory
 
 AWAY = BackendUnavailableError("nobody answers")
 GONE = BackendLostError("the server went away")
@@ -134,6 +135,35 @@ def test_rows_written_after_the_proof_follow(scene: Scene) -> None:
 
     assert scene.delivery().follow() is True
     assert scene.steps() == [0, 1, 2]
+
+
+def test_what_was_proven_by_hand_is_not_all_while_the_trainer_runs(scene: Scene) -> None:
+    """Its delivery died, and was started again after somebody had delivered all there was."""
+    trainer = scene.begin()
+    trainer.log(0)
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    scene.clock.at(5, lambda: trainer.log(1))
+    scene.clock.at(6, trainer.finish)
+
+    assert scene.delivery().follow() is True
+    assert scene.steps() == [0, 1]
+
+
+def test_a_proof_is_not_for_rows_that_came_after_it(scene: Scene) -> None:
+    """They were handed over, and lost with the client before it had finished."""
+    trainer = scene.begin()
+    trainer.log(0)
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    trainer.log(1)
+    trainer.finish()
+    rows = scene.destination.server.rows
+    lose_newest = BackendLostError("the client died")
+    scene.destination.fail("finish", lose_newest)
+    scene.clock.at(0.1, lambda: rows.pop())
+
+    assert scene.delivery().follow() is True
+    assert scene.told(Trouble)[0].reason == "the client died"
+    assert scene.steps() == [0, 1]
 
 
 # --- trouble ------------------------------------------------------------------------------------
@@ -395,6 +425,21 @@ def test_by_hand_a_session_is_tried_three_times(scene: Scene) -> None:
     assert scene.steps() == [0]
 
 
+def test_by_hand_files_that_are_being_staged_are_left_alone(scene: Scene) -> None:
+    """Elsewhere the trainer still runs; half a copy is no orphan yet."""
+    trainer = scene.begin()
+    trainer.log(0)
+    half = files_directory(staged_directory(trainer.writer.path, 1))
+    half.mkdir(parents=True)
+    (half / "model.pt").write_bytes(b"wei")
+
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    assert len(trainer.staged_files()) == 1
+    trainer.finish()
+    assert scene.delivery().follow() is True
+    assert trainer.staged_files() == []
+
+
 def test_two_at_a_time_do_not_deliver_one_run(scene: Scene) -> None:
     """By hand it is said; a trainer's own delivery waits for its turn."""
     trainer = scene.begin()
@@ -473,6 +518,21 @@ def test_an_upload_that_breaks_in_an_unforeseen_way_is_a_failure_like_any(scene:
 
     assert scene.delivery().follow() is False
     assert "no such thing" in str(done(scene).reason)
+
+
+def test_uploads_leave_no_threads_behind(scene: Scene) -> None:
+    """However many sessions it took: they may run in the trainer."""
+    trainer = scene.begin()
+    trainer.stage(1, b"weights")
+    trainer.finish()
+    scene.destination.fail("finish", GONE, times=3)
+    before = {thread for thread in threading.enumerate() if thread.name == "uploads"}
+
+    assert scene.delivery().follow() is True
+    for thread in threading.enumerate():
+        if thread.name == "uploads" and thread not in before:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_offline_an_artifact_waits_in_the_stand_in_and_in_staging(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -37,6 +38,16 @@ def test_what_is_read_is_what_was_written(event: Event) -> None:
     assert line.endswith(b"\n")
     assert events.decode(line) == event
     assert json.loads(line)["event"] == event.event
+
+
+def test_a_file_name_that_is_not_utf_8_is_told_in_ascii() -> None:
+    """Python spells its bytes as lone surrogates, which JSON cannot hold."""
+    event = Done(
+        backend="wandb", delivered=False, reason="m\udcff.pt changed", directory="/d\udcff"
+    )
+    told = events.decode(events.encode(event))
+
+    assert told == dataclasses.replace(event, reason=r"m\udcff.pt changed", directory=r"/d\udcff")
 
 
 def test_every_kind_is_tried_here() -> None:

@@ -6,16 +6,27 @@ import fcntl
 import os
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.deliveries import Scene
 
-from fasttrack.delivery.backends.memory import MemoryDestination
+from fasttrack.delivery.backends.memory import MemoryBackend, MemoryDestination
 from fasttrack.delivery.events import Done, Trouble
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import encode_row
 from fasttrack.journal.run_directory import cursor_path, lock_path, segment_name
+
+
+class Abandonable(MemoryBackend):
+    """One that notes when it is told to let go."""
+
+    abandoned: ClassVar[list[Abandonable]] = []
+
+    def abandon(self) -> None:
+        """Note it."""
+        self.abandoned.append(self)
 
 
 @pytest.fixture
@@ -106,8 +117,21 @@ def test_a_courier_that_crashes_beside_others_is_started_again(scene: Scene) -> 
     assert [event.reason for event in scene.told(Trouble)] == ["other: KeyError('no such thing')"]
 
 
+def test_a_courier_that_crashed_leaves_its_backend_free(scene: Scene) -> None:
+    """Or W&B's client would have one run open twice."""
+    trainer = scene.begin()
+    trainer.log(0)
+    trainer.finish(within_s=600)
+    scene.backend_class = Abandonable
+    scene.destinations["other"].fail("log", KeyError("no such thing"))
+    Abandonable.abandoned.clear()
+
+    assert scene.delivery().follow() is True
+    assert len(Abandonable.abandoned) == 1
+
+
 def test_a_courier_that_crashes_for_ever_is_given_up_and_said(scene: Scene) -> None:
-    """After five restarts."""
+    """After five restarts, and not a pause later."""
     trainer = scene.begin()
     trainer.log(0)
     trainer.finish(within_s=600)
@@ -116,6 +140,7 @@ def test_a_courier_that_crashes_for_ever_is_given_up_and_said(scene: Scene) -> N
     assert scene.delivery().follow() is False
     assert outcome(scene) == {"memory": True, "other": False}
     assert len(scene.told(Trouble)) == 6
+    assert scene.clock.elapsed_s == 1 + 2 + 4 + 8 + 16
 
 
 def test_a_lone_courier_that_crashes_ends_its_process(tmp_path: Path) -> None:

@@ -265,6 +265,15 @@ def test_session_says_where_the_run_is(tmp_path: Path) -> None:
     assert session.uploaded_bytes() is None
 
 
+def test_a_path_that_tensorboard_cannot_read_is_refused(tmp_path: Path) -> None:
+    """Its readers take names as UTF-8 only; trying again would not help."""
+    backend = open_backend(tmp_path / "d\udcff", Ledger())
+
+    with pytest.raises(BackendUnavailableError, match="not UTF-8") as caught:
+        backend.open(HEADER, online=True, timeout_s=10.0)
+    assert caught.value.final
+
+
 def test_console_and_artifacts_are_not_for_tensorboard(tmp_path: Path) -> None:
     """It has no place for them; delivery asks `takes_artifacts` first."""
     backend = open_backend(tmp_path, Ledger())

@@ -276,3 +276,12 @@ def test_cursor_of_a_later_version_counts_as_nothing_delivered(tmp_path: Path) -
     later.save(path)
 
     assert load_cursor(path) == Cursor()
+
+
+def test_a_directory_that_is_not_utf_8_can_be_saved(tmp_path: Path) -> None:
+    """Spelled in ASCII, as everywhere else: it is there to be read."""
+    cursor = Cursor()
+    cursor.ledger("tensorboard").directory = "/d\udcff"
+    cursor.save(tmp_path / "cursor.json")
+
+    assert load_cursor(tmp_path / "cursor.json").ledger("tensorboard").directory == r"/d\udcff"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,21 @@ from fasttrack.delivery.events import (
     Progress,
     Trouble,
     Upload,
+    encode,
 )
-from fasttrack.worker.supervisor import DeliveryReport, NoDelivery, wait
+from fasttrack.worker.supervisor import DeliveryProcess, DeliveryReport, NoDelivery, wait
+
+
+class Piped(DeliveryProcess):
+    """One whose process is whoever writes into its pipe."""
+
+    def __init__(self, segment: Path, reports: int) -> None:
+        """Read from `reports`."""
+        self._pipe = reports
+        super().__init__(segment, ("wandb",), lambda key, text: None)
+
+    def _start(self) -> None:
+        self._reports, self._partial = self._pipe, b""
 
 
 def upload(state: str, **more: Any) -> Upload:
@@ -112,6 +127,33 @@ def test_a_run_that_comes_online_later_is_offline_no_more() -> None:
     )
 
     assert (report.offline, report.url, report.delivered) == (False, "https://x", True)
+
+
+def test_a_last_upload_that_failed_leaves_the_run_offline() -> None:
+    """The server was opened, and took not all; what is whole is the stand-in."""
+    report = DeliveryReport(("wandb",))
+    said_by(
+        report,
+        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS"),
+        Online(backend="wandb", url="https://x", directory="/w/run-1"),
+        Done(backend="wandb", delivered=True, offline=True, rows=2, directory="/w/offline-run-1"),
+    )
+
+    assert (report.offline, report.directory) == (True, "/w/offline-run-1")
+
+
+def test_a_torn_report_costs_no_other(tmp_path: Path) -> None:
+    """The pipe was full, and took half a line."""
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    delivery = Piped(tmp_path / "segment-0001.jsonl", ours)
+    done = encode(Done(backend="wandb", delivered=True, rows=2))
+    os.write(theirs, done[:10] + done + done)
+    delivery.poll()
+
+    assert delivery.report.done
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_a_journal_only_run_is_delivered_from_the_start() -> None:

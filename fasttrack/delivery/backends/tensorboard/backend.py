@@ -59,6 +59,11 @@ class TensorBoardBackend:
         session_class = _import_session(in_trainer=self._place.in_trainer)
         directory = self._folder / header.run_id
         try:
+            str(directory).encode()
+        except UnicodeEncodeError as error:
+            why = f"TensorBoard reads no path that is not UTF-8: {str(directory)!r}"
+            raise BackendUnavailableError(why, final=True) from error
+        try:
             directory.mkdir(parents=True, exist_ok=True)
             self._session = session_class(directory, header, self._place)
         except OSError as error:
