@@ -162,8 +162,8 @@ class Audit:
         _time_operations()  # torch imports what it needs for the first
         self._cost_s = max(0.0, _time_operations() - unwatched_s)
         if "cuda" in self.devices:
-            self._awaits_cuda = True
             self._stack.enter_context(self._sync_warnings.listen(self._hear))
+            self._awaits_cuda = not self._sync_warnings.switch_on()
         mode.operations = 0
         self._mode = mode
         self._started_s = perf_counter()
