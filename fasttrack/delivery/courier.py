@@ -102,6 +102,10 @@ class Courier:
         self._report_done(delivered, already=already)
         return delivered
 
+    def let_go(self) -> None:
+        """Free the backend of what a crash has left open, so that delivery can begin anew."""
+        self._backend.abandon()
+
     # --- strategy ---------------------------------------------------------------------------
 
     def _deliver(self, *, online: bool) -> bool:
@@ -225,11 +229,6 @@ class Courier:
         )
         try:
             replay.run(self._proofs, self._save)
-        except BackendLostError:
-            raise
-        except Exception:  # whoever starts this anew must find the run free
-            self._backend.abandon()
-            raise
         finally:
             self._rows = replay.rows
         if replay.reason is not None:

@@ -50,12 +50,13 @@ class CursorFile:
         """
         ledger = copy.deepcopy(self._cursor.ledger(backend))
         with self._lock:
-            self._saved.backends[backend] = ledger
+            cursor = Cursor(backends={**self._saved.backends, backend: ledger})
             try:
-                self._saved.save(self._path)
+                cursor.save(self._path)
             except OSError as error:
                 why = f"{self._path} cannot be written ({error.strerror})"
                 raise BackendLostError(why) from error
+            self._saved = cursor
 
     def saved(self) -> Cursor:
         """Return a copy of what is known of all backends, as it was last saved."""

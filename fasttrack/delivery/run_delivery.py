@@ -192,6 +192,7 @@ class RunDelivery:
                     outcomes[name] = task(courier)
                     return
                 except Exception as error:  # delivery's boundary: the others go on
+                    courier.let_go()
                     reason = f"{name}: {error!r}"
                     self._report(Trouble(backend=name, reason=reason))
             self._report(Done(backend=name, delivered=False, reason=reason))

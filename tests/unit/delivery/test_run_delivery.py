@@ -13,6 +13,7 @@ from support.deliveries import Scene
 
 from fasttrack.delivery.backends.memory import MemoryBackend, MemoryDestination
 from fasttrack.delivery.events import Done, Trouble
+from fasttrack.delivery.ledger import CursorFile
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import encode_row
@@ -117,13 +118,28 @@ def test_a_courier_that_crashes_beside_others_is_started_again(scene: Scene) -> 
     assert [event.reason for event in scene.told(Trouble)] == ["other: KeyError('no such thing')"]
 
 
-def test_a_courier_that_crashed_leaves_its_backend_free(scene: Scene) -> None:
+def test_what_the_disk_did_not_take_counts_for_nobody(tmp_path: Path) -> None:
+    """Staged files go by what is on disk: another backend's courier may look meanwhile."""
+    cursor = CursorFile(tmp_path)
+    cursor.ledger("memory").segment("segment-0001.jsonl").artifacts["1"] = "it is there"
+    cursor_path(tmp_path).with_suffix(".tmp").mkdir()
+
+    with pytest.raises(BackendLostError, match="cannot be written"):
+        cursor.save("memory")
+    assert cursor.saved().backends == {}
+    cursor_path(tmp_path).with_suffix(".tmp").rmdir()
+    cursor.save("memory")
+    assert cursor.saved() == load_cursor(cursor_path(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["open", "log"])
+def test_a_courier_that_crashed_leaves_its_backend_free(scene: Scene, method: str) -> None:
     """Or W&B's client would have one run open twice."""
     trainer = scene.begin()
     trainer.log(0)
     trainer.finish(within_s=600)
     scene.backend_class = Abandonable
-    scene.destinations["other"].fail("log", KeyError("no such thing"))
+    scene.destinations["other"].fail(method, KeyError("no such thing"))
     Abandonable.abandoned.clear()
 
     assert scene.delivery().follow() is True
