@@ -76,7 +76,7 @@ class DeliveryReport:
         elif isinstance(event, Trouble):
             known.rows = event.rows
             warn(
-                f"trouble:{event.reason}",
+                f"trouble:{event.backend}:{event.reason}",
                 f"{name}delivery was interrupted ({event.reason}); "
                 "all rows are safe in the journal; training goes on",
             )

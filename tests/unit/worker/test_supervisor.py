@@ -129,6 +129,15 @@ def test_a_run_that_comes_online_later_is_offline_no_more() -> None:
     assert (report.offline, report.url, report.delivered) == (False, "https://x", True)
 
 
+def test_the_same_trouble_of_two_backends_is_said_of_both() -> None:
+    """A full disk is no less full for the second."""
+    report = DeliveryReport(("wandb", "tensorboard"))
+    troubles = [Trouble(backend=name, reason="the disk is full") for name in report.backends]
+
+    said = said_by(report, *troubles, *troubles)
+    assert [text.partition(":")[0] for text in said] == ["wandb", "tensorboard"]
+
+
 def test_a_last_upload_that_failed_leaves_the_run_offline() -> None:
     """The server was opened, and took not all; what is whole is the stand-in."""
     report = DeliveryReport(("wandb",))
