@@ -55,7 +55,7 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
         raise click.UsageError("name the runs, or pass --all", click.get_current_context())
     if everything:
         found = list_runs(base)
-        runs = [run for run in found if run.header is None or run.header.backends]
+        runs = [run for run in found if not run.journal_only]
         if not found:
             note_no_runs(base)
     else:

@@ -138,14 +138,15 @@ class StagedFiles:
         self._run_dir = run_dir
         self._segments = segments
         self._cursor = cursor
-        self.takers: frozenset[str] = frozenset()
-        """Names of the backends that take artifacts; while there is none, nothing is removed."""
+        self.takers: dict[str, Sequence[Path]] = {}
+        """Backends that take artifacts -> the segments for them; what is for none stays."""
 
     def remove_settled(self) -> None:
         """Remove the artifacts that have arrived everywhere, or never will."""
-        ledgers = self._ledgers()
+        saved = self._cursor.saved()
         for path in self._segments:
-            known = [ledger.segment(path.name).artifacts for ledger in ledgers]
+            names = [name for name, paths in self.takers.items() if path in paths]
+            known = [saved.ledger(name).segment(path.name).artifacts for name in names]
             for number in {number for artifacts in known for number in artifacts}:
                 if all(artifacts.get(number) is not None for artifacts in known):
                     shutil.rmtree(staged_directory(path, int(number)), ignore_errors=True)
@@ -153,15 +154,13 @@ class StagedFiles:
 
     def remove_orphans(self) -> None:
         """Remove what a kill left of segments that have arrived whole: half copies, say."""
-        proofs = [Proofs(ledger, self._segments) for ledger in self._ledgers()]
+        saved = self._cursor.saved()
         for path in self._segments:
-            if proofs and all(p.is_proven(path, offline_will_do=False) for p in proofs):
+            names = [name for name, paths in self.takers.items() if path in paths]
+            proofs = [Proofs(saved.ledger(name), [path]) for name in names]
+            if proofs and not any(p.pending(offline_will_do=False) for p in proofs):
                 shutil.rmtree(staging_directory(path), ignore_errors=True)
         self._remove_empty()
-
-    def _ledgers(self) -> list[Ledger]:
-        saved = self._cursor.saved()
-        return [saved.ledger(name) for name in self.takers]
 
     def _remove_empty(self) -> None:
         for folder in (*map(staging_directory, self._segments), artifacts_directory(self._run_dir)):

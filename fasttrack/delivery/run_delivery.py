@@ -20,6 +20,7 @@ from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import POLL_S, EndingWatch
 from fasttrack.delivery.events import Busy, Done, Trouble
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
+from fasttrack.journal.destinations import segments_by_backend
 from fasttrack.journal.entries import merge_headers
 from fasttrack.journal.reader import count_rows, read_header
 from fasttrack.journal.run_directory import attempt, lock_path, segments
@@ -67,13 +68,14 @@ class RunDelivery:
         """
         self._run_dir = segment.parent
         found = [path for path in segments(self._run_dir) if attempt(path) <= attempt(segment)]
-        headers = {path: header for path in found if (header := read_header(path)) is not None}
-        header = merge_headers(list(headers.values()))
-        if header is None:
+        headers = {path: read_header(path) for path in found}
+        if not any(headers.values()):
             raise ValueError(f"{segment} and the segments before it have no header")
-        self._header = header
         # The disk was full when its attempt began: what has neither header nor rows holds nothing.
-        self._segments = [path for path in found if path in headers or count_rows(path)]
+        self._headers = {
+            path: header for path, header in headers.items() if header or count_rows(path)
+        }
+        self._segments = list(self._headers)
         self._trainer_alive = trainer_alive
         self._report = report
         self._in_trainer = in_trainer
@@ -130,9 +132,9 @@ class RunDelivery:
         staged = StagedFiles(self._run_dir, self._segments, cursor)
         couriers = {}
         unknown = False
-        for name in self._header.backends:
+        for name, paths in segments_by_backend(self._headers).items():
             try:
-                couriers[name] = self._courier(name, cursor, staged)
+                couriers[name] = self._courier(name, paths, cursor, staged)
             except KeyError:
                 unknown = True
                 reason = f"this version of fasttrack knows no backend {name!r}"
@@ -145,8 +147,12 @@ class RunDelivery:
             staged.remove_orphans()
         return all(delivered) and not unknown
 
-    def _courier(self, name: str, cursor: CursorFile, staged: StagedFiles) -> Courier:
+    def _courier(
+        self, name: str, paths: list[Path], cursor: CursorFile, staged: StagedFiles
+    ) -> Courier:
         ledger = cursor.ledger(name)
+        header = merge_headers([known for path in paths if (known := self._headers[path])])
+        assert header is not None  # one of them named the backend
 
         def save() -> None:
             cursor.save(name)
@@ -160,21 +166,25 @@ class RunDelivery:
         )
         backend = self._make(name, place)
         if backend.takes_artifacts:
-            staged.takers |= {name}
+            staged.takers[name] = paths
+        newest = paths[-1] == self._segments[-1]
+        ending = EndingWatch(
+            paths[-1],
+            header.finish_timeout_s,
+            trainer_alive=self._trainer_alive if newest else lambda: False,
+            clock=self._clock,
+            pause=self._pause,
+        )
+        if not newest:  # what an earlier attempt left; the time that it gave is long over
+            ending.give_time(header.finish_timeout_s)
         return Courier(
             name,
             backend,
-            header=self._header,
-            segments=self._segments,
+            header=header,
+            segments=paths,
             ledger=ledger,
             save=save,
-            ending=EndingWatch(
-                self._segments[-1],
-                self._header.finish_timeout_s,
-                trainer_alive=self._trainer_alive,
-                clock=self._clock,
-                pause=self._pause,
-            ),
+            ending=ending,
             report=self._report,
             proven=staged.remove_settled,
         )

@@ -81,6 +81,12 @@ class LocalRun:
         return merge_headers([header for header in self.headers if header is not None])
 
     @property
+    def journal_only(self) -> bool:
+        """Whether all attempts keep their journal only: no backend is to have their rows."""
+        whole = [header for header in self.headers if header is not None]
+        return bool(whole) and not any(header.backends for header in whole)
+
+    @property
     def run_id(self) -> str:
         """The run's id, from its header; a copied directory may have another name."""
         return self.directory.name if self.header is None else self.header.run_id

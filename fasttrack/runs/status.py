@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasttrack.journal.cursor import Ledger, SegmentLedger, load_cursor
+from fasttrack.journal.destinations import segments_by_backend
 from fasttrack.journal.entries import Row
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import count_rows, last_written_s, read_finish
@@ -191,8 +192,8 @@ def find_delivery(run: LocalRun) -> DeliveryStatus:
         OSError: a segment cannot be read.
     """
     cursor = load_cursor(cursor_path(run.directory))
-    names = _backends(run, cursor)
-    ledgers = {name: cursor.backends.get(name, Ledger()) for name in names}
+    destinations = _destinations(run, cursor)
+    ledgers = {name: cursor.backends.get(name, Ledger()) for name in destinations}
     counted = {path: count_rows(path) for path in run.segments}
     proven = [ledger for ledger in ledgers.values() if any(map(_proof, ledger.segments.values()))]
     grown = [
@@ -201,7 +202,10 @@ def find_delivery(run: LocalRun) -> DeliveryStatus:
         if any(rows > ledger.segments.get(path.name, SegmentLedger()).rows for ledger in proven)
     ]
     counted |= _count_whole_rows(grown)  # the rest may be damaged lines, or new rows
-    backends = tuple(_backend_delivery(name, ledgers[name], counted) for name in names)
+    backends = tuple(
+        _backend_delivery(name, ledgers[name], {path: counted[path] for path in paths})
+        for name, paths in destinations.items()
+    )
     nowhere = _backend_delivery("", Ledger(), counted)
     segments = (*backends, nowhere)[0].segments
     return DeliveryStatus(backends=backends, segments=segments)
@@ -213,15 +217,19 @@ def seems_delivered(run: LocalRun) -> bool:
     What was written since then is not looked for, as `find_delivery` does.
     """
     cursor = load_cursor(cursor_path(run.directory))
-    ledgers = [cursor.backends.get(name, Ledger()) for name in _backends(run, cursor)]
-    states = [ledger.segments.get(path.name) for ledger in ledgers for path in run.segments]
+    states = [
+        cursor.backends.get(name, Ledger()).segments.get(path.name)
+        for name, paths in _destinations(run, cursor).items()
+        for path in paths
+    ]
     return all(state is not None and state.proof for state in states)
 
 
-def _backends(run: LocalRun, cursor: Cursor) -> tuple[str, ...]:
-    if run.header is not None:
-        return run.header.backends
-    return tuple(cursor.backends) or _DEFAULT_BACKENDS
+def _destinations(run: LocalRun, cursor: Cursor) -> dict[str, list[Path]]:
+    """Return the segments that are for each backend."""
+    if any(run.headers):
+        return segments_by_backend(dict(zip(run.segments, run.headers, strict=False)))
+    return dict.fromkeys(tuple(cursor.backends) or _DEFAULT_BACKENDS, run.segments)
 
 
 def _proof(state: SegmentLedger) -> str | None:

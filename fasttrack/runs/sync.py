@@ -81,7 +81,7 @@ def deliver_run(
         on_event: told what delivery reports, while it is at work.
         command: returns the command line that delivers a run's directory.
     """
-    if run.header is not None and not run.header.backends:
+    if run.journal_only:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
     finals: dict[str, Done] = {}
     with ExitStack() as stack:

@@ -195,6 +195,47 @@ def test_a_run_without_backends_has_nothing_to_deliver(tmp_path: Path) -> None:
     assert scene.events == []
 
 
+def test_each_attempts_rows_go_where_it_said(scene: Scene) -> None:
+    """The newest one must not decide for what earlier ones left undelivered."""
+    trainer = scene.begin(backends=("memory",))
+    trainer.log(0)
+    trainer.stage(1, b"weights")
+    trainer.vanish()
+    trainer = scene.begin(backends=())
+    trainer.log(1)
+    trainer.vanish()
+    trainer = scene.begin(backends=("other",))
+    trainer.log(2)
+    scene.clock.at(5, trainer.finish)
+
+    assert scene.delivery().follow() is True
+    assert {name: steps(store) for name, store in scene.destinations.items()} == {
+        "memory": [0],
+        "other": [2],
+    }
+    assert len(scene.destination.server.artifacts) == 1
+    assert trainer.staged_files() == []
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    assert all(event.already for event in scene.told(Done))
+
+
+def test_what_an_earlier_attempt_left_is_tried_again_though_its_time_is_over(
+    scene: Scene,
+) -> None:
+    """Its trainer gave delivery a minute, long ago."""
+    trainer = scene.begin(backends=("memory",))
+    trainer.log(0)
+    trainer.finish(within_s=1)
+    scene.clock.pause(3600)
+    trainer = scene.begin(backends=("other",))
+    trainer.log(1)
+    scene.clock.at(3700, trainer.finish)
+    scene.destination.fail("check", BackendLostError("the server went away"))
+
+    assert scene.delivery().follow() is True
+    assert steps(scene.destination) == [0]
+
+
 def test_a_segment_without_a_header_is_passed_over(scene: Scene) -> None:
     """The disk was full when its attempt began."""
     trainer = scene.begin()

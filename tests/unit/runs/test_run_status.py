@@ -200,13 +200,16 @@ def test_run_without_backends_is_in_the_journal(tmp_path: Path) -> None:
     assert [(s.attempt, s.rows, s.proof) for s in delivery.segments] == [(1, 1, None)]
 
 
-def test_ledger_of_a_backend_that_the_run_no_longer_has_is_not_told(tmp_path: Path) -> None:
-    """The newest attempt's backends are those that count."""
-    run_dir = write_attempt(tmp_path, "ab", finish(), **BOTH).parent
+def test_each_attempt_is_told_for_the_backends_that_it_had(tmp_path: Path) -> None:
+    """What an earlier one left undelivered is not forgotten where the newest has another."""
+    write_attempt(tmp_path, "ab", finish(), **BOTH)
     write_attempt(tmp_path, "ab", finish(), backends=("wandb",))
-    write_proofs(run_dir, "tensorboard", proof="seen", directory="/t")
+    attempts = {
+        one.backend: [segment.attempt for segment in one.segments] for one in delivery_of().backends
+    }
 
-    assert [b.backend for b in delivery_of().backends] == ["wandb"]
+    assert attempts == {"wandb": [1, 2], "tensorboard": [1]}
+    assert not delivery_of().is_complete
 
 
 def test_cursor_of_version_1_is_told_as_ever(run_dir: Path) -> None:
