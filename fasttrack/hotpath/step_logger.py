@@ -40,6 +40,7 @@ class StepLogger:
         "_lock",
         "_lr_names",
         "_metrics_calls",
+        "_metrics_step",
         "_notices",
         "_open",
         "_plain_optimizer",
@@ -78,13 +79,15 @@ class StepLogger:
         self._lr_names: tuple[str, ...] = ()
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._metrics_calls = 0
+        # Of the last call of `metrics` that had one: the training step then, and its own step.
+        self._metrics_step: tuple[int | None, int] = (None, 0)
         # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
         self.interval = log_interval
         """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
         self.ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         """(`time.perf_counter()`, batch size) of each step since the last that was logged."""
         self.step: int | None = None
-        """Of the last call; None before the first."""
+        """Of the last training step; None before the first."""
         self.timed_from = 0
         """The first step from which a call that logs nothing is timed again."""
         # any thread
@@ -180,9 +183,12 @@ class StepLogger:
         try:
             self._metrics_calls += 1
             start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
-            if type(step) is not int:
-                step = (self.step or 0) if step is None else step_number(step)
-            self.step = step
+            if step is None:
+                step = self._last_step()
+            else:
+                if type(step) is not int:
+                    step = step_number(step)
+                self._metrics_step = (self.step, step)
             try:
                 values = {**metrics}
             except TypeError:
@@ -197,6 +203,11 @@ class StepLogger:
                 self._timed.append((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
             self.failed_call("log_metrics", error)
+
+    def _last_step(self) -> int:
+        """Return the step of the last call of any kind; 0 before any."""
+        then, step = self._metrics_step
+        return step if then == self.step else self.step or 0
 
     def _add_learning_rates(
         self, metrics: dict[str, Captured], groups: Sequence[Mapping[str, Any]]

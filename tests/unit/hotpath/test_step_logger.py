@@ -209,7 +209,25 @@ def test_metrics_without_a_step_take_that_of_the_last_call_that_had_one() -> Non
     bench.logger.metrics({"c": 1}, 7)
     bench.logger.metrics({"d": 1}, None)
 
-    assert bench.records() == [(0, {"a": 1}), (1234, {"b": 1}), (7, {"c": 1}), (7, {"d": 1})]
+    bench.log(1235)
+    bench.logger.metrics({"e": 1}, None)
+
+    assert bench.records() == [
+        (0, {"a": 1}),
+        (1234, {"b": 1}),
+        (7, {"c": 1}),
+        (7, {"d": 1}),
+        (1235, {"e": 1}),
+    ]
+
+
+def test_metrics_of_another_step_do_not_move_the_training_step() -> None:
+    """A checkpoint that is logged next belongs to the training step."""
+    bench = Bench()
+    bench.log(999)
+    bench.logger.metrics({"eval": 1}, 3)
+
+    assert bench.logger.step == 999
 
 
 def test_steps_that_log_nothing_are_remembered_by_the_tracker(make: Trackers) -> None:
