@@ -13,7 +13,7 @@ from fasttrack.artifacts.recorder import Recorder
 from fasttrack.command import spell_command
 from fasttrack.context.identity import identify_trainer
 from fasttrack.context.metadata import get_metadata
-from fasttrack.delivery.backends.registry import TAKES_ARTIFACTS
+from fasttrack.delivery.backends.registry import BACKENDS
 from fasttrack.errors import DirectoryError, FasttrackError
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
@@ -82,6 +82,8 @@ class Engine:
         self._on_fork = on_fork
         self._finish_lock = threading.Lock()
         writer = _open_journal(self.run_dir, settings)
+        self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
+        """Of a resumed run for which none is given: what it was begun with here."""
         try:
             self.delivery = self._start_delivery(writer.path)
         except FasttrackError:
@@ -131,7 +133,7 @@ class Engine:
             self._worker.write,
             self.notices,
             upload_models=settings.upload_models,
-            takes_artifacts=not TAKES_ARTIFACTS.isdisjoint(settings.backends),
+            takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
         )
         self._recorder.record_metadata(get_metadata)
         # In the thread mode wandb, being in this process, captures the console by itself.
@@ -188,15 +190,6 @@ class Engine:
             self.logger.failed_call(method, error)
 
     # --- asking -----------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str | None:
-        """The run's name; of a resumed run, where none was given, what it was begun with here."""
-        if self.settings.name is not None:
-            return self.settings.name
-        headers = [header for path in segments(self.run_dir) if (header := read_header(path))]
-        merged = merge_headers(headers)
-        return None if merged is None else merged.name
 
     @property
     def running(self) -> bool:
@@ -340,6 +333,12 @@ def _open_journal(run_dir: Path, settings: RunSettings) -> SegmentWriter:
             f"cannot write run files to {run_dir}: {error}; "
             "set WANDB_DIR to a directory that can be written"
         ) from error
+
+
+def _earlier_name(run_dir: Path) -> str | None:
+    headers = [header for path in segments(run_dir) if (header := read_header(path))]
+    merged = merge_headers(headers)
+    return None if merged is None else merged.name
 
 
 def _make_header(settings: RunSettings) -> Header:

@@ -6,20 +6,28 @@ Loads none of them; the training process reads the names only.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fasttrack.delivery.backends.base import Backend, Place
 
-BACKENDS = {
-    "wandb": "fasttrack.delivery.backends.wandb.backend:WandbBackend",
-    "tensorboard": "fasttrack.delivery.backends.tensorboard.backend:TensorBoardBackend",
-    "memory": "fasttrack.delivery.backends.memory:MemoryBackend",
-}
-"""Name -> module:class; the class is called with a `Place`."""
 
-TAKES_ARTIFACTS = frozenset(("wandb", "memory"))
-"""The backends whose `takes_artifacts` is true: for the others no files are staged."""
+class Known(NamedTuple):
+    """What is known of a backend without loading it."""
+
+    module: str
+    """In this package."""
+    class_name: str
+    """Of the backend, which is called with a `Place`."""
+    takes_artifacts: bool
+    """As the class says; the trainer stages files for those that do."""
+
+
+BACKENDS = {
+    "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True),
+    "tensorboard": Known("tensorboard.backend", "TensorBoardBackend", takes_artifacts=False),
+    "memory": Known("memory", "MemoryBackend", takes_artifacts=True),
+}
 
 MEMORY = "memory"
 """The backend that keeps rows in the process itself, which only makes sense in the trainer."""
@@ -34,6 +42,7 @@ def make_backend(name: str, place: Place) -> Backend:
     Raises:
         KeyError: there is none of that name.
     """
-    module, _, cls = BACKENDS[name].partition(":")
-    backend: Backend = getattr(importlib.import_module(module), cls)(place)
+    known = BACKENDS[name]
+    module = importlib.import_module(f"fasttrack.delivery.backends.{known.module}")
+    backend: Backend = getattr(module, known.class_name)(place)
     return backend

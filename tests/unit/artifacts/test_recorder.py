@@ -10,7 +10,6 @@ from support.journal import read_entries
 from support.trackers import Trackers
 
 from fasttrack.artifacts.recorder import Recorder
-from fasttrack.delivery.backends.registry import BACKENDS, TAKES_ARTIFACTS
 from fasttrack.journal.entries import Artifact, Config, Metadata
 from fasttrack.notices import Notices
 
@@ -70,15 +69,6 @@ def test_without_a_backend_that_takes_files_none_are_staged(
     assert [type(entry) for entry in journal.entries] == [Config]
     assert list(journal.run_dir.iterdir()) == []
     assert capsys.readouterr().err.count("this run has no backend that takes files") == 1
-
-
-@pytest.mark.parametrize("backend", [*BACKENDS])
-def test_the_registry_knows_which_backends_take_files(backend: str) -> None:
-    """It must not load them to say so, but it must say what they say."""
-    module, _, name = BACKENDS[backend].partition(":")
-    takes = getattr(pytest.importorskip(module), name).takes_artifacts
-
-    assert (backend in TAKES_ARTIFACTS) is takes
 
 
 def test_tracker_without_delivery_stages_no_checkpoint(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fasttrack.delivery.backends.base import Place
-from fasttrack.delivery.backends.registry import BACKENDS, TAKES_ARTIFACTS, make_backend
+from fasttrack.delivery.backends.registry import BACKENDS, make_backend
 from fasttrack.journal.cursor import Ledger
 
 
@@ -16,4 +16,4 @@ def test_the_trainer_stages_files_for_who_takes_them(name: str, tmp_path: Path) 
     """The trainer reads the table, delivery asks the backend."""
     place = Place(run_dir=tmp_path, ledger=Ledger(), save=lambda: None, in_trainer=True)
 
-    assert make_backend(name, place).takes_artifacts == (name in TAKES_ARTIFACTS)
+    assert make_backend(name, place).takes_artifacts is BACKENDS[name].takes_artifacts

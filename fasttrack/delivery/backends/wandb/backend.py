@@ -73,8 +73,12 @@ class WandbBackend:
         elif notes.open_directory is not None:  # of a process that died over it
             discard(self._base / "wandb" / notes.open_directory)
         run = self._init(wandb, header, online=online, timeout_s=timeout_s)
-        run.define_metric(STEP_KEY, hidden=True)
-        run.define_metric("*", step_metric=STEP_KEY)
+        try:
+            run.define_metric(STEP_KEY, hidden=True)
+            run.define_metric("*", step_metric=STEP_KEY)
+        except failures() as error:
+            self.abandon()
+            raise BackendUnavailableError(one_line(error)) from error
         outbox = None
         if not self._place.in_trainer:  # there the user may log, too, from another thread
             request = wandb.proto.wandb_server_pb2.ServerRequest

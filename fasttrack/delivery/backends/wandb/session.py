@@ -112,6 +112,7 @@ class WandbSession:
             return False
         state.proof = f"the server's last step is {self._starting_step - 1}, after a wandb sync"
         state.arrived = state.rows
+        self._notes.segment(path.name).base_step = None  # new rows come behind all others
         return True
 
     def _base_step(self, segments: Sequence[Path], pending: Sequence[Path]) -> int:
