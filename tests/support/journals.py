@@ -1,4 +1,4 @@
-"""Journals made by hand: runs on disk for what reads them, without a tracker or its threads."""
+"""Journals: made by hand, for what reads them without a tracker, and read back, line by line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fasttrack.journal.cursor import SegmentLedger, load_cursor
 from fasttrack.journal.entries import (
@@ -21,7 +21,7 @@ from fasttrack.journal.entries import (
     encode,
     encode_row,
 )
-from fasttrack.journal.reader import count_rows, read_header
+from fasttrack.journal.reader import count_rows, read_header, read_segment
 from fasttrack.journal.run_directory import (
     cursor_path,
     run_directory,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+EntryT = TypeVar("EntryT")
 Line: TypeAlias = "Row | Console | Config | Metadata | Artifact | Finish"
 
 TAGS = ("model:eo1", "dataset:lego", "objective:ar+fm", "experiment_group:baseline")
@@ -158,3 +159,24 @@ def write_proofs(
                 offline_proof=offline_proof,
             )
     cursor.save(path)
+
+
+def read_entries(run_dir: Path, kind: type[EntryT]) -> list[EntryT]:
+    """Return the entries of one kind in all segments of a run, in order."""
+    return [
+        entry
+        for path in segments(run_dir)
+        for entry in read_segment(path)
+        if isinstance(entry, kind)
+    ]
+
+
+def read_rows(run_dir: Path, key: str | None = None) -> list[Row]:
+    """Return a run's rows in order; with `key` those that hold this metric."""
+    rows = read_entries(run_dir, Row)
+    return rows if key is None else [row for row in rows if key in row.values]
+
+
+def read_headers(run_dir: Path) -> list[Header]:
+    """Return the header of each attempt, oldest first."""
+    return read_entries(run_dir, Header)

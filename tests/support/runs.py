@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from support.journals import read_entries
 
 from fasttrack import ExperimentTracker
 from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.journal.entries import Row
-from fasttrack.journal.reader import read_segment
-from fasttrack.journal.run_directory import segments
 from fasttrack.worker.supervisor import DeliveryProcess
 
 if TYPE_CHECKING:
@@ -50,12 +49,7 @@ def run_dir(base: Path, run_id: str | None) -> Path:
 
 def journal_entries(base: Path, run_id: str | None, kind: type[E]) -> list[E]:
     """Return the entries of one kind in all segments of a run, in order."""
-    return [
-        entry
-        for path in segments(run_dir(base, run_id))
-        for entry in read_segment(path)
-        if isinstance(entry, kind)
-    ]
+    return read_entries(run_dir(base, run_id), kind)
 
 
 def journal_rows(base: Path, run_id: str | None) -> list[Row]:

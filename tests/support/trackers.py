@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from support.journal import read_rows
+from support.journals import read_rows
 from support.runs import make_tracker
 
 from fasttrack import Options

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.journal import read_entries, read_headers, read_rows
+from support.journals import read_entries, read_headers, read_rows
 from support.runs import OFFLINE_LINE, TAGS, make_tracker, run_script
 from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
 from support.wandb_server import WandbServer

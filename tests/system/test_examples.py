@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from support.journal import read_headers, read_rows
+from support.journals import read_headers, read_rows
 from support.runs import OFFLINE_LINE, offline_dirs, wandb_rows
 
 from fasttrack.journal.cursor import load_cursor

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from support.journal import read_entries, read_headers, read_rows
+from support.journals import read_entries, read_headers, read_rows
 from support.runs import OFFLINE_LINE, make_tracker, metrics, offline_dirs, wait_until, wandb_rows
 from support.slurm_cluster import SlurmCluster, free_ports, missing
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journal import read_headers
+from support.journals import read_headers
 from support.runs import TAGS, make_tracker
 from support.trackers import Trackers, journal_only
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journal import read_entries
+from support.journals import read_entries
 from support.runs import make_tracker, offline_dirs, run_script, wait_until, wandb_rows
 from support.trackers import HANG_GUARD_S, Trackers
 

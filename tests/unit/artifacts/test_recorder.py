@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journal import read_entries
+from support.journals import read_entries
 from support.trackers import Trackers
 
 from fasttrack.artifacts.recorder import Recorder

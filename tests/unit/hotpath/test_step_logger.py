@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.journal import read_rows
+from support.journals import read_rows
 from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack import ExperimentTracker
