@@ -25,7 +25,7 @@ from support.wandb_server_runs import ServerRun
 
 wandb = pytest.importorskip("wandb", reason="these tests run the real wandb client")
 
-_SERVER_FILE = Path(__file__).parents[1] / "support" / "wandb_server.py"
+_TESTS = Path(__file__).parents[1]
 
 # The client waits in whole seconds before it retries: 1 is the least, and 0 means the default.
 _QUICK = {
@@ -467,8 +467,8 @@ def test_wait_for_says_when_nothing_came(server: WandbServer) -> None:
 
 def test_server_runs_as_a_script_until_sigterm() -> None:
     """By hand it prints its URL first, serves, and leaves with code 0."""
-    command = [sys.executable, str(_SERVER_FILE), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "support.wandb_server", "--port", "0"]
+    with subprocess.Popen(command, cwd=_TESTS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         reply = send(f"{url}/graphql", b'{"query": "query Viewer { viewer { id } }"}')
