@@ -8,7 +8,8 @@ their artifacts:
     PUT  /uploads/{entity}/{project}/{run}/{name}     the files of a run
     PUT  /artifacts/{artifact}/{md5}                  the files of an artifact; GET reads them back
 
-By hand, in tests/: `python -m support.wandb_server --port 8080` prints its URL and serves until SIGTERM.
+By hand, in tests/: `python -m support.wandb_server --port 8080` prints its URL and serves until
+SIGTERM.
 """
 
 from __future__ import annotations
