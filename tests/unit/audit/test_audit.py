@@ -584,6 +584,19 @@ class FakeCuda:
         self.modes.append(debug_mode)
 
 
+def test_debug_mode_is_on_before_the_first_operation_where_cuda_is_in_use() -> None:
+    """A tensor made from a list synchronises where no operation is seen before it.
+
+    The mode came on with the first operation, so that this one was not heard (on an H200).
+    """
+    cuda = FakeCuda(0)
+    cuda.initialized = True
+    with Audit({"cuda"}, silent=True, sync_warnings=SyncWarnings(cuda)):
+        within = cuda.mode
+
+    assert (within, cuda.mode) == (1, 0)
+
+
 def test_debug_mode_is_on_within_the_block_only() -> None:
     """From the moment that the program has initialised CUDA: an audit must not, it may fork."""
     cuda = FakeCuda(0)
