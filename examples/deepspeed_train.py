@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from fasttrack import ExperimentTracker
+from fasttrack import ExperimentTracker, Options
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,17 +88,6 @@ def evaluate(engine: Any, test_set: TensorDataset) -> float:
     return float(correct.item()) / len(test_set)
 
 
-def share_run_id(tracker: ExperimentTracker) -> str | None:
-    """Return the run's id on every rank; `get_run_id()` knows it only where the run is recorded.
-
-    Up to ZeRO stage 2 DeepSpeed keeps the client state of rank 0 alone, and every rank loads that.
-    With stage 3 or tensor parallelism each rank keeps and loads its own.
-    """
-    ids = [tracker.get_run_id()]
-    dist.broadcast_object_list(ids, src=0)
-    return ids[0]
-
-
 def save_final_model(engine: Any, checkpoint_dir: Path, path: Path) -> None:
     """Write the weights, in float32 and without optimizer state, to one file; on rank 0 only."""
     if dist.get_rank() != 0:
@@ -135,9 +124,11 @@ def train(args: argparse.Namespace) -> None:
         tags={"model": "cnn", "dataset": "digits", "objective": "ce", "experiment_group": "zero"},
         resume_id=resume_id,
         log_interval=5,
+        # Up to ZeRO stage 2 DeepSpeed keeps the client state of rank 0 alone, and every rank loads
+        # that. With stage 3 or tensor parallelism each rank keeps its own: all need the run's id.
+        options=Options(share_run_id=True),
     ) as tracker:
         tracker.log_config(config)
-        run_id = share_run_id(tracker)
         for epoch in range(first_epoch, args.epochs):
             sampler.set_epoch(epoch)
             for images, labels in loader:
@@ -164,7 +155,7 @@ def train(args: argparse.Namespace) -> None:
             print(f"rank {dist.get_rank()}, epoch {epoch + 1}: accuracy {accuracy:.4f}")
 
             # On all ranks: each writes its shard, and none returns before all are written.
-            client_state = {"wandb_run_id": run_id, "epoch": epoch + 1}
+            client_state = {"wandb_run_id": tracker.get_run_id(), "epoch": epoch + 1}
             engine.save_checkpoint(str(args.checkpoint_dir), client_state=client_state)
             tracker.log_checkpoint(args.checkpoint_dir, aliases=["latest"])
 

@@ -11,17 +11,24 @@ Copy it and replace `load_data` and `build_model`. What concerns the tracker is 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from fasttrack import ExperimentTracker
+
+try:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"digits.py needs scikit-learn: pip install 'fasttrack[examples]' ({error})")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -145,9 +152,9 @@ def train(
         )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train one run, or go on with the one that the newest checkpoint belongs to."""
-    args = parse_args()
+    args = parse_args(arguments)
     checkpoint = load_newest_checkpoint(args.checkpoint_dir) if args.resume else None
     # As a context manager the tracker finishes the run however the block is left; an exception
     # marks it as failed. The run id out of the checkpoint continues that run; None begins one.

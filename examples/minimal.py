@@ -6,9 +6,8 @@ from fasttrack import ExperimentTracker
 
 model = torch.nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-tags = {"model": "linear", "dataset": "random", "objective": "mse", "experiment_group": "minimal"}
 
-with ExperimentTracker(project="fasttrack-examples", tags=tags) as tracker:
+with ExperimentTracker(project="fasttrack-examples") as tracker:
     for step in range(200):
         inputs = torch.randn(64, 8)
         loss = torch.nn.functional.mse_loss(model(inputs), inputs.sum(dim=1, keepdim=True))

@@ -12,14 +12,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fasttrack import ExperimentTracker, is_main_process
 from fasttrack.errors import FasttrackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 LOG_INTERVAL = 5  # short: the run is
@@ -45,10 +44,11 @@ class TimedTracker(ExperimentTracker):
     Threads: those of `ExperimentTracker`, but `log_training_step` from one only.
     """
 
-    def __init__(self, on_step: Callable[[], object], **arguments: Any) -> None:
-        """Open the run; `on_step` is called after every step, outside the times taken."""
+    def __init__(self, **arguments: Any) -> None:
+        """Open the run."""
         super().__init__(**arguments)
-        self._on_step = on_step
+        self.on_step: Callable[[], object] = lambda: None
+        """Called after every step, outside the times taken."""
         self.costs_s: list[float] = []
         self.steps_s: list[float] = []
         self._began_s = perf_counter()
@@ -60,15 +60,25 @@ class TimedTracker(ExperimentTracker):
         left_s = perf_counter()
         self.costs_s.append(left_s - entered_s)
         self.steps_s.append(left_s - self._began_s)
-        self._on_step()
+        self.on_step()
         self._began_s = perf_counter()
 
 
-def run_demo(epochs: int, mode: str) -> Outcome | None:
+def run_demo(
+    epochs: int,
+    mode: str,
+    *,
+    watch: Callable[[int], AbstractContextManager[Callable[[], object]]],
+) -> Outcome | None:
     """Train the digits example for `epochs`; return what came of it, on the main process only.
 
-    Shows a progress bar where stdout is a terminal. Blocks until the run is delivered or, offline,
-    its files are complete.
+    Blocks until the run is delivered or, offline, its files are complete.
+
+    Args:
+        epochs: how often it sees the data.
+        mode: "online" or "offline".
+        watch: entered with the number of steps for as long as it trains; gives what is called
+            after each.
 
     Raises:
         FasttrackError: the example needs scikit-learn, or the run could not be opened.
@@ -81,18 +91,15 @@ def run_demo(epochs: int, mode: str) -> Outcome | None:
         checkpoints = stack.enter_context(tempfile.TemporaryDirectory(prefix="fasttrack-demo-"))
         args = digits.parse_args(["--mode", mode, "--checkpoint-dir", checkpoints])
         args.epochs, args.log_interval = epochs, LOG_INTERVAL
-        progress = _progress_bar()
         batches = math.ceil(len(digits.load_data()[0]) / args.batch_size)
-        task = progress.add_task("training", total=epochs * batches)
         tracker = TimedTracker(
-            lambda: progress.advance(task),
             project="fasttrack-examples",
             config=vars(args),
             tags=_TAGS,
             mode=mode,
             log_interval=LOG_INTERVAL,
         )
-        with tracker, progress:
+        with tracker, watch(epochs * batches) as tracker.on_step:
             digits.train(args, tracker, None)
     run_dir = tracker.get_run_dir()
     if run_dir is None:
@@ -113,17 +120,3 @@ def _load_example() -> Any:
         raise FasttrackError(
             f"the demo needs more: pip install 'fasttrack[examples]' ({error})"
         ) from error
-
-
-def _progress_bar() -> Progress:
-    """Return a bar for terminals; elsewhere the example's own lines are enough."""
-    console = Console()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -1,8 +1,18 @@
-"""What the constructor may raise. After construction nothing is raised into training.
+"""Every exception that fasttrack has, drawn whole.
 
-FasttrackError
-├── ConfigurationError (also a ValueError)   an argument or environment variable is wrong
-└── DirectoryError     (also an OSError)     the run directory cannot be written
+    FasttrackError
+    ├── ConfigurationError (also a ValueError)   an argument or environment variable is wrong
+    ├── DirectoryError     (also an OSError)     the run directory cannot be written
+    ├── RunNotFoundError                         no run on disk is meant, or more than one
+    ├── ValueRefusedError                        a value that was logged is not one real number
+    ├── NvmlUnavailableError                     NVIDIA's management library does not start
+    └── BackendError                             a destination of delivery:
+        ├── BackendUnavailableError              it could not be opened
+        ├── BackendLostError                     it was open and takes no more rows
+        └── ArtifactRefusedError                 it does not take an artifact
+
+The constructor raises the first two and, where delivery cannot be started, the base; the functions
+of `fasttrack.runs` the third. The others never leave fasttrack: they become counts and warnings.
 """
 
 from __future__ import annotations
@@ -13,8 +23,41 @@ class FasttrackError(Exception):
 
 
 class ConfigurationError(FasttrackError, ValueError):
-    """An argument or environment variable is wrong; the message names it and the mend."""
+    """An argument or environment variable is wrong; the message names it and the fix."""
 
 
 class DirectoryError(FasttrackError, OSError):
     """The directory for run files cannot be created or written."""
+
+
+class RunNotFoundError(FasttrackError):
+    """The run that was asked for is not there, or is not the only one that is meant."""
+
+
+class ValueRefusedError(FasttrackError):
+    """A value cannot be logged; the message says why and what to pass."""
+
+
+class NvmlUnavailableError(FasttrackError):
+    """NVIDIA's management library is not installed, or does not start."""
+
+
+class BackendError(FasttrackError):
+    """A destination of delivery does not do what was asked of it."""
+
+
+class BackendUnavailableError(BackendError):
+    """The backend could not be opened. `final`: trying again will not help."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        """Say why, in words for the user."""
+        super().__init__(reason)
+        self.final = final
+
+
+class BackendLostError(BackendError):
+    """An open backend takes no more rows; what it has not proven must be replayed."""
+
+
+class ArtifactRefusedError(BackendError):
+    """The backend did not take an artifact, and says why."""

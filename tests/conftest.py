@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from wandb_server import WandbServer
+from support.wandb_server import WandbServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.snippets import Snippet
+
 # With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
 _LONGEST = (
     "test_resume",
+    "test_format_v1",
     "test_online",
     "test_examples",
     "test_process",
@@ -22,8 +25,9 @@ _LONGEST = (
     "test_slurm",
     "test_deepspeed",
     "test_artifacts",
-    "test_readme",
     "test_demo",
+    "test_docs",
+    "test_readme",
     "test_cli_doctor",
     "test_cli_sync",
 )
@@ -59,3 +63,23 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         for name, value in running.env().items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def snippet(request: pytest.FixtureRequest) -> Iterator[Snippet]:
+    """The snippet that `Pages.runs` names; the test must run it."""
+    found: Snippet = request.param
+    found.was_run = False
+    yield found
+    assert found.was_run, f"the test of {found} did not run it"
+
+
+@pytest.fixture
+def snippets(request: pytest.FixtureRequest) -> Iterator[tuple[Snippet, ...]]:
+    """The snippets that `Pages.runs` names; the test must run them all."""
+    found: tuple[Snippet, ...] = request.param
+    for each in found:
+        each.was_run = False
+    yield found
+    for each in found:
+        assert each.was_run, f"the test of {each} did not run it"

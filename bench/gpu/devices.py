@@ -1,4 +1,4 @@
-"""Work for a device, its clock, its synchronisations and its memory."""
+"""A device's clock, its synchronisations and its memory; and how long steps on it shall take."""
 
 from __future__ import annotations
 
@@ -9,30 +9,26 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from torch.nn.functional import mse_loss
 
-from bench.workload import five_scalars
+from bench.lib.workload import Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.workload import Scalars
-
 _SYNC_WARNING = "synchronizing CUDA operation"
-_LAYERS = 6
 _MIB = 2**20
 
 
 class Length(NamedTuple):
-    """A length of step: the model's width, the least batch, and how long a step must take."""
+    """A length of step: the model with the least batch, and how long a step must take."""
 
-    width: int
-    batch_size: int
+    size: Size
     at_least_ms: float
 
 
-LENGTHS = {"short": Length(256, 64, 0.0), "long": Length(4096, 64, 20.0)}
-TINY_LENGTHS = {"short": Length(16, 4, 0.0), "long": Length(64, 4, 0.5)}  # for a CPU
+LENGTHS = {"short": Length(Size(6, 256, 64), 0.0), "long": Length(Size(6, 4096, 64), 20.0)}
+TINY_LENGTHS = {"short": Length(Size(6, 16, 4), 0.0), "long": Length(Size(6, 64, 4), 0.5)}
+"""For a CPU."""
 
 
 class Cuda:
@@ -40,7 +36,7 @@ class Cuda:
 
     def mark(self) -> Any:
         """Return this point in the device's time."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
@@ -114,31 +110,6 @@ class Host:
     def describe(self) -> dict[str, Any]:
         """Return nothing."""
         return {}
-
-
-class DeviceWork:
-    """A model, its optimizer and one batch on a device; `step` trains once, without waiting."""
-
-    def __init__(self, device: str, length: Length, batch_size: int) -> None:
-        """Build everything from a fixed seed."""
-        torch.manual_seed(0)
-        self.batch_size = batch_size
-        width = length.width
-        layers: list[torch.nn.Module] = []
-        for _ in range(_LAYERS):
-            layers += [torch.nn.Linear(width, width), torch.nn.ReLU()]
-        self.model = torch.nn.Sequential(*layers[:-1]).to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self._inputs = torch.randn(batch_size, width, device=device)
-        self._targets = torch.randn(batch_size, width, device=device)
-
-    def step(self, step: int) -> Scalars:
-        """Train once; return what to log, the loss as a tensor with its graph."""
-        self.optimizer.zero_grad()
-        loss = mse_loss(self.model(self._inputs), self._targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch annotates it in part only
-        self.optimizer.step()
-        return five_scalars(loss, step)
 
 
 Device: TypeAlias = Cuda | Host

@@ -7,15 +7,16 @@ round. About 25 minutes; the machine should do nothing else.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.measure import describe_machine, machine, private_wandb, table
-from bench.probes import call_in_new_process
+from bench.lib.arguments import chosen, make_parser
+from bench.lib.isolation import private_home
+from bench.lib.measure import describe_machine, machine, table
+from bench.lib.processes import call_in_new_process
 from bench.targets import calls, delivery, process, throughput, worker
 from bench.targets.figure import HEADINGS, Figure
 
@@ -49,20 +50,17 @@ def measure(key: str, quick: bool) -> list[Figure]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.targets", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = make_parser("bench.targets", __doc__)
     parser.add_argument(
         "--quick", action="store_true", help="under a minute, two at a time; shows that it runs"
     )
     parser.add_argument("--only", help=f"some of {','.join(TARGETS)}")
     parser.add_argument("--json", type=Path, help="write everything here, too")
     arguments = parser.parse_args()
-    keys = arguments.only.split(",") if arguments.only else list(TARGETS)
-    if unknown := set(keys) - set(TARGETS):
-        parser.error(f"--only: no such key: {', '.join(sorted(unknown))}")
+    keys = chosen(parser, "--only", arguments.only, TARGETS)
 
     details = machine()
-    with private_wandb(), ThreadPoolExecutor(2 if arguments.quick else 1) as pool:
+    with private_home(), ThreadPoolExecutor(2 if arguments.quick else 1) as pool:
         results = list(pool.map(lambda key: measure(key, arguments.quick), keys))
     figures = [figure for found in results for figure in found]
     note = "; --quick: the figures mean nothing" if arguments.quick else ""

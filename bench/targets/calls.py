@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import median_interval, percentile, timed_loop
-from bench.probes import call_in_new_process
+from bench.lib.measure import MS, US, percentile, timed_loop
+from bench.lib.processes import call_in_new_process
 from bench.targets.figure import ROUNDS, Figure, over_rounds
 
 if TYPE_CHECKING:
-    from bench.overhead import Block
-    from bench.ways import Way
-    from bench.workload import Workload
+    from bench.lib.ways import Way
+    from bench.lib.workload import Workload
+    from bench.overhead.blocks import Block
 
-_US = 1e6
 _WARM_UP_STEPS = 200
 _METRICS = 500
 _BLOCK_MS = 10.0
@@ -26,12 +25,12 @@ _OVERHEAD = (
 
 
 def paired_overhead(quick: bool) -> list[Figure]:
-    """Measure what logging adds to a step, in pairs of blocks; see overhead.py.
+    """Measure what logging adds to a step, in pairs of blocks; see overhead/blocks.py.
 
     The figure is an upper bound: what the step takes longer, and all of the worker's CPU time.
     """
-    from bench.overhead import Plan, block_steps, measure
-    from bench.ways import OVERHEAD
+    from bench.lib.ways import OVERHEAD
+    from bench.overhead.blocks import Plan, block_steps, measure
 
     number, pairs = (1, 3) if quick else (ROUNDS, 300)
     plans = {  # single calls have a target of their own
@@ -39,7 +38,7 @@ def paired_overhead(quick: bool) -> list[Figure]:
         for _, _, step_ms, _ in _OVERHEAD
     }
     rounds = [
-        [measure(OVERHEAD[key][1], plans[step_ms]).pairs for _, key, step_ms, _ in _OVERHEAD]
+        [measure(OVERHEAD[key].build, plans[step_ms]).pairs for _, key, step_ms, _ in _OVERHEAD]
         for _ in range(number)
     ]
     return [
@@ -50,24 +49,17 @@ def paired_overhead(quick: bool) -> list[Figure]:
 
 def overhead_figure(target: str, rounds: list[list[tuple[Block, Block]]], limit: float) -> Figure:
     """Return the share of a step that logging adds, from each round's pairs (with, without)."""
-    shares, worker = [], []
-    for pairs in rounds:
-        added_s = statistics.median(logged.wall_s - without.wall_s for logged, without in pairs)
-        # Of both blocks: the worker also works in the one that does not log.
-        worker_s = 2 * statistics.fmean(
-            block.process_cpu_s - block.caller_cpu_s for pair in pairs for block in pair
-        )
-        step_s = statistics.median(without.wall_s for _, without in pairs)
-        shares.append((added_s + worker_s) / step_s)
-        worker.append(worker_s)
-    flat = [pair for pairs in rounds for pair in pairs]
-    added = median_interval([(logged.wall_s - without.wall_s) * _US for logged, without in flat])
-    step_ms = statistics.median(without.wall_s for _, without in flat) * 1e3
+    from bench.overhead.blocks import added
+
+    found = [added(pairs) for pairs in rounds]
+    together = added([pair for pairs in rounds for pair in pairs])
+    caller_us = [seconds * US for seconds in together.caller_s]
+    worker_us = statistics.median(each.worker_s for each in found) * US
     note = (
-        f"caller {added[0]:.1f} us [{added[1]:.1f}, {added[2]:.1f}], "
-        f"worker {statistics.median(worker) * _US:.1f} us of CPU, step {step_ms:.3f} ms"
+        f"caller {caller_us[0]:.1f} us [{caller_us[1]:.1f}, {caller_us[2]:.1f}], "
+        f"worker {worker_us:.1f} us of CPU, step {together.step_s * MS:.3f} ms"
     )
-    return over_rounds(target, shares, "%", limit, note=note)
+    return over_rounds(target, [each.share for each in found], "%", limit, note=note)
 
 
 # --- single calls ----------------------------------------------------------------------------
@@ -100,18 +92,18 @@ def calls(quick: bool) -> list[Figure]:
 
 def call_round(quick: bool) -> dict[str, float]:
     """Return the median call of each way, in microseconds."""
-    from bench.ways import OVERHEAD, WandbInline
-    from bench.workload import Workload
+    from bench.lib.ways import OVERHEAD, WandbInline
+    from bench.lib.workload import Workload
 
     steps = 100 if quick else 2000
     work = Workload()
     p50_us = {
-        key: _p50_us(OVERHEAD[key][1](work), work, steps)
+        key: _p50_us(OVERHEAD[key].build(work), work, steps)
         for key in ("metrics", "reference", "training")
     }
     p50_us |= _not_logged(work, steps)
     many = Workload(metrics=_METRICS)
-    p50_us["many"] = _p50_us(OVERHEAD["metrics"][1](many), many, steps // 4)
+    p50_us["many"] = _p50_us(OVERHEAD["metrics"].build(many), many, steps // 4)
     p50_us["wandb"] = _p50_us(WandbInline(work), work, steps)  # last: its threads stay
     return p50_us
 
@@ -124,12 +116,12 @@ def _p50_us(way: Way, work: Workload, steps: int) -> float:
         times = timed_loop(work.step, way.log, _WARM_UP_STEPS, steps)
     finally:
         way.close()
-    return percentile(times.call_s, 50) * _US
+    return percentile(times.call_s, 50) * US
 
 
 def _not_logged(work: Workload, steps: int) -> dict[str, float]:
     """Return the medians of a step that is not logged and of an empty call, taken in turns."""
-    from bench.ways import EmptyCall, FasttrackNotLogged
+    from bench.lib.ways import EmptyCall, FasttrackNotLogged
 
     empty, not_logged = EmptyCall(work), FasttrackNotLogged(work)
 
@@ -143,6 +135,6 @@ def _not_logged(work: Workload, steps: int) -> dict[str, float]:
     finally:
         not_logged.close()
     return {
-        "empty": percentile(call_s[_WARM_UP_STEPS::2], 50) * _US,
-        "not-logged": percentile(call_s[_WARM_UP_STEPS + 1 :: 2], 50) * _US,
+        "empty": percentile(call_s[_WARM_UP_STEPS::2], 50) * US,
+        "not-logged": percentile(call_s[_WARM_UP_STEPS + 1 :: 2], 50) * US,
     }

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import resource
+import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.probes import DescendantsWatch, call_in_new_process
+from bench.lib.measure import US
+from bench.lib.processes import (
+    DescendantsWatch,
+    adopt_orphans,
+    call_in_new_process,
+    cpu_s,
+    wait_for_children,
+)
+from bench.lib.scalars import FIVE, TAGS
+from bench.lib.trackers import signal_delivery, wait_for_delivery
 from bench.targets.figure import ROUNDS, Figure, over_rounds
-from bench.targets.tracking import FIVE, TAGS, undelivered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from bench.probes import Usage
+    from bench.lib.processes import Usage
 
 _ROWS_PER_S = 1000
 _LAG_LIMIT = 2 * _ROWS_PER_S  # delivery reports once a second; a lag of a second is none
 _LOOK_EVERY_S = 0.05
+_END_TIMEOUT_S = 60.0
 
 
 def rate(quick: bool) -> list[Figure]:
-    """Measure a backlog's way from the delivery process's first row to the proof."""
+    """Measure a backlog's way, from delivery going on, its run open, to the proof."""
     rows, number = (500, 1) if quick else (20_000, ROUNDS)
     rounds = [call_in_new_process(deliver_backlog, rows) for _ in range(number)]
 
@@ -45,72 +51,38 @@ def rate(quick: bool) -> list[Figure]:
 
 
 def deliver_backlog(rows: int) -> dict[str, float]:
-    """Write a finished journal, deliver it in a process, and return what that took."""
-    segment = finished_journal(rows)
+    """Have rows wait while delivery is stopped, let it go on, and return what they took."""
+    from fasttrack import ExperimentTracker
+
+    adopt_orphans()  # wandb-core outlives the process that started it
     watch = DescendantsWatch()
-    times: dict[str, float] = {}
-    cpu_before_s = 0.0
-    for event, at_s in follow_delivery(segment, watch):
-        times.setdefault(event["event"], at_s)
-        if event["event"] == "offline":  # wandb has opened the run; the first row comes next
-            cpu_before_s = watch.total().cpu_s
-        if event["event"] == "done" and not (event["delivered"] and event["rows"] == rows):
-            raise RuntimeError(f"not all was delivered: {event}")
-    used = watch.total()
-    return {
-        "rows_per_s": rows / (times["done"] - times["offline"]),
-        "cpu_us": (used.cpu_s - cpu_before_s) / rows * 1e6,
-        "peak_mb": used.peak_mb,
-    }
-
-
-def finished_journal(rows: int) -> Path:
-    """Return the journal of an offline run that has ended, and of which nothing is delivered."""
-    tracker = undelivered()
+    tracker = ExperimentTracker(tags=TAGS, mode="offline")
+    wait_for_delivery(set())
+    signal_delivery(signal.SIGSTOP)
+    watch.look()
+    cpu_before_s = watch.total().cpu_s + cpu_s(resource.RUSAGE_CHILDREN)
     for step in range(rows):
         tracker.log_metrics(FIVE, step)
+    tracker.flush()
+
+    looking = threading.Event()
+    looker = threading.Thread(target=watch.look_until, args=(looking, _LOOK_EVERY_S))
+    looker.start()
+    start_s = time.perf_counter()
+    signal_delivery(signal.SIGCONT)
     tracker.finish()
-    directory = tracker.get_run_dir()
-    assert directory is not None
-    (segment,) = directory.glob("segment-*.jsonl")
-    return segment
-
-
-def follow_delivery(
-    segment: Path, watch: DescendantsWatch
-) -> Iterator[tuple[dict[str, Any], float]]:
-    """Start a delivery process as a trainer does; yield what it reports, and when."""
-    from fasttrack.delivery.spawn import delivery_command, delivery_environment
-
-    ours, theirs = os.pipe()
-    command = [*delivery_command(segment), "--trainer-pid", str(os.getpid())]
-    process = subprocess.Popen(
-        [*command, "--report-fd", str(theirs)],
-        env=delivery_environment(),
-        stdout=subprocess.DEVNULL,
-        pass_fds=(theirs,),
-        start_new_session=True,
-    )
-    os.close(theirs)
-    os.set_blocking(ours, False)
-    partial = b""
-    while True:
-        ended = process.poll() is not None
-        try:
-            data = os.read(ours, 65536)
-        except BlockingIOError:
-            data = b""
-        *lines, partial = (partial + data).split(b"\n")
-        at_s = time.perf_counter()
-        watch.look()
-        for line in lines:
-            yield json.loads(line), at_s
-        if ended:
-            break
-        time.sleep(_LOOK_EVERY_S)
-    os.close(ours)
-    if process.returncode != 0:
-        raise RuntimeError(f"the delivery process ended with {process.returncode}")
+    took_s = time.perf_counter() - start_s
+    looking.set()
+    looker.join()
+    stats = tracker.stats()
+    if stats.rows_delivered != rows:
+        raise RuntimeError(f"not all was delivered: {stats}")
+    wait_for_children(_END_TIMEOUT_S)
+    return {
+        "rows_per_s": rows / took_s,
+        "cpu_us": (cpu_s(resource.RUSAGE_CHILDREN) - cpu_before_s) / rows * US,
+        "peak_mb": watch.total().peak_mb,
+    }
 
 
 # --- beside a trainer that never rests -------------------------------------------------------
@@ -136,7 +108,7 @@ def lag(quick: bool) -> list[Figure]:
         ),
         Figure(
             "delivery's CPU time per row in this run, its start included",
-            sum(cpu for cpu, _ in found["used"].values()) / found["rows"] * 1e6,
+            sum(cpu for cpu, _ in found["used"].values()) / found["rows"] * US,
             "us",
         ),
     ]
@@ -144,7 +116,7 @@ def lag(quick: bool) -> list[Figure]:
 
 def train_and_watch(seconds: float) -> dict[str, Any]:
     """Train without a pause, log 1,000 rows/s, and look at delivery once a second."""
-    from bench.workload import Workload
+    from bench.lib.workload import Workload
     from fasttrack import ExperimentTracker
 
     work, watch = Workload(), DescendantsWatch()

@@ -6,9 +6,10 @@ import gc
 import time
 from typing import Any
 
-from bench.probes import call_in_new_process, memory_mb
+from bench.lib.processes import call_in_new_process, memory_mb
+from bench.lib.scalars import FIVE, LOSS, TAGS
+from bench.lib.trackers import cut_short
 from bench.targets.figure import ROUNDS, Figure, over_rounds
-from bench.targets.tracking import FIVE, TAGS, cut_short
 
 _WARM_UP_STEPS = 100
 _FINISH_ROWS = 10_000
@@ -21,7 +22,9 @@ def memory(quick: bool) -> list[Figure]:
     steps, number = (100, 1) if quick else (4000, ROUNDS)
     above: dict[str, list[float]] = {"now_mb": [], "peak_mb": []}
     for _ in range(number):
-        plain, tracked = (call_in_new_process(train, key, steps) for key in ("none", "fasttrack"))
+        plain, tracked = (
+            call_in_new_process(train_with, key, steps) for key in ("none", "fasttrack")
+        )
         for name, values in above.items():
             values.append(tracked[name] - plain[name])
     return [
@@ -30,21 +33,19 @@ def memory(quick: bool) -> list[Figure]:
     ]
 
 
-def train(key: str, steps: int) -> dict[str, float]:
+def train_with(key: str, steps: int) -> dict[str, float]:
     """Train with a way of logging; return the memory in use at the end, and the most so far."""
-    from bench.ways import COMPARED
-    from bench.workload import Workload
+    from bench.lib.ways import COMPARED, train
+    from bench.lib.workload import Workload
 
     work = Workload()
     for step in range(_WARM_UP_STEPS):
         work.step(step)
-    way = COMPARED[key][1](work)
+    way = COMPARED[key].build(work)
     way.open()
     try:
         way.settle()
-        for step in range(steps):
-            scalars = work.step(step)
-            way.log(scalars, step)
+        train(work, way, 0, steps)
         gc.collect()
         return {"now_mb": memory_mb(), "peak_mb": memory_mb("VmHWM")}
     finally:
@@ -68,13 +69,13 @@ def growth(quick: bool) -> list[Figure]:
 
 def log_steps(few: int, many: int) -> dict[str, float]:
     """Log steps; return the memory in use after `few` and after `many`."""
-    from bench.workload import Workload
+    from bench.lib.workload import Workload
 
     work = Workload()
     scalars = work.step(0)
     with cut_short() as tracker:
         for step in range(1, many + 1):
-            tracker.log_training_step(scalars["loss/total"], step, 32, work.optimizer, work.model)
+            tracker.log_training_step(scalars[LOSS], step, 32, work.optimizer, work.model)
             if step % 1000 == 0:
                 tracker.flush()
             if step == few:

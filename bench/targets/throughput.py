@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bench.probes import call_in_new_process
+from bench.lib.processes import call_in_new_process
+from bench.lib.scalars import FIVE
+from bench.lib.trackers import cut_short, rows_in_journal
 from bench.targets.figure import ROUNDS, Figure, over_rounds
-from bench.targets.tracking import FIVE, cut_short, rows_in_journal
 
 if TYPE_CHECKING:
     from fasttrack import ExperimentTracker

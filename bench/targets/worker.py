@@ -1,6 +1,6 @@
 """How long the worker keeps the GIL: by CPU time per burst, and as another thread feels it.
 
-Two instruments. The bursts (`probes.GilBursts`): the worker's CPU time between two points where it
+Two instruments. The bursts (`GilBursts`): the worker's CPU time between two points where it
 gives the GIL up, in a real training loop. And a probe, the logging thread itself, that reads the
 clock without pause in pure Python, as a training thread that needs the GIL all the time: a gap in
 its readings in which the worker has the GIL is what such a thread loses, the hand-over there and
@@ -14,17 +14,20 @@ from __future__ import annotations
 import bisect
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.measure import percentile
-from bench.probes import Burst, GilBursts, call_in_new_process
+from bench.lib.measure import US, percentile
+from bench.lib.processes import call_in_new_process
+from bench.lib.scalars import FIVE
+from bench.lib.trackers import held_back
 from bench.targets.figure import ROUNDS, Figure, over_rounds
-from bench.targets.tracking import FIVE, undelivered
+from bench.targets.gil import GilBursts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_US = 1e6
+    from bench.targets.gil import Burst
+
 _GAP_S = 20e-6  # shorter ones are the interpreter's own
 _ROW_EVERY_S = 1e-3
 _WARM_UP_STEPS = 1000
@@ -59,21 +62,21 @@ def gil(quick: bool) -> list[Figure]:
 
 def burst_round(key: str, steps: int) -> dict[str, float]:
     """Train and log, and return what the worker's bursts under the GIL were."""
-    from bench.ways import OVERHEAD
-    from bench.workload import Workload
+    from bench.lib.ways import OVERHEAD, train
+    from bench.lib.workload import Workload
 
     work, watch = Workload(), GilBursts()
-    way = OVERHEAD[key][1](work)
+    way = OVERHEAD[key].build(work)
     way.open()
     try:
         way.settle()
-        _train(work, way, 0, _WARM_UP_STEPS)
+        train(work, way, 0, _WARM_UP_STEPS)
         watch.watch(_THREAD)
-        _train(work, way, _WARM_UP_STEPS, steps)
+        train(work, way, _WARM_UP_STEPS, steps)
         bursts = watch.bursts()
     finally:
         way.close()
-    held_us = [burst.cpu_s * _US for burst in bursts]
+    held_us = [burst.cpu_s * US for burst in bursts]
     return {
         "bursts": len(bursts),
         # The rows still in the ring are as many as those that were there at the beginning.
@@ -82,12 +85,6 @@ def burst_round(key: str, steps: int) -> dict[str, float]:
         "p99_us": percentile(held_us, 99),
         "max_us": max(held_us),
     }
-
-
-def _train(work: Any, way: Any, first_step: int, steps: int) -> None:
-    for step in range(first_step, first_step + steps):
-        scalars = work.step(step)
-        way.log(scalars, step)
 
 
 # --- as another thread feels it --------------------------------------------------------------
@@ -115,7 +112,7 @@ def gil_probe(quick: bool) -> list[Figure]:
 def probe_round(seconds: float) -> dict[str, float]:
     """Spin, log a row each millisecond, and return the gaps."""
     watch = GilBursts()
-    with undelivered() as tracker:
+    with held_back() as tracker:
         spin(1.0, tracker.log_metrics)
         watch.watch(_THREAD)
         gaps = spin(seconds, tracker.log_metrics)
@@ -124,9 +121,9 @@ def probe_round(seconds: float) -> dict[str, float]:
     return {
         "gaps": len(theirs),
         "lost": sum(theirs) / seconds,
-        "p50_us": percentile(theirs, 50) * _US,
-        "p99_us": percentile(theirs, 99) * _US,
-        "machine_p99_us": percentile(rest, 99) * _US if rest else 0.0,
+        "p50_us": percentile(theirs, 50) * US,
+        "p99_us": percentile(theirs, 99) * US,
+        "machine_p99_us": percentile(rest, 99) * US if rest else 0.0,
     }
 
 

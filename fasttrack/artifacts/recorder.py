@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fasttrack.artifacts.staging import gb, stage, stage_text, staging_directory
+from fasttrack.artifacts.staging import gb, stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
 from fasttrack.context.redaction import redact
 from fasttrack.errors import ConfigurationError
-from fasttrack.tally import say
+from fasttrack.journal.entries import Artifact, Config, Metadata
+from fasttrack.journal.run_directory import staged_directory
+from fasttrack.notices import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fasttrack.artifacts.staging import Staged
-    from fasttrack.tally import Tally
+    from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
 _MOST_NAMED = 5  # left-out files that are named; a directory may hold thousands
@@ -36,10 +38,11 @@ class Recorder:
         self,
         run_id: str,
         segment: Path,
-        write: Callable[[dict[str, Any]], None],
-        tally: Tally,
+        write: Callable[[Config | Metadata | Artifact], None],
+        notices: Notices,
         *,
         upload_models: bool,
+        takes_artifacts: bool = True,
     ) -> None:
         """Prepare.
 
@@ -47,50 +50,65 @@ class Recorder:
             run_id: names the artifacts.
             segment: the attempt's journal, beside which files are staged.
             write: takes a journal entry; never waits.
-            tally: counts and says what goes wrong.
+            notices: counts and says what goes wrong.
             upload_models: whether checkpoints are uploaded unless forced.
+            takes_artifacts: whether the run has a backend that files can be uploaded to; where
+                not, none are staged.
         """
         self._run_id = run_id
-        self._run_dir = segment.parent
-        self._staging = staging_directory(segment)
+        self._segment = segment
         self._write = write
-        self._tally = tally
+        self._notices = notices
         self._upload_models = upload_models
+        self._takes_artifacts = takes_artifacts
         self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
         self._threads: list[threading.Thread] = []
 
     def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
         """Write what `get_metadata` returns; it asks git, which may take seconds."""
+        self._in_background(
+            "metadata", lambda: self._write(Metadata(get_metadata(), time_s=time.time()))
+        )
 
-        def record() -> None:
-            self._write({"kind": "metadata", "time": time.time(), "values": get_metadata()})
+    def update_config(self, config: Any, method: str = "update_config") -> Config:
+        """Add `config` to the run's configuration; return the journal's entry.
 
-        self._in_background("metadata", record)
-
-    def log_config(self, config: Any, step: int | None) -> None:
-        """Record `config` as the run's configuration and as a YAML artifact.
+        Args:
+            config: anything with names and values.
+            method: what the user called, for the warning.
 
         Raises:
             ConfigurationError: it has no form with names and values.
-            OSError: the run's directory cannot be written.
         """
         unrepresented: list[str] = []
         plain = as_config(config, unrepresented)
         if plain is None:
             raise ConfigurationError(config_refusal(config))
         if unrepresented:
-            self._tally.warn(
+            self._notices.warn(
                 "config_text",
-                f"log_config: written as text, having no plain form: {', '.join(unrepresented)}",
+                f"{method}: written as text, having no plain form: {', '.join(unrepresented)}",
             )
-        values = redact(plain)
-        self._write({"kind": "config", "time": time.time(), "values": values})
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        staged = stage_text("config.yaml", text, self._next_directory())
-        self._commit(staged, "config", ["latest"], step)
+        entry = Config(redact(plain), time_s=time.time())
+        self._write(entry)
+        return entry
+
+    def log_config(self, config: Any, step: int | None) -> None:
+        """Record `config` as the run's configuration and, where one is taken, a YAML artifact.
+
+        Raises:
+            ConfigurationError: it has no form with names and values.
+            OSError: the run's directory cannot be written.
+        """
+        entry = self.update_config(config, "log_config")
+        if self._takes_artifacts:
+            text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
+            number, directory = self._next_directory()
+            staged = stage_text("config.yaml", text, directory)
+            self._commit(staged, number, "config", ("latest",), step)
 
     def log_checkpoint(
-        self, path: str | Path, aliases: Sequence[str], force: bool, step: int | None
+        self, path: str | Path, aliases: tuple[str, ...], force: bool, step: int | None
     ) -> None:
         """Stage the checkpoint at `path` and have it uploaded, if policy or `force` says so.
 
@@ -98,14 +116,21 @@ class Recorder:
             ConfigurationError: there is nothing to upload, or no room for a copy.
             OSError: the run's directory cannot be written.
         """
+        if not self._takes_artifacts:
+            self._notices.warn(
+                "no_artifacts",
+                f"log_checkpoint: {path} is not uploaded: this run has no backend that takes files",
+            )
+            return
         if not (force or self._upload_models):
-            self._tally.warn(
+            self._notices.warn(
                 "log_model",
                 "checkpoints are not uploaded: set WANDB_LOG_MODEL=1 to upload all, or pass "
                 "force=True to log_checkpoint for one",
             )
             return
-        staged = stage(Path(path), self._next_directory())
+        number, directory = self._next_directory()
+        staged = stage(Path(path), directory)
         say(f"uploading checkpoint {path}: {gb(staged.size_bytes)} in {staged.files} files")
         if staged.size_bytes > _LARGE_BYTES:
             say(
@@ -117,30 +142,33 @@ class Recorder:
             more = len(staged.skipped) - _MOST_NAMED
             say(f"left out of {path}: {named}{f' and {more} more' if more > 0 else ''}")
         if staged.complete:
-            self._commit(staged, "model", list(aliases), step)
+            self._commit(staged, number, "model", aliases, step)
         else:  # another file system: copying takes as long as it takes
             self._in_background(
-                f"the copy of {path}", lambda: self._commit(staged, "model", list(aliases), step)
+                f"the copy of {path}",
+                lambda: self._commit(staged, number, "model", aliases, step),
             )
 
-    def _next_directory(self) -> Path:
-        return self._staging / f"{next(self._numbers):04d}"
+    def _next_directory(self) -> tuple[int, Path]:
+        number = next(self._numbers)
+        return number, staged_directory(self._segment, number)
 
-    def _commit(self, staged: Staged, kind: str, aliases: list[str], step: int | None) -> None:
+    def _commit(
+        self, staged: Staged, number: int, kind: str, aliases: tuple[str, ...], step: int | None
+    ) -> None:
         staged.finish()
         self._write(
-            {
-                "kind": "artifact",
-                "time": time.time(),
-                "number": int(staged.directory.name),
-                "type": kind,
-                "name": f"{kind}-{self._run_id}",
-                "aliases": aliases,
-                "directory": str(staged.directory.relative_to(self._run_dir)),
-                "files": staged.files,
-                "size_bytes": staged.size_bytes,
-                "step": step,
-            }
+            Artifact(
+                number=number,
+                type=kind,
+                name=f"{kind}-{self._run_id}",
+                aliases=aliases,
+                directory=str(staged.directory.relative_to(self._segment.parent)),
+                files=staged.files,
+                size_bytes=staged.size_bytes,
+                step=step,
+                time_s=time.time(),
+            )
         )
 
     def _in_background(self, what: str, task: Callable[[], None]) -> None:
@@ -148,8 +176,8 @@ class Recorder:
             try:
                 task()
             except Exception as error:  # this thread's boundary: nothing may reach training
-                self._tally.count("failed_calls")
-                self._tally.warn(f"background:{what}", f"{what} failed: {error!r}")
+                self._notices.count("failed_calls")
+                self._notices.warn(f"background:{what}", f"{what} failed: {error!r}")
 
         thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
         thread.start()

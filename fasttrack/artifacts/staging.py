@@ -5,11 +5,8 @@ Where links do not work (another file system) the files are held open, which kee
 through a deletion, and copied afterwards, away from the training loop. Small files are always
 copied at once, because trainers rewrite such in place (DeepSpeed's `latest`), and a link shows it.
 
-    artifacts/segment-0001/0001/files/...       what shall be uploaded
-    artifacts/segment-0001/0001/manifest.json   path -> [size in bytes, modification time in ns]
-
-The manifest is written last. Every attempt of a run has a folder of its own: delivery of one ends
-while the next is under way.
+`journal/run_directory.py` says where they lie. The manifest is written last. Every attempt of a run
+has a folder of its own: delivery of one ends while the next is under way.
 """
 
 from __future__ import annotations
@@ -23,11 +20,10 @@ from pathlib import Path
 import orjson
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.journal.run_directory import files_directory, manifest_path
 
 _SMALL_BYTES = 64 * 1024  # up to this a file is copied, not linked
 _MOST_OPEN = 64  # files held open for a later copy; a process may have 1,024
-_FILES = "files"
-_MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -78,11 +74,6 @@ class Staged:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def staging_directory(segment: Path) -> Path:
-    """Return where the attempt that writes `segment` stages its files."""
-    return segment.parent / "artifacts" / segment.stem
-
-
 def stage(source: Path, directory: Path) -> Staged:
     """Take a snapshot of the file or directory `source` into the new folder `directory`.
 
@@ -103,7 +94,7 @@ def stage(source: Path, directory: Path) -> Staged:
         to_copy_bytes = 0
         folders: set[Path] = set()
         for name, path, size_bytes in found:
-            target = staged.directory / _FILES / name
+            target = files_directory(staged.directory) / name
             if target.parent not in folders:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folders.add(target.parent)
@@ -139,7 +130,7 @@ def stage_text(name: str, text: str, directory: Path) -> Staged:
     """
     staged = _begin(directory)
     staged.files = 1
-    target = staged.directory / _FILES / name
+    target = files_directory(staged.directory) / name
     target.write_text(text, encoding="utf-8")
     staged.size_bytes = target.stat().st_size
     return staged
@@ -148,18 +139,13 @@ def stage_text(name: str, text: str, directory: Path) -> Staged:
 def changed_files(directory: Path) -> list[str]:
     """Return the staged files that are not what they were when they were staged."""
     try:
-        manifest: dict[str, list[int]] = orjson.loads((directory / _MANIFEST).read_bytes())
+        manifest: dict[str, list[int]] = orjson.loads(manifest_path(directory).read_bytes())
     except (OSError, ValueError):
-        return [_MANIFEST]
-    now = _describe(directory / _FILES)
+        return [manifest_path(directory).name]
+    now = _describe(files_directory(directory))
     return sorted(
         name for name in manifest.keys() | now.keys() if _differs(manifest.get(name), now.get(name))
     )
-
-
-def files_directory(directory: Path) -> Path:
-    """Return the folder of the files themselves."""
-    return directory / _FILES
 
 
 def gb(size_bytes: int) -> str:
@@ -173,7 +159,7 @@ def gb(size_bytes: int) -> str:
 def _begin(directory: Path) -> Staged:
     for folder in (directory.parents[1], directory.parent, directory):
         folder.mkdir(mode=0o700, exist_ok=True)
-    (directory / _FILES).mkdir()
+    files_directory(directory).mkdir()
     return Staged(directory)
 
 
@@ -229,8 +215,7 @@ def _take(path: str, target: Path, size_bytes: int, staged: Staged) -> int:
 
 
 def _write_manifest(directory: Path) -> None:
-    path = directory / _MANIFEST
-    path.write_bytes(orjson.dumps(_describe(directory / _FILES)))
+    manifest_path(directory).write_bytes(orjson.dumps(_describe(files_directory(directory))))
 
 
 def _differs(then: list[int] | None, now: list[int] | None) -> bool:

@@ -23,13 +23,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrack.audit.findings import Finding, Findings, locate_caller, make_table
-from fasttrack.audit.sync_warnings import listen, warn_of_syncs
+from fasttrack.audit.sync_warnings import SYNC_WARNINGS
 from fasttrack.audit.waits import CUDA_SYNC, Rule, find_rule
-from fasttrack.tally import say
+from fasttrack.notices import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import TracebackType
+
+    from fasttrack.audit.sync_warnings import SyncWarnings
 
 _CALIBRATION_ROUNDS = 3
 _CALIBRATION_OPERATIONS = 100
@@ -45,15 +47,23 @@ class Audit:
     Threads: the one that enters the block is audited, and autograd's that work for it.
     """
 
-    def __init__(self, watched: Collection[str] | None = None, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        watched: Collection[str] | None = None,
+        *,
+        silent: bool = False,
+        sync_warnings: SyncWarnings = SYNC_WARNINGS,
+    ) -> None:
         """Prepare; nothing happens before the block is entered.
 
         Args:
             watched: device types; None for the accelerators of this machine.
             silent: print nothing at the block's end.
+            sync_warnings: listened to where CUDA is watched.
         """
         self._watched = watched
         self._silent = silent
+        self._sync_warnings = sync_warnings
         self._stack = ExitStack()
         self._found = Findings()
         self._rules: dict[Any, Rule | None] = {}
@@ -152,8 +162,8 @@ class Audit:
         _time_operations()  # torch imports what it needs for the first
         self._cost_s = max(0.0, _time_operations() - unwatched_s)
         if "cuda" in self.devices:
-            self._awaits_cuda = True
-            self._stack.enter_context(listen(self._hear))
+            self._stack.enter_context(self._sync_warnings.listen(self._hear))
+            self._awaits_cuda = not self._sync_warnings.switch_on()
         mode.operations = 0
         self._mode = mode
         self._started_s = perf_counter()
@@ -170,7 +180,7 @@ class Audit:
         """Return what the wait of an operation that is about to run is called, if it has one."""
         try:
             if self._awaits_cuda:
-                self._awaits_cuda = not warn_of_syncs()
+                self._awaits_cuda = not self._sync_warnings.switch_on()
             if operation not in self._rules:
                 self._rules[operation] = find_rule(operation)
             rule = self._rules[operation]
@@ -195,13 +205,13 @@ class Audit:
             say(f"audit: failed ({error!r}) and may miss waits; training goes on")
 
 
-class _AuditMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
+class _AuditMode(TorchDispatchMode):
     """Time every operation that waits."""
 
     supports_higher_order_operators = True
 
     def __init__(self, audit: Audit) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.operations = 0
         self._audit = audit
 
@@ -229,15 +239,23 @@ class _AuditMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         return result
 
 
-def find_accelerators() -> tuple[str, ...]:
-    """Return the accelerator that torch could use here, without initialising it."""
-    accelerator = torch.accelerator.current_accelerator()
+def find_accelerators(
+    current: Callable[[], torch.device | None] = torch.accelerator.current_accelerator,
+    get_module: Callable[[torch.device], Any] = torch.get_device_module,
+) -> tuple[str, ...]:
+    """Return the accelerator that torch could use here, without initialising it.
+
+    Args:
+        current: returns the accelerator that torch was built for.
+        get_module: returns what tells whether that is there, as `torch.cuda` does.
+    """
+    accelerator = current()
     if accelerator is None:
         return ()
     before = os.environ.get(_NVML_CHECK)
     os.environ[_NVML_CHECK] = "1"  # CUDA's own check would forbid the program to fork later
     try:
-        available = torch.get_device_module(accelerator).is_available()
+        available = get_module(accelerator).is_available()
     finally:
         if before is None:
             del os.environ[_NVML_CHECK]

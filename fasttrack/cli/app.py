@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from fasttrack.command import spell_command
 from fasttrack.errors import FasttrackError
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ COMMANDS = {
     "audit": ("fasttrack.cli.audit", "Run a script and find what waits for the device."),
     "demo": ("fasttrack.cli.demo", "Track a small training run: no account, no network."),
     "doctor": ("fasttrack.cli.doctor", "Check this machine, the account and the network."),
-    "export": ("fasttrack.cli.export", "Write a run's rows as CSV, Parquet or JSON."),
-    "plot": ("fasttrack.cli.plot", "Draw a run's metrics as a figure."),
+    "export": ("fasttrack.cli.export", "Write the rows of runs as CSV, Parquet or JSON."),
+    "plot": ("fasttrack.cli.plot", "Draw the metrics of runs as a figure."),
     "runs": ("fasttrack.cli.runs", "List the runs and what of them is delivered."),
     "show": ("fasttrack.cli.show", "Show one run: metadata, config, metrics, delivery."),
-    "sync": ("fasttrack.cli.sync", "Deliver runs to the server now, and prove it."),
+    "sync": ("fasttrack.cli.sync", "Deliver runs now, and prove it."),
     "tail": ("fasttrack.cli.tail", "Print a run's last rows, and follow it."),
 }
 """Name -> (module, help in one line): `--help` must not load what the commands need."""
@@ -75,7 +76,10 @@ class LazyGroup(click.Group):
 
 
 def _say_error(text: str, context: click.Context | None) -> None:
-    help_hint = f"; see {context.command_path} --help" if context is not None else ""
+    help_hint = ""
+    if context is not None:
+        _, *commands = context.command_path.split()
+        help_hint = f"; see {spell_command(*commands, '--help')}"
     click.echo(f"fasttrack: {text.rstrip('.')}{help_hint}", err=True)
 
 

@@ -74,7 +74,7 @@ def run(script: str, arguments: tuple[str, ...], *, is_module: bool) -> int:
     return 0
 
 
-def describe(audited: Audit) -> dict[str, Any]:
+def describe(audited: Audit) -> dict[str, object]:
     """Return what an audit found as plain values."""
     return {
         "devices": audited.devices,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import LocalRun
-from fasttrack.cli.plot import draw_run
-from fasttrack.journal.cursor import load_cursor
+from fasttrack.command import spell_command, spell_tool
+from fasttrack.runs.local import LocalRun
+from fasttrack.runs.status import find_delivery
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from fasttrack.demo import Outcome
+    from fasttrack.runs.status import BackendDelivery
 
 
 @click.command("demo")
@@ -42,49 +46,76 @@ def demo(epochs: int, output: Path, mode: str) -> None:
 
     Needs scikit-learn and matplotlib: pip install 'fasttrack[examples]'.
     """
-    from fasttrack.picture import require_matplotlib
+    from fasttrack.views.picture import draw, require_matplotlib
 
     require_matplotlib()  # before the training rather than after it
     from fasttrack.demo import run_demo
 
-    outcome = run_demo(epochs, mode)
+    outcome = run_demo(epochs, mode, watch=_watch)
     if outcome is None:  # a rank that does not record
         return
     run = LocalRun(outcome.run_dir)
     _report(run, outcome)
-    draw_run(run, output)
+    draw([run], output)
     _say("picture", f"{output.absolute()}, drawn from the journal alone")
+
+
+@contextmanager
+def _watch(steps: int) -> Iterator[Callable[[], object]]:
+    """Show a bar while so many steps are trained, if stdout is a terminal; yields what moves it.
+
+    Elsewhere the example's own lines are enough.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("training", total=steps)
+    with bar:
+        yield lambda: bar.advance(task)
 
 
 def _report(run: LocalRun, outcome: Outcome) -> None:
     """Say what the user may want to know and do."""
     click.echo()
+    delivery = find_delivery(run)
     topics = {
-        "run": f"{run.header['name']}, id {run.run_id}",
+        "run": f"{run.name}, id {run.run_id}",
         "journal": f"{run.directory}, {outcome.rows} rows",
-        "W&B": _destination(outcome),
+        **dict(map(_destination, delivery.backends)),
         "cost": _cost(outcome),
-        "look": f"fasttrack show {run.run_id}",
-        "draw": f"fasttrack plot {run.run_id}",
-        "upload": f"fasttrack sync {run.run_id}",
+        "look": spell_command("show", run.run_id),
+        "draw": spell_command("plot", run.run_id),
     }
+    if delivery.backends:
+        topics["upload"] = spell_command("sync", run.run_id)
     for topic, text in topics.items():
         _say(topic, text)
 
 
 def _say(topic: str, text: str) -> None:
-    click.echo(f"{topic:<9}{text}")
+    click.echo(f"{topic:<8} {text}")
 
 
-def _destination(outcome: Outcome) -> str:
-    """Say where the run's rows went."""
-    if outcome.url is not None:
-        return outcome.url
-    cursor = load_cursor(outcome.run_dir / "cursor.json")
-    if not cursor.offline_directories:
-        return "nothing delivered yet"
-    directory = outcome.run_dir.parents[1] / cursor.offline_directories[-1]
-    return f"offline, for 'wandb sync {directory}'"
+def _destination(backend: BackendDelivery) -> tuple[str, str]:
+    """Return where the run's rows went, and what that is called."""
+    topic = {"wandb": "W&B"}.get(backend.backend, backend.backend)
+    if backend.directory is None and backend.url is None:
+        return topic, "nothing delivered yet"
+    if backend.url is not None:
+        return topic, backend.url
+    if backend.word == "offline dir":
+        return topic, f"offline, for '{spell_tool('wandb', 'sync', str(backend.directory))}'"
+    return topic, str(backend.directory)
 
 
 def _cost(outcome: Outcome) -> str:

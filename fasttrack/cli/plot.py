@@ -1,23 +1,17 @@
-"""`fasttrack plot`: a picture of a run, from its journal alone."""
+"""`fasttrack plot`: a picture of a run, or of several, from their journals alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import find_run
 from fasttrack.cli.shared import dir_option, warn_of_damage
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fasttrack.cli.local_runs import LocalRun
+from fasttrack.runs.local import find_runs
 
 
 @click.command("plot")
-@click.argument("text", metavar="RUN")
+@click.argument("texts", metavar="RUN...", nargs=-1, required=True)
 @click.option(
     "-m",
     "--metric",
@@ -30,39 +24,24 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The picture to write (.png, .svg, .pdf); default <run id>.png, here.",
+    help="The picture to write (.png, .svg, .pdf); default <run id>.png, here, or runs.png.",
 )
 @dir_option
-def plot(text: str, patterns: tuple[str, ...], output: Path | None, base: Path | None) -> None:
-    """Draw a run's metrics over its steps, and print the picture's path.
+def plot(
+    texts: tuple[str, ...], patterns: tuple[str, ...], output: Path | None, base: Path | None
+) -> None:
+    """Draw the metrics of runs over their steps, and print the picture's path.
 
-    Without -m: loss, accuracy, learning rate, gradient norm and step time, as far as the run has
-    them. Values that are NaN or infinite are marked at their steps. Where a resumed run's steps
-    went back, its line begins anew.
+    Without -m: loss, accuracy, learning rate, gradient norm and step time, as far as there are
+    any. Values that are NaN or infinite are marked at their steps. Where a resumed run's steps
+    went back, its line begins anew. Several runs are drawn over each other, a color each.
 
     Needs matplotlib: pip install 'fasttrack[examples]'.
     """
-    run = find_run(text, base)
-    path = output or Path(f"{run.run_id}.png")
-    draw_run(run, path, patterns)
-    warn_of_damage(run)
+    from fasttrack.views.picture import draw
+
+    runs = find_runs(texts, base)
+    path = output or Path(f"{runs[0].run_id}.png" if len(runs) == 1 else "runs.png")
+    draw(runs, path, metrics=patterns)
+    warn_of_damage(runs)
     click.echo(path)
-
-
-def draw_run(run: LocalRun, path: Path, patterns: Sequence[str] = ()) -> None:
-    """Write a picture of `run`; see `fasttrack.picture.draw` for what it draws and raises."""
-    from fasttrack.picture import draw
-
-    attempts = len(run.headers)
-    details = [
-        str(run.header.get("project", "")),
-        f"run {run.run_id}",
-        f"{attempts} attempts" if attempts > 1 else "",
-    ]
-    draw(
-        run.rows(),
-        path,
-        title=str(run.header.get("name", run.run_id)),
-        details="  ·  ".join(filter(None, details)),
-        metrics=patterns,
-    )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.options import resolve_base_dir
+from fasttrack.journal.entries import spell_non_finite
+from fasttrack.settings import resolve_base_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.journal.entries import Number
+    from fasttrack.runs.local import LocalRun
 
 dir_option = click.option(
     "--dir",
@@ -34,26 +37,16 @@ def make_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def print_json(value: Any, *, indent: int | None = 2) -> None:
+def print_json(value: object, *, indent: int | None = 2) -> None:
     """Print `value`; NaN and infinities as the strings "NaN", "Infinity" and "-Infinity"."""
-    click.echo(json.dumps(spell(value), indent=indent, ensure_ascii=False))
+    click.echo(json.dumps(spell_non_finite(value), indent=indent, ensure_ascii=False))
 
 
-def spell(value: Any) -> Any:
-    """Return `value` with strings in place of the floats that JSON does not know."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, dict):
-        return {name: spell(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [spell(inner) for inner in value]
-    return value
-
-
-def warn_of_damage(run: LocalRun) -> None:
-    """Say, once a run was read, that lines of it were damaged and left out."""
-    if run.bad_lines:
-        note(f"{run.bad_lines} damaged lines of {run.directory} were left out")
+def warn_of_damage(runs: Iterable[LocalRun]) -> None:
+    """Say, once runs were read, that lines of them were damaged and left out."""
+    for run in runs:
+        if run.bad_lines:
+            note(f"{run.bad_lines} damaged lines of {run.directory} were left out")
 
 
 def note(text: str) -> None:
@@ -71,7 +64,7 @@ def format_time(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M")
 
 
-def format_number(value: float | int) -> str:
+def format_number(value: Number) -> str:
     """Return a metric's value in at most about ten characters."""
     if isinstance(value, int) and abs(value) < 10**9:
         return str(int(value))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import find_run
 from fasttrack.cli.shared import (
     dir_option,
     format_number,
@@ -16,22 +15,26 @@ from fasttrack.cli.shared import (
     json_option,
     make_console,
     print_json,
-    spell,
     warn_of_damage,
 )
-from fasttrack.cli.status import find_delivery, summarize
-from fasttrack.cli.summaries import Summary
+from fasttrack.journal.entries import spell_non_finite
+from fasttrack.runs.local import find_run
+from fasttrack.views.report import flatten, read_report
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from rich.console import Console
 
-    from fasttrack.cli.local_runs import LocalRun
+    from fasttrack.runs.status import DeliveryStatus
+    from fasttrack.runs.summary import Summary
+    from fasttrack.views.report import LoggedArtifact, Report
 
-_SPARKLINE_WIDTH = 16
-_METRIC_FIELDS = ("count", "non_finite", "last", "min", "max")
 _HEADER_FACTS = ("tags", "group", "notes", "mode", "host", "pid", "world_size", "argv", "cwd")
+_WIDEST_FACT = 30  # a longer name has a line of its own: broken, it could not be copied
+_SPARKLINE, _NARROWEST_SPARKLINE = 16, 10  # letters
+_NUMBERS = "{:>8} {:>10} {:>10} {:>10}  "
 
 
 @click.command("show")
@@ -42,153 +45,117 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     """Show one run: what it was, what of it is delivered, and how its metrics went.
 
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
-    is NaN or infinite. Least and greatest are those of its finite values.
+    is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
+    shown under dotted names, as W&B does.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
     files, size_bytes, step, time, delivery), segments (list: attempt, rows, server, offline; the
-    last two are proofs or null), offline_directories, bad_lines, and metrics (name -> count,
-    non_finite, last, min, max).
+    last two are proofs or null; of the first backend, those of each are in backends),
+    offline_directories, bad_lines, and metrics (name -> count, non_finite, last, min, max).
     """
     run = find_run(text, base)
-    facts = collect(run)
+    report = read_report(run)
     if as_json:
-        metrics = {
-            name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
-            for name, summary in facts["metrics"].items()
-        }
-        print_json({**facts, "metrics": metrics})
+        print_json(report.as_json())
     else:
-        _print(facts)
-    warn_of_damage(run)
+        _print(report)
+    warn_of_damage([run])
 
 
-def collect(run: LocalRun) -> dict[str, Any]:
-    """Return all that is known of `run`, as documented at the command; metrics as `Summary`s.
-
-    Raises:
-        OSError: a segment cannot be read.
-    """
-    delivery = find_delivery(run)
-    metadata: dict[str, Any] | None = None
-    config: dict[str, Any] = {}
-    artifacts: list[dict[str, Any]] = []
-    metrics: dict[str, Summary] = {}
-    for attempt, entry in run.entries():
-        kind = entry["kind"]
-        if kind == "row":
-            for name, value in entry["values"].items():
-                metrics.setdefault(name, Summary()).add(value)
-        elif kind == "metadata":
-            metadata = entry["values"]
-        elif kind == "config":
-            config.update(entry["values"])
-        elif kind == "header":
-            config.update(entry.get("config") or {})
-        elif kind == "artifact":
-            proof = delivery.artifacts.get((attempt, str(entry["number"])))
-            artifacts.append({"attempt": attempt, **entry, "delivery": proof})
-            del artifacts[-1]["kind"]
-    return {
-        **summarize(run),
-        "header": run.header,
-        "metadata": metadata,
-        "config": config,
-        "artifacts": artifacts,
-        "segments": [asdict(segment) for segment in delivery.segments],
-        "offline_directories": delivery.offline_directories,
-        "bad_lines": run.bad_lines,
-        "metrics": metrics,
-    }
-
-
-def _print(facts: dict[str, Any]) -> None:
+def _print(report: Report) -> None:
     console = make_console()
-    header = facts["header"]
-    ended = "" if facts["exit_code"] is None else f" (exit code {facts['exit_code']})"
+    overview = report.overview
+    status = overview.status
+    ended = "" if status.exit_code is None else f" (exit code {status.exit_code})"
+    header = {} if report.header is None else asdict(report.header)
     _print_facts(
         console,
-        f"run {facts['run_id']}",
+        f"run {overview.run_id}",
         {
-            **{name: facts[name] for name in ("name", "project", "entity")},
-            "state": facts["state"] + ended,
-            "started": format_time(facts["started"]),
-            "attempts": facts["attempts"],
-            "rows": facts["rows"],
-            "directory": facts["directory"],
+            "name": overview.name,
+            "project": overview.project,
+            "entity": overview.entity,
+            "state": status.word + ended,
+            "started": format_time(overview.started_s),
+            "attempts": len(overview.delivery.segments),
+            "rows": overview.delivery.rows,
+            "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
         },
     )
-    _print_facts(console, "delivery", _delivery_facts(facts))
-    _print_facts(console, "metadata", flatten(facts["metadata"] or {}))
-    _print_facts(console, "config", flatten(facts["config"]))
-    _print_facts(console, "artifacts", _artifact_facts(facts["artifacts"]))
-    _print_metrics(console, facts["metrics"])
+    _print_facts(console, "delivery", _delivery_facts(overview.delivery))
+    _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
+    _print_facts(console, "config", flatten(report.config))
+    _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))
+    _print_metrics(console, report.metrics)
 
 
-def _delivery_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    told = {"delivered": facts["delivered"], "url": facts["url"]}
-    for segment in facts["segments"]:
-        proofs = [f"{place}: {segment[place]}" for place in ("server", "offline") if segment[place]]
-        words = "; ".join(proofs) or "nothing is proven"
-        told[f"attempt {segment['attempt']}"] = f"{segment['rows']} rows; {words}"
-    return told
+def _delivery_facts(delivery: DeliveryStatus) -> dict[str, object]:
+    several = len(delivery.backends) > 1
+    words = ", ".join(f"{one.backend}: {one.word}" for one in delivery.backends)
+    facts: dict[str, object] = {"delivered": words if several else delivery.word}
+    for one in delivery.backends:
+        before = f"{one.backend} " if several else ""
+        facts[f"{before}url"] = one.url
+        facts[f"{before}directory"] = one.directory
+        for segment in one.segments:
+            proofs = {one.place: segment.proof, "offline": segment.offline_proof}
+            told = [f"{place}: {proof}" for place, proof in proofs.items() if proof]
+            rows = f"{segment.rows} rows; {'; '.join(told) or 'nothing is proven'}"
+            facts[f"{before}attempt {segment.attempt}"] = rows
+    return facts
 
 
-def _artifact_facts(artifacts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{artifact['attempt']}.{artifact['number']}": (
-            f"{artifact['name']} ({artifact['type']}; {', '.join(artifact['aliases'])}), "
-            f"{artifact['files']} files, {artifact['size_bytes']} bytes; "
-            f"{artifact['delivery'] or 'not delivered'}"
-        )
-        for artifact in artifacts
-    }
+def _artifact_fact(logged: LoggedArtifact) -> tuple[str, str]:
+    artifact = logged.artifact
+    return f"{logged.attempt}.{artifact.number}", (
+        f"{artifact.name} ({artifact.type}; {', '.join(artifact.aliases)}), "
+        f"{artifact.files} files, {artifact.size_bytes} bytes; "
+        f"{logged.delivery or 'not delivered'}"
+    )
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, its keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _print_facts(console: Console, title: str, facts: dict[str, Any]) -> None:
+def _print_facts(console: Console, title: str, facts: Mapping[str, object]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     told = {name: value for name, value in facts.items() if value is not None}
     if not told:
         return
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="fold", max_width=30, style="dim")
-    table.add_column(overflow="fold")
+    fitting = [len(name) for name in told if len(name) <= _WIDEST_FACT]
+    margin = max(fitting, default=0) + 4
+    console.print(title, style="bold")
     for name, value in told.items():
         plain = isinstance(value, (str, int, float))
-        table.add_row(f"  {name}", str(value) if plain else json.dumps(spell(value)))
-    console.print(title, style="bold")
-    console.print(table)
+        text = str(value) if plain else json.dumps(spell_non_finite(value))
+        before = f"  {name}"
+        if len(name) > _WIDEST_FACT:
+            console.print(before, style="dim", soft_wrap=True)
+            before = ""
+        grid = Table.grid()
+        grid.add_column(no_wrap=True, width=margin, style="dim")
+        grid.add_column(overflow="fold")
+        grid.add_row(before, Text(text))
+        console.print(grid)
 
 
 def _print_metrics(console: Console, metrics: dict[str, Summary]) -> None:
-    from rich.table import Table
+    from rich.text import Text
 
+    if not metrics:
+        return
     ascii_only = not console.encoding.startswith("utf")
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("metric", overflow="fold", max_width=28)
-    for name in ("rows", "last", "least", "greatest"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("course", no_wrap=True, style="cyan")
+    numbers = _NUMBERS.format("rows", "last", "least", "greatest")
+    room = console.width - len(numbers) - _NARROWEST_SPARKLINE
+    fitting = [len(name) for name in metrics if len(name) < room]
+    margin = max([len("metric"), *fitting]) + 1
+    width = max(_NARROWEST_SPARKLINE, min(_SPARKLINE, console.width - margin - len(numbers)))
+    console.print(f"{'metric':<{margin}}{numbers}course", style="bold", soft_wrap=True)
     for name, summary in metrics.items():
-        numbers = (summary.last, summary.min, summary.max)
-        table.add_row(
-            name,
-            str(summary.count),
-            *("-" if number is None else format_number(number) for number in numbers),
-            summary.sparkline(_SPARKLINE_WIDTH, ascii_only=ascii_only),
-        )
-    if metrics:
-        console.print(table)
+        values = (summary.last, summary.min, summary.max)
+        cells = ["-" if value is None else format_number(value) for value in values]
+        broken = "\n" + " " * margin if len(name) >= margin else ""
+        line = Text(f"{name:<{margin}}{broken}{_NUMBERS.format(summary.count, *cells)}")
+        course = summary.sparkline(width, ascii_only=ascii_only)
+        console.print(line.append(course, style="cyan"), soft_wrap=True)

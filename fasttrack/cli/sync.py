@@ -1,17 +1,11 @@
-"""`fasttrack sync`: deliver runs to the server now, each by a delivery process of its own."""
+"""`fasttrack sync`: deliver runs to their destinations now."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import find_run, list_runs
 from fasttrack.cli.shared import (
     dir_option,
     json_option,
@@ -20,17 +14,21 @@ from fasttrack.cli.shared import (
     note_no_runs,
     print_json,
 )
-from fasttrack.cli.status import find_delivery
-from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.delivery.events import Progress, Trouble, Upload
+from fasttrack.runs.local import find_runs, list_runs
+from fasttrack.runs.status import find_delivery
+from fasttrack.runs.sync import deliver_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-    from fasttrack.cli.local_runs import LocalRun
+    from rich.progress import TaskID
 
-_BUSY = 3  # the delivery process's exit code for "another one is at it"
+    from fasttrack.delivery.events import Event
+    from fasttrack.runs.local import LocalRun
+    from fasttrack.runs.sync import SyncResult
+
 _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"
-_STOP_S = 10.0  # what a delivery process has to end after Ctrl-C
 
 
 @click.command("sync")
@@ -39,110 +37,65 @@ _STOP_S = 10.0  # what a delivery process has to end after Ctrl-C
 @dir_option
 @json_option
 def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: bool) -> int:
-    """Deliver runs to the server, whatever mode they were recorded in, and prove it.
+    """Deliver runs to their backends, whatever mode they were recorded in, and prove it.
 
-    Only what the server does not have is sent, so it may be called any number of times. Account
-    and server are those of the wandb client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login').
+    Only what these do not have is sent, so it may be called any number of times. W&B's account and
+    server are those of its client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login'). --all leaves out
+    runs that were recorded for the journal only.
 
     Exit code 0 if every row of every run is proven to have arrived; else 1, also where a run's own
     process is still delivering it.
 
-    --json prints a list of objects: run_id, directory, delivered, already (nothing was left to
-    do), busy (its own process delivers it), rows, proof, url, reason (why it is not delivered).
+    --json prints a list of objects: run_id, directory, delivered (to all backends), already
+    (nothing was left to do), busy (its own process delivers it), rows, proof, url, reason (why it
+    is not delivered), backends (name -> delivered, already, offline, rows, proof, url, directory,
+    reason).
     """
     if everything == bool(texts):
         raise click.UsageError("name the runs, or pass --all", click.get_current_context())
-    chosen = list_runs(base) if everything else [find_run(text, base) for text in texts]
-    runs = {run.directory.resolve(): run for run in chosen}.values()
-    if not runs:
-        note_no_runs(base)
+    if everything:
+        found = list_runs(base)
+        runs = [run for run in found if not run.journal_only]
+        if not found:
+            note_no_runs(base)
+    else:
+        runs = find_runs(texts, base)
     results = []
     for run in runs:
-        results.append(_deliver(run))
+        with _Display(run) as display:
+            results.append(deliver_run(run, on_event=display.show))
         if not as_json:
             _say(results[-1])
     if as_json:
-        print_json(results)
-    return int(not all(result["delivered"] for result in results))
+        print_json([result.as_json() for result in results])
+    return int(not all(result.delivered for result in results))
 
 
-def _say(result: dict[str, Any]) -> None:
-    proof = f"({result['proof']})" if result["proof"] else ""
-    if result["busy"]:
-        note(f"{result['run_id']} is being delivered by its own process; nothing to do here")
-    elif not result["delivered"]:
-        where = f"its rows are safe in {result['directory']}"
-        note(f"{result['run_id']} is not delivered: {result['reason']}; {where}")
-    elif result["already"]:
-        click.echo(f"{result['run_id']}: already delivered {proof}")
+def _say(result: SyncResult) -> None:
+    proof = f"({result.proof})" if result.proof else ""
+    if result.busy:
+        note(f"{result.run_id} is being delivered by its own process; nothing to do here")
+    elif not result.delivered:
+        where = f"its rows are safe in {result.directory}"
+        note(f"{result.run_id} is not delivered: {result.reason}; {where}")
+    elif result.already:
+        click.echo(f"{result.run_id}: already delivered {proof}")
     else:
-        click.echo(f"{result['run_id']}: {result['rows']} rows delivered {proof}")
-        click.echo(f"  {result['url']}")
-
-
-def _deliver(run: LocalRun) -> dict[str, Any]:
-    """Run a delivery process for `run` to its end; return what is documented at the command."""
-    result: dict[str, Any] = {
-        "run_id": run.run_id,
-        "directory": str(run.directory.absolute()),
-        **dict.fromkeys(("delivered", "already", "busy"), False),
-        **dict.fromkeys(("rows", "proof", "url", "reason")),
-    }
-    with _Display(run) as display, _started(run.directory) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # something that wandb prints
-            display.show(event)
-            if event["event"] == "done":
-                result.update({name: event[name] for name in result.keys() & event.keys()})
-        code = process.wait()
-    result["busy"] = code == _BUSY
-    if not result["delivered"] and result["reason"] is None:
-        log = run.directory / "delivery.log"
-        busy = "its own process delivers it"
-        result["reason"] = busy if result["busy"] else f"delivery ended with {code}; see {log}"
-    return result
-
-
-@contextmanager
-def _started(run_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a delivery process for the run in `run_dir`; end it with the block."""
-    with open(run_dir / "delivery.log", "a", opener=_open_private) as log:
-        process = subprocess.Popen(
-            delivery_command(run_dir),
-            env=delivery_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us; we end the process in order
-        )
-    try:
-        yield process
-    finally:
-        with process:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+        click.echo(f"{result.run_id}: {result.rows} rows delivered {proof}")
+        for done in result.backends:
+            if (place := done.url or done.directory) is not None:
+                click.echo(f"  {place}")
 
 
 class _Display:
-    """A progress bar on stderr, where that is a terminal, and what goes wrong meanwhile."""
+    """A progress bar for each backend on stderr, if that is a terminal; and what goes wrong."""
 
     def __init__(self, run: LocalRun) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
         console = make_console(stderr=True)
-        self._progress = Progress(
+        self._run_id = run.run_id
+        self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn(_PROGRESS, markup=False),
@@ -152,26 +105,37 @@ class _Display:
             redirect_stderr=False,
             disable=not console.is_terminal,
         )
-        rows = find_delivery(run).rows
-        self._task = self._progress.add_task(run.run_id, total=rows, doing="")
+        delivery = find_delivery(run)
+        self._rows = delivery.rows
+        self._several = len(delivery.backends) > 1
+        self._tasks: dict[str, TaskID] = {}
+        for one in delivery.backends:
+            self._task(one.backend)
+
+    def _task(self, backend: str) -> TaskID:
+        if backend not in self._tasks:
+            name = f"{self._run_id} to {backend}" if self._several else self._run_id
+            self._tasks[backend] = self._bars.add_task(name, total=self._rows, doing="")
+        return self._tasks[backend]
 
     def __enter__(self) -> _Display:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
-    def show(self, event: dict[str, Any]) -> None:
-        """Take in one event of the delivery process."""
-        kind = event["event"]
-        if "rows" in event:
-            self._progress.update(self._task, completed=event["rows"])
-        if kind == "trouble":
-            self._progress.update(self._task, doing=event["reason"])
-        elif kind == "upload":
-            doing = f"{event['name']} ({event['size_bytes'] / 1e6:.1f} MB): {event['state']}"
-            self._progress.update(self._task, doing=doing)
-            if event["state"] == "failed":
-                text = f"fasttrack: {event['name']} was not uploaded: {event['reason']}"
-                self._progress.console.print(text, soft_wrap=True)
+    def show(self, event: Event) -> None:
+        """Take in one report of the delivery process."""
+        match event:
+            case Progress():
+                self._bars.update(self._task(event.backend), completed=event.rows)
+            case Trouble():
+                task = self._task(event.backend)
+                self._bars.update(task, completed=event.rows, doing=event.reason)
+            case Upload():
+                doing = f"{event.name} ({event.size_bytes / 1e6:.1f} MB): {event.state}"
+                self._bars.update(self._task(event.backend), doing=doing)
+                if event.state == "failed":
+                    text = f"fasttrack: {event.name} was not uploaded: {event.reason}"
+                    self._bars.console.print(text, soft_wrap=True)

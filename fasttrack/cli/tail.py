@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import closing
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.cli.local_runs import LocalRun, RunReader, as_row, find_run
 from fasttrack.cli.shared import (
     dir_option,
     format_number,
@@ -19,14 +16,19 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
-from fasttrack.cli.status import find_state
+from fasttrack.errors import FasttrackError
+from fasttrack.journal.entries import Finish, Row
+from fasttrack.journal.follower import Follower
+from fasttrack.runs.local import LocalRun, RunRow, find_run
+from fasttrack.runs.patterns import matching, require_matches
+from fasttrack.runs.status import find_status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import TypeAlias
 
-    Batch: TypeAlias = list[tuple[int, dict[str, Any]]]
+    from fasttrack.journal.entries import Entry
+    from fasttrack.journal.follower import Batch
 
 _POLL_S = 0.2
 _LOOK_AFTER_TRAINER_S = 2.0
@@ -53,73 +55,94 @@ def tail(
     """Print a run's last rows, a line each; with -f, go on with those that come.
 
     -f ends when the run has finished or failed, and with Ctrl-C. It waits for a run that was
-    preempted or crashed to be resumed.
+    preempted or crashed to be resumed, and for metrics that are not there yet.
 
     --json prints an object a line: attempt, seq, step, time (unix seconds), values.
     """
     run = find_run(text, base)
-    with closing(RunReader(run.directory)) as reader:
-        newest: dict[str, Any] = {"kind": None}
-        last: deque[dict[str, Any]] = deque(maxlen=count)
-        while batch := reader.read():
-            last.extend(_rows(batch, patterns))
-            newest = batch[-1][1]
+    with Follower.of_run(run.directory) as follower:
+        names: set[str] = set()
+        newest: Entry | None = None
+        last: deque[RunRow] = deque(maxlen=count)
+        for batch in follower.batches():
+            rows = _rows(batch)
+            if patterns:
+                names.update(name for row in rows for name in row.values)
+            last.extend(_chosen(rows, patterns))
+            newest = batch.entries[-1]
+        if patterns:
+            _check(names, patterns, follow)
         for row in last:
             _print(row, as_json)
         try:
-            for batch in _follow(run.directory, reader, newest) if follow else ():
-                for row in _rows(batch, patterns):
+            for batch in _follow(run.directory, follower, newest) if follow else ():
+                for row in _chosen(_rows(batch), patterns):
                     _print(row, as_json)
         except KeyboardInterrupt:
             pass  # it is how one ends it
-        run.bad_lines = reader.bad_lines
-    warn_of_damage(run)
+        run.bad_lines = follower.bad_lines
+    warn_of_damage([run])
 
 
-def _rows(batch: Batch, patterns: tuple[str, ...]) -> list[dict[str, Any]]:
-    rows = [as_row(attempt, entry) for attempt, entry in batch if entry["kind"] == "row"]
+def _check(names: set[str], patterns: tuple[str, ...], follow: bool) -> None:
+    """Say what is missing of the metrics that were asked for; fail, unless it may still come."""
+    try:
+        require_matches(names, patterns)
+    except FasttrackError as error:
+        if not follow:
+            raise
+        note(f"{error}; waiting for it (Ctrl-C ends this)")
+
+
+def _rows(batch: Batch) -> list[RunRow]:
+    return [RunRow.of(batch.segment, entry) for entry in batch.entries if isinstance(entry, Row)]
+
+
+def _chosen(rows: list[RunRow], patterns: tuple[str, ...]) -> list[RunRow]:
+    """Return the rows with the metrics that match only, without those that have none."""
     if not patterns:
         return rows
+    chosen = []
     for row in rows:
-        row["values"] = {
-            name: value
-            for name, value in row["values"].items()
-            if any(fnmatchcase(name, pattern) for pattern in patterns)
-        }
-    return [row for row in rows if row["values"]]
+        names = set(matching(row.values, patterns))
+        if values := {name: value for name, value in row.values.items() if name in names}:
+            chosen.append(row._replace(values=values))
+    return chosen
 
 
-def _print(row: dict[str, Any], as_json: bool) -> None:
+def _print(row: RunRow, as_json: bool) -> None:
     if as_json:
-        print_json(row, indent=None)
+        attempt, seq, step, time_s, values = row
+        told = {"attempt": attempt, "seq": seq, "step": step, "time": time_s, "values": values}
+        print_json(told, indent=None)
         return
-    values = " ".join(f"{name}={format_number(value)}" for name, value in row["values"].items())
-    clock = time.strftime("%H:%M:%S", time.localtime(row["time"]))
-    click.echo(f"{clock} step {row['step']} {values}")
+    numbers = " ".join(f"{name}={format_number(value)}" for name, value in row.values.items())
+    clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
+    click.echo(f"{clock} step {row.step} {numbers}")
 
 
-def _follow(directory: Path, reader: RunReader, newest: dict[str, Any]) -> Iterator[Batch]:
+def _follow(directory: Path, follower: Follower, newest: Entry | None) -> Iterator[Batch]:
     """Yield what is written from now on, until the run has finished or failed.
 
     Args:
         directory: the run's directory.
-        reader: at its end.
+        follower: at its end.
         newest: the last entry that it has returned.
     """
     told = False
     look_at_s = 0.0
     while True:
-        if batch := reader.read():
-            newest = batch[-1][1]
+        if batch := follower.read():
+            newest = batch.entries[-1]
             told = False
             yield batch
             continue
-        if newest["kind"] == "finish" and not newest["preempting"]:
-            note(f"the run has ended (exit code {newest['exit_code']})")
+        if isinstance(newest, Finish) and not newest.preempting:
+            note(f"the run has ended (exit code {newest.exit_code})")
             return
         if not told and time.monotonic() >= look_at_s:
             look_at_s = time.monotonic() + _LOOK_AFTER_TRAINER_S
-            word = find_state(LocalRun(directory)).word
+            word = find_status(LocalRun(directory)).word
             if told := word in ("preempted", "crashed"):
                 note(f"the run's state: {word}; waiting for it to be resumed (Ctrl-C ends this)")
         time.sleep(_POLL_S)

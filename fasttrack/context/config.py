@@ -72,7 +72,7 @@ def _plain(value: Any, path: str, around: tuple[int, ...], lost: list[str]) -> A
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _encodable(str.__str__(value))
+        return encodable(str.__str__(value))
     if isinstance(value, int):
         return int(value) if -(2**63) <= value < 2**63 else _text(value)
     if isinstance(value, float):
@@ -146,10 +146,11 @@ def _is(value: Any, module: str, *names: str) -> bool:
 
 def _text(value: Any) -> str:
     try:
-        return _encodable(str(value))
+        return encodable(str(value))
     except Exception as error:  # a user's own __str__ may raise anything
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
+    """Return `text` without lone surrogates (file names that are not UTF-8, PEP 383)."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from fasttrack.context.redaction import redact
 
 _TIMEOUT_S = 2.0
 _KILL_S = 0.5  # a process that waits for a dead disk cannot be killed: go on without it
 _ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
-_STATUS = ("status", "--porcelain", "--untracked-files=no")
 
 
 def ask_about_code(*arguments: str, timeout_s: float = _TIMEOUT_S) -> str | None:
@@ -42,26 +40,33 @@ def ask_about_code(*arguments: str, timeout_s: float = _TIMEOUT_S) -> str | None
     return _ask(arguments, None, timeout_s)
 
 
-def describe_repository() -> dict[str, Any] | None:
+def describe_repository(timeout_s: float = _TIMEOUT_S) -> dict[str, str | bool | None] | None:
     """Return `commit`, `branch`, `dirty` and `remote` of the code; None without a repository.
 
     Each is None when it is not there or git does not say it in time: the commit of an empty
     repository, the branch of a detached head, `dirty` (changes to files that git knows) of a tree
     too large. The remote is `origin`, else the first, without credentials. Blocks for some
-    milliseconds, 2 s if git hangs, never for the network.
+    milliseconds, for `timeout_s` if git hangs, never for the network.
     """
     try:
-        root = ask_about_code("rev-parse", "--show-toplevel")
+        root = ask_about_code("rev-parse", "--show-toplevel", timeout_s=timeout_s)
     except TimeoutError:
         return None
     if not root:
         return None
-    changes = _ask_in_time(root, *_STATUS)
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            return _ask(arguments, root, timeout_s)
+        except TimeoutError:
+            return None
+
+    changes = ask("status", "--porcelain", "--untracked-files=no")
     return {
-        "commit": _ask_in_time(root, "rev-parse", "--verify", "--quiet", "HEAD"),
-        "branch": _ask_in_time(root, "symbolic-ref", "--short", "--quiet", "HEAD"),
+        "commit": ask("rev-parse", "--verify", "--quiet", "HEAD"),
+        "branch": ask("symbolic-ref", "--short", "--quiet", "HEAD"),
         "dirty": None if changes is None else bool(changes),
-        "remote": _remote(_ask_in_time(root, "config", "--get-regexp", r"^remote\..*\.url$")),
+        "remote": _remote(ask("config", "--get-regexp", r"^remote\..*\.url$")),
     }
 
 
@@ -69,13 +74,6 @@ def _remote(listing: str | None) -> str | None:
     urls = dict(line.partition(" ")[::2] for line in (listing or "").splitlines())
     url = urls.get("remote.origin.url") or next(iter(urls.values()), None)
     return None if url is None else str(redact(url))
-
-
-def _ask_in_time(directory: str, *arguments: str) -> str | None:
-    try:
-        return _ask(arguments, directory, _TIMEOUT_S)
-    except TimeoutError:
-        return None
 
 
 def _ask(arguments: tuple[str, ...], directory: str | None, timeout_s: float) -> str | None:

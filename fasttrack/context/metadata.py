@@ -7,7 +7,6 @@ for NVML's small module), CUDA is never initialised, and what waits gives up the
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -18,8 +17,10 @@ from typing import Any
 from fasttrack.context.config import to_plain
 from fasttrack.context.distributed import get_world_size
 from fasttrack.context.git import describe_repository
+from fasttrack.context.nvml import nvml_session
 from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.context.seeds import describe_seeds
+from fasttrack.errors import NvmlUnavailableError
 
 _PACKAGES = ("fasttrack", "torch", "numpy", "deepspeed", "wandb")
 _PACKAGES_IF_LOADED = (
@@ -113,7 +114,7 @@ def get_metadata(config: Any = None) -> dict[str, Any]:
         (None outside a job), `versions`, `host` (`gpus` are all that NVIDIA's driver shows,
         whether visible to CUDA or not), `environment`, `argv`, `world_size`, and `config` if given.
     """
-    metadata: dict[str, Any] = {
+    metadata: dict[str, object] = {
         "git": describe_repository(),
         "seeds": describe_seeds(),
         "slurm": _describe_slurm_job(),
@@ -125,12 +126,13 @@ def get_metadata(config: Any = None) -> dict[str, Any]:
     }
     if config is not None:
         metadata["config"] = config
-    plain: dict[str, Any] = redact(to_plain(metadata))
-    return plain
+    return redact(to_plain(metadata))  # type: ignore[no-any-return]
 
 
-def _describe_slurm_job() -> dict[str, Any] | None:
-    job: dict[str, Any] = {key: _first_set(names) for key, names in _SLURM_TEXTS.items()}
+def _describe_slurm_job() -> dict[str, str | int | None] | None:
+    job: dict[str, str | int | None] = {
+        key: _first_set(names) for key, names in _SLURM_TEXTS.items()
+    }
     if job["job_id"] is None:
         return None
     for key, names in _SLURM_NUMBERS.items():
@@ -144,8 +146,8 @@ def _first_set(names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := os.environ.get(name))), None)
 
 
-def _list_versions() -> dict[str, Any]:
-    versions: dict[str, Any] = {"python": platform.python_version()}
+def _list_versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in _PACKAGES}
     versions |= {name: _version(name) for name in _PACKAGES_IF_LOADED if name in sys.modules}
     torch: Any = sys.modules.get("torch")
@@ -169,7 +171,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _describe_host() -> dict[str, Any]:
+def _describe_host() -> dict[str, object]:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
         "hostname": socket.gethostname(),
@@ -180,18 +182,14 @@ def _describe_host() -> dict[str, Any]:
     }
 
 
-def _describe_gpus() -> dict[str, Any]:
-    found: dict[str, Any] = {"gpus": [], "driver": None}
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return found
-    with contextlib.suppress(nvml.NVMLError):  # no driver, a lost GPU
-        nvml.nvmlInit()
-        try:
-            handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-            found["gpus"] = [nvml.nvmlDeviceGetName(handle) for handle in handles]
-            found["driver"] = nvml.nvmlSystemGetDriverVersion()
-        finally:
-            nvml.nvmlShutdown()
+def _describe_gpus() -> dict[str, object]:
+    found: dict[str, object] = {"gpus": [], "driver": None}
+    with (
+        contextlib.suppress(NvmlUnavailableError),
+        nvml_session() as nvml,
+        contextlib.suppress(nvml.NVMLError),  # a lost GPU
+    ):
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        found["gpus"] = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+        found["driver"] = nvml.nvmlSystemGetDriverVersion()
     return found

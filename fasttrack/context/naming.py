@@ -24,18 +24,25 @@ def make_run_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(8))
 
 
-def make_run_name(tags: Mapping[str, str], now: datetime) -> str:
+def make_run_name(
+    project: str,
+    tags: Mapping[str, str],
+    now: datetime,
+    *,
+    git_timeout_s: float = _GIT_TIMEOUT_S,
+) -> str:
     """Return `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{git_short}`.
 
-    A tag that is not there is left out, and so is the commit outside a git repository.
+    A tag that is not there is left out, and so is the commit outside a git repository. Where none
+    of the three is there, the project stands in their place.
     """
-    parts = [tags.get("model"), tags.get("objective"), tags.get("dataset")]
-    parts += [now.strftime("%Y%m%d_%H%M%S"), _git_short()]
+    named = [value for key in ("model", "objective", "dataset") if (value := tags.get(key))]
+    parts = [*(named or [project]), now.strftime("%Y%m%d_%H%M%S"), _git_short(git_timeout_s)]
     return "_".join(part for part in parts if part)
 
 
-def _git_short() -> str | None:
+def _git_short(timeout_s: float) -> str | None:
     try:
-        return ask_about_code("rev-parse", "--short=6", "HEAD", timeout_s=_GIT_TIMEOUT_S)
+        return ask_about_code("rev-parse", "--short=6", "HEAD", timeout_s=timeout_s)
     except TimeoutError:
         return None

@@ -13,7 +13,7 @@ from fasttrack.errors import ConfigurationError
 
 _LARGEST = 2**32 - 1  # NumPy takes no more
 
-_applied: dict[str, Any] | None = None  # replaced whole, never changed: any thread may read it
+_applied: dict[str, object] | None = None  # replaced whole, never changed: any thread may read it
 
 
 def set_seeds(seed: int, *, deterministic: bool = False, rank_offset: bool = False) -> int:
@@ -61,7 +61,7 @@ def set_seeds(seed: int, *, deterministic: bool = False, rank_offset: bool = Fal
     return number
 
 
-def describe_seeds() -> dict[str, Any]:
+def describe_seeds() -> dict[str, object]:
     """Return what can be known of the seeds in force, without loading or initialising anything.
 
     PyTorch's are asked from its generators. Python and NumPy do not tell theirs: those are what

@@ -2,24 +2,27 @@
 
 Started by the trainer, on a segment and with `--trainer-pid`, it follows that segment until the
 trainer is done. Started by hand, on a run's journal directory (`fasttrack sync` does it), it
-delivers what is there to the server, prints one JSON object per event, and exits with 0 if all of
-it is proven to have arrived, 1 if not, 2 if there is no such run, 3 if another process delivers it.
+delivers what is there to the run's backends, prints one JSON object per event, and exits with 0 if
+all of it is proven to have arrived, 1 if not, 2 if there is no such run, 3 if another process
+delivers it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fasttrack.delivery.backends.wandb import WandbBackend
-from fasttrack.delivery.courier import Courier
-from fasttrack.journal.format import segments
+from fasttrack.delivery.events import encode
+from fasttrack.delivery.run_delivery import RunDelivery
+from fasttrack.journal.run_directory import segments
+
+if TYPE_CHECKING:
+    from fasttrack.delivery.events import Event
 
 _NICENESS = 10  # training comes first
 _BUSY = 3
@@ -29,7 +32,10 @@ _IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 class Reporter:
-    """Tell what happens: the trainer over a pipe, without ever waiting for it; others on stdout."""
+    """Tell what happens: the trainer over a pipe, without ever waiting for it; others on stdout.
+
+    Threads: any.
+    """
 
     def __init__(self, fd: int | None) -> None:
         """Write to `fd`; None: print."""
@@ -37,13 +43,14 @@ class Reporter:
         if fd is not None:
             os.set_blocking(fd, False)
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Send one event; drop it where the trainer does not read, or is gone."""
+        line = encode(event)
         if self._fd is None:
-            print(json.dumps(event), file=sys.__stdout__, flush=True)
+            print(line.decode(), end="", file=sys.__stdout__, flush=True)
             return
         with contextlib.suppress(OSError):
-            os.write(self._fd, json.dumps(event).encode() + b"\n")
+            os.write(self._fd, line)
 
 
 def _settle(trainer_pid: int | None) -> None:
@@ -72,15 +79,17 @@ def main() -> int:
         parser.error(f"{arguments.run} holds no journal (no segment-*.jsonl)")
     _settle(arguments.trainer_pid)
     trainer_pid = arguments.trainer_pid
-    courier = Courier(
-        found[-1],
-        WandbBackend(in_trainer=False),
-        trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
-        report=Reporter(arguments.report_fd),
-    )
+    try:
+        delivery = RunDelivery(
+            found[-1],
+            trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
+            report=Reporter(arguments.report_fd),
+        )
+    except ValueError as error:
+        parser.error(str(error))
     if trainer_pid is not None:
-        return 0 if courier.run() else 1
-    delivered = courier.deliver_now()
+        return 0 if delivery.follow() else 1
+    delivered = delivery.deliver_now()
     return _BUSY if delivered is None else int(not delivered)
 
 

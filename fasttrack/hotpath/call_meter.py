@@ -2,7 +2,7 @@
 
 Measuring must cost a small part of what it measures. A training step that is logged has read the
 clock anyway and costs many times a second reading: each of these is timed. Of the far cheaper
-calls that log nothing, one in `_SKIPPED_EVERY` is timed; of the calls of `log_metrics`, one in
+calls that log nothing, one in `SKIPPED_EVERY` steps is timed; of the calls of `log_metrics`, one in
 `METRICS_EVERY`. Times run from the entry of the method to its end; what it costs to call a method,
 and to build its arguments, is not in them.
 """
@@ -14,14 +14,13 @@ import itertools
 import math
 import statistics
 from collections import deque
-from time import perf_counter
 from typing import TypeAlias
 
 LOGGED, SKIPPED, METRICS = range(3)  # log_training_step that logs, that does not; log_metrics
 
-METRICS_EVERY = 8
-_SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
-_WEIGHTS = (1, _SKIPPED_EVERY, METRICS_EVERY)
+METRICS_EVERY = 8  # calls
+SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
+_WEIGHTS = (1, SKIPPED_EVERY, METRICS_EVERY)
 _KEPT = 128  # they are sorted under the GIL
 
 Timed: TypeAlias = "tuple[int, float, float]"
@@ -31,23 +30,12 @@ Timed: TypeAlias = "tuple[int, float, float]"
 class CallMeter:
     """The last timed calls.
 
-    Threads: callers append to `timed` and call `time_skipped`; the others from any thread.
+    Threads: callers append to `timed`; the rest on any.
     """
 
     def __init__(self) -> None:
         """Start without a timed call."""
         self.timed: deque[Timed] = deque(maxlen=_KEPT)
-        self.next_step = 0  # the first step from which a call that logs nothing is timed again
-
-    def time_skipped(self, start_s: float, step: int) -> None:
-        """Note a call that logged nothing at `step` and was entered at `start_s`."""
-        self.timed.append((SKIPPED, perf_counter() - start_s, start_s))
-        self.next_step = step + _SKIPPED_EVERY
-
-    def follow(self, step: int) -> None:
-        """Take note of the current step: a trainer may begin to count anew."""
-        if step < self.next_step - _SKIPPED_EVERY:
-            self.next_step = step
 
     def mean_s(self, kind: int, since_s: float = -math.inf) -> float | None:
         """Return the mean of one kind's timed calls, in seconds; None where there is none.

@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import contextlib
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from fasttrack.errors import ValueRefusedError
+from fasttrack.hotpath.advice import describe, why_refused
+from fasttrack.hotpath.nesting import flatten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,10 +44,6 @@ _REFERABLE = _DTYPES - _FLOAT8
 _MANY = 16  # values from which sorting the floats out first is quicker
 
 
-class Refused(Exception):
-    """A value cannot be logged; the message says why and what to pass. Never leaves fasttrack."""
-
-
 class Capture:
     """Capture scalars for the worker.
 
@@ -58,7 +59,7 @@ class Capture:
         """Return what keeps `value`: a plain number, or a tensor for the worker to read.
 
         Raises:
-            Refused: `value` is not one real number.
+            ValueRefusedError: `value` is not one real number.
         """
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)
@@ -70,16 +71,18 @@ class Capture:
                 return float(number)
             if isinstance(number, int):
                 return int(number)
-        raise Refused(f"a {describe(value)} is not one real number")
+        raise ValueRefusedError(why_refused(value))
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> Captured:
         if tensor.numel() != 1:
-            raise Refused(
+            raise ValueRefusedError(
                 f"a tensor of shape {tuple(tensor.shape)} is not one number; pass a reduction "
-                "such as tensor.mean()"
+                "such as tensor.mean(), or one metric for each element"
             )
         if type(tensor) is not torch.Tensor and hasattr(tensor, "full_tensor"):
-            raise Refused("a DTensor's value needs a collective; pass tensor.full_tensor()")
+            raise ValueRefusedError(
+                "a DTensor's value needs a collective; pass tensor.full_tensor()"
+            )
         dtype = tensor.dtype
         if (
             self._by_reference
@@ -90,14 +93,14 @@ class Capture:
             kept = tensor.detach()
             return kept, kept._version
         if dtype not in _DTYPES:
-            raise Refused(f"a tensor of dtype {dtype} is not one real number")
+            raise ValueRefusedError(f"a tensor of dtype {dtype} is not one real number")
         if tensor.is_cpu:
             number = tensor.item()
             return int(number) if number is True or number is False else number
         if tensor.is_meta:
-            raise Refused("a tensor on the meta device has no value")
+            raise ValueRefusedError("a tensor on the meta device has no value")
         if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-            raise Refused("nothing can be logged while a CUDA graph is being captured")
+            raise ValueRefusedError("nothing can be logged while a CUDA graph is being captured")
         if dtype in _FLOAT8:  # few kernels know these; the copy can be a wider one
             return tensor.detach().float()
         return tensor.detach().clone()
@@ -106,6 +109,8 @@ class Capture:
         self, values: dict[Any, Any], refuse: Callable[[str, str], None]
     ) -> dict[str, torch.Tensor] | None:
         """Capture every one of `values`, in place, and drop those that cannot be.
+
+        What stands in a mapping among them is captured under dotted names: `val.loss`.
 
         Args:
             values: what was logged by name; becomes what keeps it.
@@ -116,6 +121,7 @@ class Capture:
         """
         pending: dict[str, torch.Tensor] | None = None
         refused: list[str] | None = None
+        nested: dict[Any, Any] | None = None
         snapshot = not self._by_reference
         items: Iterable[tuple[Any, Any]] = values.items()
         if len(values) > _MANY:
@@ -134,8 +140,12 @@ class Capture:
                     continue
             try:
                 kept = self._tensor(name, value) if kind is _TENSOR else self.scalar(name, value)
-            except (Refused, RuntimeError, TypeError, ValueError) as error:
-                refuse(name, str(error))
+            except (ValueRefusedError, RuntimeError, TypeError, ValueError) as error:
+                if isinstance(value, Mapping):
+                    nested = {} if nested is None else nested
+                    nested[name] = value
+                else:
+                    refuse(name, str(error))
                 refused = [name] if refused is None else [*refused, name]
                 continue
             values[name] = kept
@@ -144,6 +154,12 @@ class Capture:
                 pending[name] = kept[0] if isinstance(kept, tuple) else kept
         for name in refused or ():
             del values[name]
+        if nested is not None:
+            inner = flatten(nested, values, refuse)
+            inner_pending = self.mapping(inner, refuse)
+            values.update(inner)
+            if inner_pending is not None:
+                pending = {**(pending or {}), **inner_pending}
         return pending
 
 
@@ -151,16 +167,16 @@ def step_number(step: Any) -> int:
     """Return `step` as an int.
 
     Raises:
-        Refused: it is not an integer, or reading it would wait for a device.
+        ValueRefusedError: it is not an integer, or reading it would wait for a device.
     """
     if isinstance(step, torch.Tensor) and not step.is_cpu:
-        raise Refused("step is a tensor on a device; pass an int")
+        raise ValueRefusedError("step is a tensor on a device; pass an int")
     if not isinstance(step, bool):
         with contextlib.suppress(TypeError):
             return operator.index(step)
         if isinstance(step, float) and step.is_integer():
             return int(step)
-    raise Refused(f"step must be an integer, not {describe(step)}")
+    raise ValueRefusedError(f"step must be an integer, not {describe(step)}")
 
 
 def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
@@ -183,9 +199,3 @@ def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
 
 
 _EVENTLESS: set[str] = {"cpu", "meta"}
-
-
-def describe(value: Any) -> str:
-    """Return what `value` is, in a few words for a warning."""
-    text = repr(value) if isinstance(value, (str, bytes, bool, float)) else ""
-    return f"{type(value).__name__} {text[:40]}".strip()

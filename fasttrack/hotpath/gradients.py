@@ -35,15 +35,24 @@ class GradientSource:
     Threads: any caller; the worker only calls `was_stale` and `was_valid`.
     """
 
-    def __init__(self, mode: str, hold_limit_bytes: int, warn: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        mode: str,
+        hold_limit_bytes: int,
+        warn: Callable[[str, str], None],
+        *,
+        cpu_inline_bytes: int = _CPU_INLINE_BYTES,
+    ) -> None:
         """Set the mode ("auto", "worker", "inline" or "off").
 
         Args:
             mode: the user's choice.
             hold_limit_bytes: in "auto", gradients above this total go inline.
             warn: called with (key, text) for what the user should hear once.
+            cpu_inline_bytes: in "auto", gradients on the CPU up to this total go inline, too.
         """
         self._mode = mode
+        self._cpu_inline_bytes = cpu_inline_bytes
         self._hold_limit_bytes = hold_limit_bytes
         self._warn = warn
         # caller thread
@@ -103,7 +112,7 @@ class GradientSource:
             return
         if self._mode == "auto":
             total = sum(p.numel() * p.element_size() for p in self._parameters)
-            tiny = not self._devices and total <= _CPU_INLINE_BYTES
+            tiny = not self._devices and total <= self._cpu_inline_bytes
             inline = tiny or total > self._hold_limit_bytes
             self._effective = "inline" if inline else "worker"
         else:
@@ -133,18 +142,18 @@ class GradientSource:
 
 
 def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
-    """Return why the norm of one rank's gradients is not the model's, and the mend; else None."""
+    """Return why the norm of one rank's gradients is not the model's, and the fix; else None."""
     # A collective on rank 0's worker would hang the job. The modules are looked up, not imported:
     # a model can only be of a class that is loaded.
-    mend = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
+    fix = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(
         isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()
     ):
-        return f"FSDP shards the gradients; {mend}"
+        return f"FSDP shards the gradients; {fix}"
     for p in parameters:
         if hasattr(p, "full_tensor") and type(p) is not torch.nn.Parameter:
-            return f"a parameter is a sharded DTensor; {mend}"
+            return f"a parameter is a sharded DTensor; {fix}"
         if hasattr(p, "ds_id") or hasattr(p, "_hp_mapping"):  # stage 3, stages 1 and 2
             return "DeepSpeed ZeRO partitions the gradients; pass the engine as model"
     return None

@@ -6,15 +6,22 @@ yet. Once the worker has resolved it, in place, they are plain numbers, and it b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import torch
+
+LOSS: Final = "loss/total"
+GRAD_NORM: Final = "train/grad_norm"
+MOST_TICKS: Final = 10_000
+"""Steps of one log interval that are kept; the newest, where it is longer."""
 
 Scalar: TypeAlias = "float | int"
 Reference: TypeAlias = "tuple[torch.Tensor, int]"
 """A tensor that was not copied, and the version it had when it was logged."""
 Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
+Ticks: TypeAlias = "tuple[tuple[float, Any], ...]"
+"""(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step."""
 
 
 class Gradients(NamedTuple):
@@ -33,7 +40,7 @@ class Record(NamedTuple):
     time_s: float  # unix time of the call
     values: dict[str, Captured]
     pending: dict[str, torch.Tensor] | None  # the tensors among `values`, References undone
-    ticks: tuple[tuple[float, Any], ...] | None  # (perf_counter, batch size) since the last record
+    ticks: Ticks | None  # of the steps since the last record; None: no training step
     gradients: Gradients | None
     events: tuple[torch.Event, ...]  # what the device must have reached before values are read
 
@@ -49,4 +56,16 @@ class Console(NamedTuple):
 # What travels through the ring is a bare tuple of a Record's fields: making a NamedTuple costs
 # 3 us in a training loop, where nothing is in the caches. The worker puts the names back where it
 # has more to do than to write the row.
-RawRecord: TypeAlias = tuple[Any, ...]
+RawRecord: TypeAlias = (
+    "tuple[int, float, dict[str, Captured], dict[str, torch.Tensor] | None, Ticks | None, "
+    "Gradients | None, tuple[torch.Event, ...]]"
+)
+ResolvedRecord: TypeAlias = (
+    "tuple[int, float, dict[str, Scalar], object, Ticks | None, object, object]"
+)
+"""The same tuple, once its tensors are numbers."""
+
+STEP: Final = 0
+VALUES: Final = 2
+PENDING: Final = 3
+GRADIENTS: Final = 5

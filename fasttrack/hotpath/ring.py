@@ -17,7 +17,10 @@ from __future__ import annotations
 import itertools
 import time
 from threading import RLock
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -32,23 +35,34 @@ class Ring(Generic[T]):
 
     __slots__ = (
         "_abandoned",
+        "_clock",
         "_full",
         "_full_wait_s",
         "_head",
         "_lock",
         "_mask",
+        "_pause",
         "_slots",
         "_tickets",
         "capacity",
         "dropped",
     )
 
-    def __init__(self, capacity: int, full_wait_s: float) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        full_wait_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         """Allocate all slots.
 
         Args:
             capacity: number of slots; a power of two.
             full_wait_s: how long a push may wait, in seconds, when every slot is taken.
+            clock: seconds; asked on a full ring only.
+            pause: waits, in seconds.
         """
         # any thread
         self._slots: list[T | None] = [None] * capacity
@@ -56,6 +70,8 @@ class Ring(Generic[T]):
         self.capacity = capacity
         self._mask = capacity - 1
         self._full_wait_s = full_wait_s
+        self._clock = clock
+        self._pause = pause
         self._full = False
         self._abandoned: set[int] = set()
         self._lock = RLock()  # for the count of drops; a signal handler may come in between
@@ -84,13 +100,13 @@ class Ring(Generic[T]):
         raise AssertionError("a count never ends")
 
     def _push_when_free(self, ticket: int, item: T) -> bool:
-        deadline = time.monotonic() + self._full_wait_s
+        deadline = self._clock() + self._full_wait_s
         while ticket - self._head >= self.capacity:
-            if time.monotonic() >= deadline or self._full:
+            if self._clock() >= deadline or self._full:
                 self._full = True
                 self._abandoned.add(ticket)
                 return self._drop()
-            time.sleep(_POLL_S)
+            self._pause(_POLL_S)
         self._slots[ticket & self._mask] = item
         return True
 

@@ -1,4 +1,8 @@
-"""`cursor.json`: what of a run has been delivered, and what proves it. Written by the courier."""
+"""`cursor.json`: what of a run has been delivered where, and what proves it. One writer at a time.
+
+It holds one ledger per backend, so that each destination gets every row once, with a proof of its
+own. Version 1 knew W&B alone; it is read as that backend's ledger.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,48 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from fasttrack.journal.json_bytes import json_bytes
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(kw_only=True)
-class SegmentState:
-    """What is known of one segment's delivery."""
+class SegmentLedger:
+    """What is known of one segment's delivery to one backend."""
 
-    base_step: int | None = None
-    """The highest W&B `_step` taken before this segment's first row that is not `arrived`; None:
-    not settled yet."""
-    arrived: int = 0
-    """How many of its first rows the server was found to have, before another directory's rows."""
     rows: int = 0
     """Rows that the segment held when it was last delivered."""
-    last_step: int = -1
-    """The W&B `_step` of the last row up to and including this segment."""
+    arrived: int = 0
+    """How many of its first rows the destination is known to have."""
     size_bytes: int = 0
     """Size of the segment when it was last read to its end; the proofs are for so much."""
-    online_proof: str | None = None
-    """How we know that the server has every row; None: it may not."""
+    proof: str | None = None
+    """How we know that the destination has every row; None: it may not."""
     offline_proof: str | None = None
-    """How we know that an offline run directory holds every row; None: it may not."""
+    """How we know that a local stand-in, for a later upload, holds every row; None: it may not."""
     artifacts: dict[str, str | None] = field(default_factory=dict)
-    """By number: how we know that the server has the artifact, or why it never will; None: it may
-    not."""
+    """By number: how we know that the destination has the artifact, or why it never will; None: it
+    may not."""
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What is known of a run's delivery to one backend."""
+
+    url: str | None = None
+    """Where a person looks at the run."""
+    directory: str | None = None
+    """The local directory that it was last delivered into."""
+    segments: dict[str, SegmentLedger] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the backend itself wants to know the next time; its own business, and JSON."""
+
+    def segment(self, name: str) -> SegmentLedger:
+        """Return what is known of segment `name`, made new where nothing is."""
+        return self.segments.setdefault(name, SegmentLedger())
 
 
 @dataclass(kw_only=True)
@@ -43,22 +61,21 @@ class Cursor:
     """The state of a run's delivery."""
 
     version: int = _VERSION
-    url: str | None = None
-    open_directory: str | None = None
-    """Name of the offline run directory being written now; useless if the courier died over it."""
-    offline_directories: list[str] = field(default_factory=list)
-    """Names of finished offline run directories, which `wandb sync` takes."""
-    segments: dict[str, SegmentState] = field(default_factory=dict)
+    backends: dict[str, Ledger] = field(default_factory=dict)
 
-    def segment(self, name: str) -> SegmentState:
-        """Return the state of segment `name`, made new where it is unknown."""
-        return self.segments.setdefault(name, SegmentState())
+    def ledger(self, backend: str) -> Ledger:
+        """Return the ledger of `backend`, made new where there is none."""
+        return self.backends.setdefault(backend, Ledger())
 
     def save(self, path: Path) -> None:
-        """Replace the file at `path` in one step."""
+        """Replace the file at `path` in one step.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         scratch = path.with_suffix(".tmp")
         with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+            file.write(json_bytes(asdict(self), orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
@@ -67,9 +84,32 @@ class Cursor:
 def load_cursor(path: Path) -> Cursor:
     """Return the cursor saved at `path`; an unknown or damaged one counts as nothing delivered."""
     try:
-        saved: dict[str, Any] = orjson.loads(path.read_bytes())
-        states = {name: SegmentState(**state) for name, state in saved.pop("segments").items()}
-        cursor = Cursor(segments=states, **saved)
+        saved: Any = orjson.loads(path.read_bytes())
+        if saved["version"] == 1:
+            return Cursor(backends={"wandb": _from_version_1(saved)})
+        if saved["version"] != _VERSION:
+            return Cursor()
+        return Cursor(backends={name: _ledger(told) for name, told in saved["backends"].items()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Cursor()
-    return cursor if cursor.version == _VERSION else Cursor()
+
+
+def _ledger(told: Any) -> Ledger:
+    segments = {name: SegmentLedger(**state) for name, state in told["segments"].items()}
+    return Ledger(**{**told, "segments": segments})
+
+
+def _from_version_1(saved: Any) -> Ledger:
+    """Return the ledger of a cursor that knew only W&B, whose own facts become its notes."""
+    known: dict[str, object] = {"url": None, "open_directory": None, "offline_directories": []}
+    if unknown := saved.keys() - known.keys() - {"version", "segments"}:
+        raise ValueError(f"not a cursor of version 1: {unknown}")
+    ledger = Ledger(url=saved.get("url"))
+    steps = {}
+    for name, told in saved["segments"].items():
+        state = {"base_step": None, "last_step": -1, "online_proof": None, **told}
+        steps[name] = {key: state.pop(key) for key in ("base_step", "last_step")}
+        ledger.segments[name] = SegmentLedger(proof=state.pop("online_proof"), **state)
+    notes = {key: saved.get(key, default) for key, default in known.items() if key != "url"}
+    ledger.notes = {"segments": steps, **notes}
+    return ledger

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from fasttrack.journal.format import attempt, count_rows, encode, segment_name, segments
+from fasttrack.journal.entries import encode, is_row
+from fasttrack.journal.run_directory import attempt, segment_name, segments
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from fasttrack.journal.entries import Header
 
 _HELD_LIMIT_BYTES = 8 * 2**20  # what is kept in memory while the disk takes nothing
 
@@ -19,11 +23,19 @@ class SegmentWriter:
     Threads: the worker only, after construction.
     """
 
-    def __init__(self, run_dir: Path, header: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, header: Header, *, held_limit_bytes: int = _HELD_LIMIT_BYTES
+    ) -> None:
         """Create the next free segment in `run_dir` (0700) and write its header.
+
+        Args:
+            run_dir: the run's directory; made if it is not there.
+            header: with any `attempt`: the segment's own is filled in.
+            held_limit_bytes: how much `trim_held` leaves in memory.
 
         Raises:
             OSError: the directory cannot be made or written.
+            TypeError: the header holds what JSON cannot.
         """
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = segments(run_dir)
@@ -40,12 +52,13 @@ class SegmentWriter:
             except FileExistsError:  # another process resumed the same run this instant
                 number += 1
         self._size_bytes = 0
+        self._held_limit_bytes = held_limit_bytes
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._torn = False  # part of a line stands behind the last whole one
         try:
-            self._append_all(encode({"kind": "header", "attempt": number, **header}))
-        except OSError:
+            self._append_all(encode(replace(header, attempt=number)))
+        except (OSError, TypeError):
             os.close(self._fd)
             self.path.unlink(missing_ok=True)
             raise
@@ -72,12 +85,12 @@ class SegmentWriter:
 
     def trim_held(self, *, to_nothing: bool = False) -> int:
         """Drop the newest held lines above the memory limit; return how many rows that were."""
-        limit_bytes = 0 if to_nothing else _HELD_LIMIT_BYTES
+        limit_bytes = 0 if to_nothing else self._held_limit_bytes
         dropped: list[bytes] = []
         while self._held_bytes > limit_bytes:
             dropped.append(self._held.pop())
             self._held_bytes -= len(dropped[-1])
-        return count_rows(dropped)
+        return sum(map(is_row, dropped))
 
     @property
     def held_lines(self) -> int:
@@ -87,7 +100,7 @@ class SegmentWriter:
     @property
     def held_rows(self) -> int:
         """The number of rows that are in memory only. Threads: any."""
-        return count_rows(list(self._held)) if self._held else 0
+        return sum(map(is_row, list(self._held)))
 
     def _append_all(self, data: bytes) -> None:
         view = memoryview(data)

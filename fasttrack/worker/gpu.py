@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fasttrack.context.nvml import start_nvml, stop_nvml
+from fasttrack.errors import NvmlUnavailableError
+
 _GB: Final = 2**30
 _MAX_FAILURES: Final = 3
 
@@ -30,11 +33,24 @@ class _Gpu:
     failures: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))  # in a row
 
 
-def _utilization(nvml: Any, gpu: _Gpu) -> float:
+def _is_nvidia() -> bool:
+    """Return False when torch was built for another maker's accelerator."""
+    torch: Any = importlib.import_module("torch")  # Any: torch.cuda is annotated in part only
+    accelerator = torch.accelerator.current_accelerator()
+    return torch.version.hip is None and (accelerator is None or accelerator.type == "cuda")
+
+
+def find_initialised_cuda() -> Any:
+    """Return `torch.cuda` when this process has initialised CUDA, else None. Never does so."""
+    cuda: Any = importlib.import_module("torch").cuda
+    return cuda if _is_nvidia() and cuda.is_initialized() else None
+
+
+def _utilization(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
     return float(nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu)
 
 
-def _memory_used(nvml: Any, gpu: _Gpu) -> float:
+def _memory_used(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
     try:  # v2 leaves out what the driver reserves for itself, as nvidia-smi does
         used = nvml.nvmlDeviceGetMemoryInfo(gpu.handle, nvml.nvmlMemory_v2).used
     except (nvml.NVMLError, AttributeError):  # older driver, older nvidia-ml-py
@@ -43,24 +59,23 @@ def _memory_used(nvml: Any, gpu: _Gpu) -> float:
     return float(used / _GB)
 
 
-def _memory_peak(nvml: Any, gpu: _Gpu) -> float | None:
-    cuda = _initialised_cuda()
+def _memory_peak(nvml: Any, gpu: _Gpu, cuda: Any) -> float | None:
     peak = gpu.largest_used if cuda is None else cuda.max_memory_allocated(gpu.index)
     return None if cuda is None and not peak else peak / _GB
 
 
-def _temperature(nvml: Any, gpu: _Gpu) -> float:
+def _temperature(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
     try:
         return float(nvml.nvmlDeviceGetTemperatureV(gpu.board, nvml.NVML_TEMPERATURE_GPU))
     except (nvml.NVMLError, AttributeError):  # older driver, older nvidia-ml-py
         return float(nvml.nvmlDeviceGetTemperature(gpu.board, nvml.NVML_TEMPERATURE_GPU))
 
 
-def _power(nvml: Any, gpu: _Gpu) -> float:
+def _power(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
     return float(nvml.nvmlDeviceGetPowerUsage(gpu.board) / 1000)
 
 
-FIELDS: Final[Mapping[str, Callable[[Any, _Gpu], float | None]]] = {
+FIELDS: Final[Mapping[str, Callable[[Any, _Gpu, Any], float | None]]] = {
     # In this order: before CUDA is in use, the peak comes from what memory_used has just seen.
     "gpu/utilization": _utilization,
     "gpu/memory_used_gb": _memory_used,
@@ -79,12 +94,20 @@ class GpuSampler:
     Threads: worker thread only. NVML calls give up the GIL (ctypes).
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Keep `say`, which gets each message for the user once. NVML waits for a sample."""
+    def __init__(
+        self, say: Callable[[str], None], find_cuda: Callable[[], Any] = find_initialised_cuda
+    ) -> None:
+        """Do not start NVML yet: it waits for a sample.
+
+        Args:
+            say: gets each message for the user once.
+            find_cuda: returns `torch.cuda`, or None where it must not be asked.
+        """
         self._say = say
+        self._find_cuda = find_cuda
         self._nvml: Any = None
         self._refusal: str | None = None  # why NVML did not start; "" once said
-        self._errors: tuple[type[Exception], ...] = (ImportError, RuntimeError, AttributeError)
+        self._errors: tuple[type[Exception], ...] = (RuntimeError, AttributeError)
         self._gpus: dict[int, _Gpu] = {}
         self._guess: int | None = None
 
@@ -100,7 +123,7 @@ class GpuSampler:
             if on one), `gpu/memory_peak_gb` (of torch's allocator; before CUDA is in use, the
             largest memory_used seen), `gpu/temperature` (Celsius), `gpu/power_w`.
         """
-        cuda = _initialised_cuda()
+        cuda = self._find_cuda()
         self._open(cuda)
         index = self._busiest(cuda) if device_index is None else device_index
         gpu = self._gpus.setdefault(index, _Gpu(index))
@@ -111,7 +134,7 @@ class GpuSampler:
                 continue
             try:
                 readable = read is _memory_peak or self._locate(gpu, cuda)
-                value = read(self._nvml, gpu) if readable else None
+                value = read(self._nvml, gpu, cuda) if readable else None
             except self._errors as error:
                 gpu.failures[name] += 1
                 if gpu.failures[name] == _MAX_FAILURES:
@@ -134,23 +157,20 @@ class GpuSampler:
         nvml, self._nvml = self._nvml, None
         for gpu in self._gpus.values():  # handles do not outlive the NVML session
             gpu.handle = gpu.board = gpu.certain = None
-        with contextlib.suppress(nvml.NVMLError):  # the user's code may have shut it down already
-            nvml.nvmlShutdown()
+        stop_nvml(nvml)
 
     def _open(self, cuda: Any) -> None:
         """Start NVML once; after a refusal say so, but only in a process that does use CUDA."""
         if self._nvml is None and self._refusal is None and _is_nvidia():
             try:
-                nvml: Any = importlib.import_module("pynvml")
-                self._errors += (nvml.NVMLError,)
-                nvml.nvmlInit()
-                self._nvml = nvml
-            except self._errors as error:
+                self._nvml = start_nvml()
+                self._errors += (self._nvml.NVMLError,)
+            except NvmlUnavailableError as error:
                 self._refusal = str(error)
         # torch.cuda.is_available() poisons later forks where CUDA is there but not in use yet, so
         # the message waits until the training code has initialised CUDA.
         if self._refusal and cuda is not None:
-            self._say(f"GPU statistics: NVML does not start ({self._refusal}); peak memory only")
+            self._say(f"GPU statistics: {self._refusal}; peak memory only")
             self._refusal = ""
 
     def _busiest(self, cuda: Any) -> int:
@@ -170,19 +190,6 @@ class GpuSampler:
             gpu.handle, gpu.board = _find_handles(self._nvml, gpu.index, cuda)
             gpu.certain = certain
         return gpu.handle is not None
-
-
-def _is_nvidia() -> bool:
-    """Return False when torch was built for another maker's accelerator."""
-    torch: Any = importlib.import_module("torch")  # Any: torch.cuda is annotated in part only
-    accelerator = torch.accelerator.current_accelerator()
-    return torch.version.hip is None and (accelerator is None or accelerator.type == "cuda")
-
-
-def _initialised_cuda() -> Any:
-    """Return `torch.cuda` when this process has initialised CUDA, else None. Never does so."""
-    cuda: Any = importlib.import_module("torch").cuda
-    return cuda if _is_nvidia() and cuda.is_initialized() else None
 
 
 def _visible_name(index: int) -> str:

@@ -1,41 +1,29 @@
-"""The worker: drain the rings, resolve, meter, append to the journal, and look after delivery.
-
-What it does under the GIL is what training pays for, so it works in short bursts: after `_BURST_S`
-it sleeps for no time at all, which takes long enough that a thread that waits for the GIL gets it.
-Releasing the GIL alone, as `write` does, is over before that thread has woken up.
-"""
+"""The worker's thread: drain the rings, append to the journal, and look after delivery."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from fasttrack.context.distributed import get_world_size
-from fasttrack.journal.format import encode, encode_row
+from fasttrack.journal.entries import encode
+from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.gpu import GpuSampler
-from fasttrack.worker.meters import StepMeter
+from fasttrack.worker.rows import RowEncoder, encode_console
 
 if TYPE_CHECKING:
-    from fasttrack.delivery.supervisor import Delivery
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
+    from fasttrack.journal.entries import Artifact, Config, Finish, Metadata
     from fasttrack.journal.writer import SegmentWriter
-    from fasttrack.tally import Tally
+    from fasttrack.notices import Notices
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 32  # records that are written together
-_BURST_S = 100e-6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
-_BACKLOG_BURST_S = 1e-3
-_LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
-_RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 
 
 class Worker:
@@ -50,41 +38,45 @@ class Worker:
         console: Ring[Console],
         resolver: Resolver,
         writer: SegmentWriter,
-        tally: Tally,
+        notices: Notices,
         *,
         delivery: Delivery,
         overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
+        gpu: GpuSampler | None = None,
+        bursts: Bursts | None = None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand)."""
         self._ring = ring
         self._console = console
-        self._resolver = resolver
         self._writer = writer
-        self._tally = tally
+        self._notices = notices
         self._delivery = delivery
         self._overhead = overhead
         self._flush_interval_s = flush_interval_s
-        self._gpu_stats_interval = gpu_stats_interval
-        self._meter = StepMeter(get_world_size)
-        self._gpu = GpuSampler(lambda text: tally.warn(f"gpu:{text}", text))
+        self._gpu = gpu or GpuSampler(lambda text: notices.warn(f"gpu:{text}", text))
+        self._bursts = bursts or Bursts()
+        self._rows = RowEncoder(
+            resolver,
+            notices,
+            overhead,
+            self._gpu,
+            self._bursts,
+            gpu_stats_interval=gpu_stats_interval,
+            own_metrics=self._own_metrics,
+        )
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
         self._flushed = threading.Condition()  # on an RLock: a signal handler may flush too
         self._flush_asked = 0
         self._flush_done = 0
-        self._entries: deque[bytes] = deque()
+        self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
         self._thread: threading.Thread | None = None
         # worker thread
-        self._seq = 0
         self._rows_lost = 0
-        self._burst_s = _BURST_S
-        self._burst_end_s = 0.0
-        self._last_step: int | None = None
-        self._gpu_period: int | None = None
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -102,24 +94,25 @@ class Worker:
             except RuntimeError:  # another thread was quicker
                 return
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Have a line that is no row written to the journal, soon. Never waits.
+    def write(self, entry: Config | Metadata | Artifact) -> None:
+        """Have an entry that is no row written to the journal, soon. Never waits.
 
         Raises:
             TypeError: the entry is not representable in JSON.
         """
-        self._entries.append(encode(entry))
+        self._lines.append(encode(entry))
         self.wake()
 
     @property
     def rows_written(self) -> int:
         """Rows on disk so far."""
-        return self._seq - self._rows_lost - self._writer.held_rows
+        return self._rows.rows - self._rows_lost - self._writer.held_rows
 
     @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
-        return max(0, self.rows_written - self._delivery.state.rows)
+        report = self._delivery.report
+        return 0 if report.delivered else max(0, self.rows_written - report.rows)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was logged before this call is in the journal; return whether it is.
@@ -147,9 +140,9 @@ class Worker:
             return not self._thread.is_alive()
         return True
 
-    def end_segment(self, finish: dict[str, Any]) -> None:
-        """Write the `finish` line and close the segment and the GPU library; after `stop`."""
-        self._append([encode({"kind": "finish", **finish})])
+    def end_segment(self, finish: Finish) -> None:
+        """Write the last line and close the segment and the GPU library; after `stop`."""
+        self._append([encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -160,8 +153,8 @@ class Worker:
         try:
             self._loop()
         except BaseException as error:
-            self._tally.count("worker_errors")
-            self._tally.warn("worker_died", f"the worker died of {error!r} and is started again")
+            self._notices.count("worker_errors")
+            self._notices.warn("worker_died", f"the worker died of {error!r} and is started again")
             self._loop()
 
     def _loop(self) -> None:
@@ -180,8 +173,8 @@ class Worker:
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
-                self._tally.count("worker_errors")
-                self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+                self._notices.count("worker_errors")
+                self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             with self._flushed:
                 if not self._writer.held_lines:
                     self._flush_done = asked
@@ -196,122 +189,47 @@ class Worker:
         that was pushed before it began.
         """
         handled = 0
-        self._drain_console()
-        if self._entries:
-            self._append([self._entries.popleft() for _ in range(len(self._entries))])
-        self._burst_s = _BURST_S
-        self._burst_end_s = perf_counter() + self._burst_s
+        printed = self._console.pop(self._console.capacity)
+        if printed:
+            self._append(encode_console(printed))
+        if self._lines:
+            self._append([self._lines.popleft() for _ in range(len(self._lines))])
+        bursts = self._bursts
+        bursts.begin()
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             if handled >= _BACKLOG:
-                self._burst_s = _BACKLOG_BURST_S
+                bursts.lengthen()
             self._handle(records)
             records.clear()  # what freeing them costs belongs to this burst, not to the next
-            if perf_counter() >= self._burst_end_s:
-                self._end_burst()
+            bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
-    def _end_burst(self) -> None:
-        time.sleep(0)
-        self._burst_end_s = perf_counter() + self._burst_s
-
     def _handle(self, records: list[RawRecord]) -> None:
-        first_seq = self._seq
-        lines = []
-        metrics_calls = 0
         try:
-            for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
-                if ticks is None:
-                    metrics_calls += 1
-                else:
-                    self._add_training_metrics(step, values, ticks)
-                line = self._encode(step, time_s, values)
-                if line is not None:
-                    lines.append(line)
-                if perf_counter() >= self._burst_end_s:
-                    self._end_burst()
+            lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it
-            self._seq = first_seq
-            self._tally.count("worker_errors", len(records))
-            self._tally.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            self._notices.count("worker_errors", len(records))
+            self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
             return
-        self._overhead.add_metrics_calls(metrics_calls)
         self._append(lines)
-
-    def _add_training_metrics(
-        self, step: int, values: dict[str, Any], ticks: tuple[tuple[float, Any], ...]
-    ) -> None:
-        values.update(self._meter.measure(ticks))
-        if ticks:  # else another thread's call took this one's
-            self._overhead.add_steps(step, ticks[0][0], ticks[-1][0], len(ticks))
-        period = step // self._gpu_stats_interval
-        if period != self._gpu_period:  # the first logged step of each interval
-            if self._gpu_period is not None:  # at first there is nothing to tell
-                values.update(self._own_metrics())
-                if perf_counter() >= self._burst_end_s:
-                    self._end_burst()
-            self._gpu_period = period
-            values.update(self._gpu.sample(self._resolver.cuda_index))
 
     def _own_metrics(self) -> dict[str, float]:
         return {
             **self._overhead.metrics(),
             "fasttrack/ring_high_water": self.ring_high_water,
             "fasttrack/dropped": self._ring.dropped,
-            "fasttrack/stale": self._tally.counts().get("stale", 0),
+            "fasttrack/stale": self._notices.counts().get("stale", 0),
             "fasttrack/delivery_lag_rows": self.delivery_lag_rows,
         }
-
-    def _encode(self, step: int, time_s: float, values: dict[str, Any]) -> bytes | None:
-        if not _RESERVED.isdisjoint(values):
-            for name in _RESERVED & values.keys():
-                del values[name]
-                self._tally.refuse(name, "W&B keeps this name for itself; choose another")
-        last_step = self._last_step
-        if last_step is not None and step < last_step:
-            self._tally.count("out_of_order")
-            self._tally.warn(
-                "order", f"step {step} was logged after step {last_step}; both are kept"
-            )
-        self._last_step = step
-        if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
-            self._tally.refuse("step", f"{step} is too large for W&B; the row is dropped")
-            return None
-        if not values:
-            return None
-        try:
-            line = encode_row(self._seq, step, time_s, values)
-        except orjson.JSONEncodeError:
-            line = encode_row(self._seq, step, time_s, self._representable(values))
-        self._seq += 1
-        return line
-
-    def _representable(self, values: dict[Any, Any]) -> dict[str, Any]:
-        kept = {}
-        for name, value in values.items():
-            plain = str.__str__(name) if isinstance(name, str) else name  # an enum's, NumPy's
-            try:
-                encode({plain: value})
-            except orjson.JSONEncodeError as error:
-                why = f"{error} (names are strings, integers have 64 bits)"
-                self._tally.refuse(repr(name), why)
-            else:
-                kept[plain] = value
-        return kept
-
-    def _drain_console(self) -> None:
-        written = self._console.pop(self._console.capacity)
-        if written:
-            runs = itertools.groupby(written, key=lambda piece: piece.stream)
-            self._append([_console_line(stream, list(pieces)) for stream, pieces in runs])
 
     def _append(self, lines: list[bytes]) -> None:
         error = self._writer.append(lines)
         if error is not None:
-            self._tally.warn(
+            self._notices.warn(
                 "disk", f"the journal cannot be written ({error}); training goes on, rows are held"
             )
             self._count_lost(self._writer.trim_held())
@@ -319,11 +237,5 @@ class Worker:
     def _count_lost(self, rows: int) -> None:
         if rows:
             self._rows_lost += rows
-            self._tally.count("journal_error", rows)
-            self._tally.warn("disk_lost", "the journal could not be written; rows were lost")
-
-
-def _console_line(stream: str, pieces: list[Console]) -> bytes:
-    text = "".join([piece.text for piece in pieces])
-    clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
-    return encode({"kind": "console", "stream": stream, "text": clean, "time": pieces[0].time_s})
+            self._notices.count("journal_error", rows)
+            self._notices.warn("disk_lost", "the journal could not be written; rows were lost")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrack.hotpath.records import MOST_TICKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-MOST_TICKS = 10_000  # steps of one interval that are kept; the newest, where it is longer
 
 
 class StepMeter:
@@ -20,9 +20,15 @@ class StepMeter:
     Threads: worker only.
     """
 
-    def __init__(self, world_size: Callable[[], int]) -> None:
-        """Meter steps; `world_size` is asked once, when the first interval is complete."""
+    def __init__(self, world_size: Callable[[], int], most_ticks: int = MOST_TICKS) -> None:
+        """Meter steps.
+
+        Args:
+            world_size: asked once, when the first interval is complete.
+            most_ticks: steps of one interval that are kept: of so many, some fell out.
+        """
         self._ask_world_size = world_size
+        self._most_ticks = most_ticks
         self._world_size = 0
         self._last_s: float | None = None
 
@@ -41,7 +47,7 @@ class StepMeter:
             return {}
         times = [at_s for at_s, _ in ticks]
         batches = [batch_size for _, batch_size in ticks]
-        if self._last_s is None or len(ticks) >= MOST_TICKS:  # the first, or some fell out
+        if self._last_s is None or len(ticks) >= self._most_ticks:  # the first, or some fell out
             del batches[0]
         else:
             times.insert(0, self._last_s)

@@ -70,7 +70,6 @@ class Overhead:
 
     def add_steps(self, step: int, first_s: float, last_s: float, steps: int) -> None:
         """Count the training steps up to `step`, which began at `first_s` to `last_s`."""
-        self._calls.follow(step)
         if self._budget is None:
             return
         if self._window_began_s is None:

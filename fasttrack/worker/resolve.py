@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from fasttrack.hotpath.gradients import fused_norm
-from fasttrack.hotpath.records import Record
+from fasttrack.hotpath.records import (
+    GRAD_NORM,
+    GRADIENTS,
+    LOSS,
+    PENDING,
+    STEP,
+    VALUES,
+    Record,
+)
 from fasttrack.worker.device import SideStreams
 
 if TYPE_CHECKING:
@@ -16,13 +24,10 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, Scalar
-    from fasttrack.tally import Tally
+    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, ResolvedRecord, Scalar
+    from fasttrack.notices import Notices
 
     _Target = tuple[dict[str, Scalar], str]
-
-GRAD_NORM = "train/grad_norm"
-LOSS = "loss/total"
 
 
 class Resolver:
@@ -31,31 +36,34 @@ class Resolver:
     Threads: worker only.
     """
 
-    def __init__(self, capture: Capture, gradients: GradientSource, tally: Tally) -> None:
-        """Tell `capture` and `gradients` what was stale; count what is lost in `tally`."""
+    def __init__(self, capture: Capture, gradients: GradientSource, notices: Notices) -> None:
+        """Tell `capture` and `gradients` what was stale; count what is lost in `notices`."""
         self._capture = capture
         self._gradients = gradients
-        self._tally = tally
+        self._notices = notices
         self._streams = SideStreams()
         self.cuda_index: int | None = None  # of the last CUDA tensor that came by
         self._loss_was_finite = True
 
-    def resolve(self, records: list[RawRecord]) -> list[RawRecord]:
+    def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
         """Replace the tensors in `records` by their numbers, in place, and return `records`.
 
         Waits for the device where values live there.
         """
-        pending = [Record._make(raw) for raw in records if raw[3] or raw[5] is not None]
+        pending = [
+            Record._make(raw) for raw in records if raw[PENDING] or raw[GRADIENTS] is not None
+        ]
         if pending:
             self._read_tensors(pending)
+        resolved: list[ResolvedRecord] = records  # type: ignore[assignment]  # they are now
         if self._loss_was_finite:
-            for raw in records:
-                loss = raw[2].get(LOSS)
+            for raw in resolved:
+                loss = raw[VALUES].get(LOSS)
                 if loss is not None and loss - loss != 0:  # NaN or infinite
                     self._loss_was_finite = False
-                    self._tally.warn("loss", f"the loss became {loss} at step {raw[0]}")
+                    self._notices.warn("loss", f"the loss became {loss} at step {raw[STEP]}")
                     break
-        return records
+        return resolved
 
     def _read_tensors(self, records: Sequence[Record]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]
@@ -81,7 +89,7 @@ class Resolver:
             if tensor._version != version:
                 values.pop(name, None)
                 self._capture.snapshot_always.add(name)
-                self._tally.count("stale")
+                self._notices.count("stale")
 
     def _read_group(
         self, entries: list[tuple[torch.Tensor, _Target]], events: list[torch.Event]
@@ -95,7 +103,7 @@ class Resolver:
                 return
             ((_, (values, name)),) = entries
             values.pop(name, None)
-            self._tally.refuse(name, f"its tensor could not be read: {_first_line(error)}")
+            self._notices.refuse(name, f"its tensor could not be read: {_first_line(error)}")
             return
         for number, (_, (values, name)) in zip(numbers, entries, strict=True):
             values[name] = int(number) if number is True or number is False else number
@@ -108,11 +116,11 @@ class Resolver:
             norm = fused_norm(gradients.tensors, alike=gradients.alike)
             (number,) = self._streams.read([norm], ())
         except RuntimeError as error:
-            self._tally.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")
+            self._notices.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")
             return None
         # A sequence lock: the norm is only true if nobody wrote while it was computed.
         if [gradient._version for gradient in gradients.tensors] != gradients.versions:
-            self._tally.count("stale")
+            self._notices.count("stale")
             self._gradients.was_stale()
             return None
         self._gradients.was_valid()

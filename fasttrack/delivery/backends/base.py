@@ -1,114 +1,152 @@
-"""What the courier needs from a backend."""
+"""What delivery needs of a backend: it opens sessions, and a session takes rows and proves them.
+
+A backend is one folder here and one line in `registry.py`. What only one destination knows (W&B's
+steps, its offline directories) stays inside its folder; what it must remember beyond the process's
+end goes into its ledger's `notes`.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-
-class Unavailable(Exception):
-    """The backend could not be opened. `final`: trying again will not help."""
-
-    def __init__(self, reason: str, *, final: bool = False) -> None:
-        """Say why, in words for the user."""
-        super().__init__(reason)
-        self.final = final
+    from fasttrack.journal.cursor import Ledger
+    from fasttrack.journal.entries import Artifact, Header, Row
 
 
-class Lost(Exception):
-    """An open backend takes no more rows; what it has not proven must be replayed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a backend works: one run's delivery."""
 
-
-class Refused(Exception):
-    """The backend did not take an artifact, and says why."""
+    run_dir: Path
+    """The run's journal directory."""
+    ledger: Ledger
+    """What is known of the run's delivery to this backend."""
+    save: Callable[[], None]
+    """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
+    in_trainer: bool
+    """Whether this process is the training process (`Options.delivery="thread"`)."""
+    clock: Callable[[], float] = time.time
+    """Unix time in seconds."""
 
 
 class Backend(Protocol):
-    """A place that rows are delivered to.
+    """A kind of destination, for one run.
+
+    Threads: one at a time.
+    """
+
+    has_offline: bool
+    """Whether the destination may be out of reach, and a local stand-in can take its place."""
+    takes_artifacts: bool
+    """Whether sessions take files; where not, the run's artifacts are not for this backend."""
+
+    def open(self, header: Header, *, online: bool, timeout_s: float) -> Session:
+        """Open the run that `header` describes, at its destination or in a local stand-in.
+
+        Raises:
+            BackendUnavailableError: it did not open within about `timeout_s`; nothing is left
+                behind.
+            BackendLostError: the ledger could not be saved.
+        """
+
+    def abandon(self) -> None:
+        """Let go of a session that was lost, so that the run can be opened again. Never raises."""
+
+
+class Session(Protocol):
+    """An open run at one destination.
 
     Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
     """
 
-    starting_step: int
-    """The first `_step` that the backend does not have yet, known after `open`."""
     url: str | None
-    """Where a person looks at the run, known after `open` online."""
-    directory_name: str
-    """The local run directory's name under `wandb/`, known after `open`."""
+    """Where a person looks at the run."""
+    directory: Path | None
+    """Where it lies on this machine."""
+    held_rows: bool
+    """Whether the destination held rows of the run before this session, known after `settle`."""
 
-    def open(self, header: dict[str, Any], *, online: bool, timeout_s: float) -> None:
-        """Open the run that `header` (a segment's first line) describes.
+    def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
+        """Find out what of `pending` the destination holds already; return what is still to do.
+
+        What is found is noted in the ledger: `arrived` rows are never handed over again, and a
+        segment that is there whole gets its proof. Called once, before the first row.
+
+        Args:
+            segments: all segments of the run, oldest first.
+            pending: those of them that are not proven.
 
         Raises:
-            Unavailable: it did not open within about `timeout_s`; nothing is left behind.
+            BackendLostError: the destination does not tell.
         """
 
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """Hand over one row; it may be held back until the next `check` or `finish`.
+    def begin_segment(self, path: Path) -> None:
+        """Note that what follows is of another segment."""
+
+    def log(self, row: Row) -> bool:
+        """Hand over the next row; it may be held back until the next `check` or `finish`.
+
+        Every row of a pending segment that has not `arrived` comes, in order.
+
+        Returns:
+            False where the destination has it already, from a session that was lost.
 
         Raises:
-            Lost: the backend is gone.
+            BackendLostError: the destination takes no more rows.
         """
 
     def console(self, stream: str, text: str) -> None:
         """Hand over text of the trainer's stdout or stderr."""
 
-    def configure(self, values: dict[str, Any]) -> None:
+    def configure(self, values: Mapping[str, Any]) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.
 
         Raises:
-            Lost: the backend is gone.
+            BackendLostError: the destination is gone.
         """
 
-    def prepare_artifact(self, entry: dict[str, Any], files: Path) -> Any:
-        """Return the artifact of a journal entry, its files hashed. Blocks on the disk."""
+    def prepare_artifact(self, entry: Artifact, files: Path) -> Any:
+        """Return what `upload` takes for a journal entry, its files hashed. Blocks on the disk."""
 
-    def upload(self, artifact: Any, aliases: list[str]) -> str | None:
-        """Upload what `prepare_artifact` returned; blocks until the server has all of it.
+    def upload(self, artifact: Any, aliases: Sequence[str]) -> str | None:
+        """Upload what `prepare_artifact` returned; blocks until the destination has all of it.
 
         Returns:
             What proves that it has; None offline, where it lies ready for a later upload.
 
         Raises:
-            Refused: the backend does not take it.
-            Lost: the backend is gone.
+            ArtifactRefusedError: the destination does not take it.
+            BackendLostError: it is gone.
         """
 
     def uploaded_bytes(self) -> int | None:
         """Return how much of the session's files was sent; None where that is not known."""
 
-    def read_rows(self, first: int, end: int) -> dict[int, dict[str, Any]]:
-        """Return the rows that the server has from `_step` `first` up to, not including, `end`.
-
-        Raises:
-            Lost: the server does not tell.
-        """
-
     def check(self) -> None:
-        """Hand on the rows that were held back, and look whether the backend still takes rows.
+        """Hand on the rows that were held back, and look whether more are taken.
 
         Raises:
-            Lost: it does not.
+            BackendLostError: none are.
         """
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """End the run and flush it. Blocks up to the header's finish timeout.
 
         Raises:
-            Lost: the backend is gone, or not all could be flushed in time.
+            BackendLostError: the destination is gone, or not all could be flushed in time.
         """
 
-    def prove(self, *, last_step: int, rows: int, artifacts: int, timeout_s: float) -> str | None:
-        """Return in words what proves that all rows have arrived, or None.
+    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
+        """Return in words what proves that all rows have arrived, or None; after `finish`.
 
         Args:
-            last_step: the highest `_step` that was handed over, ever.
-            rows: how many distinct `_step`s this session handed over.
-            artifacts: how many artifacts it handed over; `upload` proves those online.
-            timeout_s: how long the backend may be asked.
+            artifacts: how many artifacts were handed over; `upload` proves those online.
+            timeout_s: how long the destination may be asked.
         """
-
-    def abandon(self) -> None:
-        """Let go of a run that was lost, so that it can be opened again. Never raises."""

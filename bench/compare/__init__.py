@@ -1,0 +1,1 @@
+"""Whole loops, ours beside other trackers': `python -m bench`."""

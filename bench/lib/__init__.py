@@ -1,0 +1,1 @@
+"""What the instruments share: statistics, processes, the workload, the ways of logging it."""

@@ -1,0 +1,197 @@
+"""New processes, and what processes use."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.lib.isolation import private_home
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository's, from which `bench` can be imported."""
+_MODULE = "bench.lib.processes"  # this one, also where it runs as __main__
+_SAID_LINES = 12  # of a process's last words
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+# --- new processes ---------------------------------------------------------------------------
+
+
+def call_in_new_process(
+    function: Callable[..., Any], *arguments: Any, timeout_s: float = 900.0
+) -> Any:
+    """Return what `function` of a module returns, called in a fresh interpreter; JSON both ways.
+
+    It runs with one OpenMP thread and in a `private_home`. Where it is cut off, what it started is
+    ended with it.
+
+    Raises:
+        RuntimeError: it failed, or took longer than `timeout_s`; the message holds what it said.
+    """
+    spec = sys.modules[function.__module__].__spec__  # knows the name of what runs as __main__
+    assert spec is not None
+    name = f"{spec.name}:{function.__qualname__}"
+    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as directory:
+        answer, said = Path(directory, "answer.json"), Path(directory, "said.txt")
+        command = [sys.executable, "-m", _MODULE, name, json.dumps(arguments), str(answer)]
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{name} was not done in {timeout_s:.0f} s") from error
+        finally:
+            if process.poll() is None:  # out of time, or Ctrl-C
+                for pid in [*descendants(process.pid), process.pid]:
+                    _kill(pid)
+                process.wait()
+        if code != 0 or not answer.exists():
+            last = "\n".join(said.read_text(errors="replace").splitlines()[-_SAID_LINES:])
+            raise RuntimeError(f"{name} failed ({code}):\n{last}")
+        return json.loads(answer.read_text())
+
+
+def _answer(name: str, arguments: str, answer: str) -> None:
+    module, _, function = name.partition(":")
+    with private_home():
+        result = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+        Path(answer).write_text(json.dumps(result))
+
+
+# --- what processes use ----------------------------------------------------------------------
+
+
+def memory_mb(field: str = "VmRSS", pid: int | str = "self") -> float:
+    """Return a process's resident memory in MiB, now (VmRSS) or at its highest (VmHWM).
+
+    Raises:
+        OSError: the process is gone.
+        KeyError: it has ended, and only its exit code is left.
+    """
+    text = Path(f"/proc/{pid}/status").read_text()
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    return int(lines[field].split()[0]) / 1024
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that `pid` started, and what these started, as far as they live."""
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in listing.read_text().split()]
+        except OSError:  # the thread has ended
+            continue
+        for child in children:
+            found += [child, *descendants(child)]
+    return found
+
+
+def kill_descendants() -> None:
+    """End all processes that this one started, at once."""
+    for pid in descendants(os.getpid()):
+        _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+class Usage(NamedTuple):
+    """What one process has used so far."""
+
+    cpu_s: float
+    peak_mb: float
+
+
+class DescendantsWatch:
+    """Keep what each process started by this one was last seen to have used, by its name."""
+
+    def __init__(self) -> None:
+        """Have seen nobody."""
+        self._seen: dict[int, tuple[str, Usage]] = {}
+
+    def look(self) -> None:
+        """Look at all that live."""
+        for pid in descendants(os.getpid()):
+            try:
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+                usage = Usage(time.clock_gettime(_cpu_clock(pid)), memory_mb("VmHWM", pid))
+            except (OSError, KeyError):  # it has just ended
+                continue
+            self._seen[pid] = (name, usage)
+
+    def look_until(self, over: threading.Event, every_s: float) -> None:
+        """Look again and again until `over` is set; for a thread."""
+        while not over.wait(every_s):
+            self.look()
+
+    def total(self) -> Usage:
+        """Return the processes' CPU time together, and their peaks of memory together."""
+        used = [usage for _, usage in self._seen.values()]
+        return Usage(sum(usage.cpu_s for usage in used), sum(usage.peak_mb for usage in used))
+
+    def by_name(self) -> dict[str, Usage]:
+        """Return CPU time and largest peak of memory by the programs' names."""
+        names: dict[str, Usage] = {}
+        for name, usage in self._seen.values():
+            so_far = names.get(name, Usage(0.0, 0.0))
+            names[name] = Usage(so_far.cpu_s + usage.cpu_s, max(so_far.peak_mb, usage.peak_mb))
+        return names
+
+
+def _cpu_clock(pid: int) -> int:
+    """Return the clock of another process's CPU time, as clock_getcpuclockid(3) makes it."""
+    return (~pid << 3) | 2
+
+
+def cpu_s(who: int = resource.RUSAGE_SELF) -> float:
+    """Return this process's CPU time, or that of the processes that it has waited for."""
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what outlives its own parent, so that it can be waited for."""
+    if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError("this system has no PR_SET_CHILD_SUBREAPER")
+
+
+def wait_for_children(timeout_s: float) -> None:
+    """Wait for all children of this process, adopted ones too; `cpu_s` holds theirs then.
+
+    Raises:
+        TimeoutError: some have not ended.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+        except ChildProcessError:
+            return
+    raise TimeoutError(f"processes still run: {descendants(os.getpid())}")
+
+
+if __name__ == "__main__":
+    _answer(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Which part became slower: tight loops over one part each, with `pytest bench`."""

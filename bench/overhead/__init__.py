@@ -1,0 +1,1 @@
+"""What fasttrack adds to a training step, to the microsecond: `python -m bench.overhead`."""

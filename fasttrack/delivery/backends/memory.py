@@ -1,0 +1,213 @@
+"""A destination in this process's memory: for `fasttrack.testing`, and to test delivery itself.
+
+It keeps every promise of a real one (rows once, by count; an offline stand-in; artifacts; proofs),
+and can be told to fail where real ones do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.errors import BackendLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fasttrack.delivery.backends.base import Place
+    from fasttrack.journal.entries import Artifact, Header, Row
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """An artifact that arrived."""
+
+    type: str
+    name: str
+    aliases: tuple[str, ...]
+    files: dict[str, bytes]
+    """Path within the artifact -> contents."""
+
+
+@dataclass
+class Store:
+    """What one run's rows became, at the destination or in a stand-in."""
+
+    headers: list[Header] = field(default_factory=list)
+    """One per session."""
+    rows: list[Row] = field(default_factory=list)
+    console: list[tuple[str, str]] = field(default_factory=list)
+    """(stream, text)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The user's, and the run's metadata under "metadata"."""
+    artifacts: list[StoredArtifact] = field(default_factory=list)
+    endings: list[tuple[int, bool]] = field(default_factory=list)
+    """(exit code, preempting) of each session that was finished."""
+
+
+class MemoryDestination:
+    """One run's destination, which outlives sessions and backends as a server does.
+
+    Threads: as a session's.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing, and fail nowhere."""
+        self.server = Store()
+        self.offline: list[Store] = []
+        """The stand-ins, one per offline session."""
+        self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
+
+    def fail(self, method: str, error: Exception, *, after: int = 0, times: int = 1) -> None:
+        """Have calls of a session's `method`, or of "open" or "open_offline", raise.
+
+        Args:
+            method: which. For "prove", BackendLostError means that no proof is found.
+            error: what to raise.
+            after: how many calls go well before.
+            times: how many calls fail.
+        """
+        self._faults[method].extend([*[None] * after, *[error] * times])
+
+    def recover(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
+
+    def called(self, method: str) -> None:
+        """Raise what was planned for this call of `method`, if anything."""
+        if self._faults[method] and (error := self._faults[method].popleft()) is not None:
+            raise error
+
+
+_destinations: dict[str, MemoryDestination] = {}
+
+
+def destination_of(run_id: str) -> MemoryDestination:
+    """Return where the rows of a run arrive in this process. Threads: any."""
+    return _destinations.setdefault(run_id, MemoryDestination())
+
+
+def forget(run_id: str) -> None:
+    """Let go of a run's destination; who holds it keeps it."""
+    _destinations.pop(run_id, None)
+
+
+class MemoryBackend:
+    """Open sessions in memory.
+
+    Threads: one at a time.
+    """
+
+    has_offline = True
+    takes_artifacts = True
+
+    def __init__(self, place: Place, destination: MemoryDestination | None = None) -> None:
+        """Deliver to `destination`; None: to `destination_of` the run's id."""
+        self._place = place
+        self._destination = destination
+
+    def open(self, header: Header, *, online: bool, timeout_s: float) -> MemorySession:
+        """Open a session. See `Backend.open`."""
+        destination = self._destination or destination_of(header.run_id)
+        destination.called("open" if online else "open_offline")
+        store = destination.server
+        if not online:
+            store = Store()
+            destination.offline.append(store)
+        store.headers.append(header)
+        return MemorySession(destination, store, self._place, online=online)
+
+    def abandon(self) -> None:
+        """Nothing is held. See `Backend.abandon`."""
+
+
+class MemorySession:
+    """Keep what is handed over.
+
+    Threads: as `Session`.
+    """
+
+    def __init__(
+        self, destination: MemoryDestination, store: Store, place: Place, *, online: bool
+    ) -> None:
+        """Write into `store`, which is the destination's own or a stand-in."""
+        self._destination = destination
+        self._store = store
+        self._place = place
+        self._online = online
+        self._there = 0  # rows of the pending segments that an earlier session has handed over
+        self.held_rows = False
+        self.url = f"memory://{store.headers[-1].run_id}" if online else None
+        self.directory = None if online else Path(f"offline-{len(destination.offline)}")
+
+    def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
+        """Count what is there. See `Session.settle`."""
+        self._destination.called("settle")
+        self.held_rows = bool(self._store.rows)
+        if self._online:
+            ledger = self._place.ledger
+            arrived = sum(ledger.segment(path.name).arrived for path in segments)
+            self._there = len(self._store.rows) - arrived
+        return list(pending)
+
+    def begin_segment(self, path: Path) -> None:
+        """Segments make no difference. See `Session.begin_segment`."""
+
+    def log(self, row: Row) -> bool:
+        """Keep a row. See `Session.log`."""
+        if self._there > 0:
+            self._there -= 1
+            return False
+        self._destination.called("log")
+        self._store.rows.append(dataclasses.replace(row, values={**row.values}))
+        return True
+
+    def console(self, stream: str, text: str) -> None:
+        """Keep text. See `Session.console`."""
+        self._store.console.append((stream, text))
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Keep configuration. See `Session.configure`."""
+        self._destination.called("configure")
+        self._store.config.update(values)
+
+    def prepare_artifact(self, entry: Artifact, files: Path) -> StoredArtifact:
+        """Read the files. See `Session.prepare_artifact`."""
+        self._destination.called("prepare_artifact")
+        contents = {
+            str(path.relative_to(files)): path.read_bytes()
+            for path in sorted(files.rglob("*"))
+            if path.is_file()
+        }
+        return StoredArtifact(entry.type, entry.name, entry.aliases, contents)
+
+    def upload(self, artifact: StoredArtifact, aliases: Sequence[str]) -> str | None:
+        """Keep an artifact. See `Session.upload`."""
+        self._destination.called("upload")
+        self._store.artifacts.append(artifact)
+        return f"{artifact.name} is in memory" if self._online else None
+
+    def uploaded_bytes(self) -> int | None:
+        """Return the size of the artifacts. See `Session.uploaded_bytes`."""
+        kept = self._store.artifacts
+        return sum(len(data) for artifact in kept for data in artifact.files.values())
+
+    def check(self) -> None:
+        """Fail if told to. See `Session.check`."""
+        self._destination.called("check")
+
+    def finish(self, *, exit_code: int, preempting: bool) -> None:
+        """Keep how the run ended. See `Session.finish`."""
+        self._destination.called("finish")
+        self._store.endings.append((exit_code, preempting))
+
+    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
+        """Count. See `Session.prove`."""
+        try:
+            self._destination.called("prove")
+        except BackendLostError:
+            return None
+        return f"{len(self._store.rows)} rows in memory"

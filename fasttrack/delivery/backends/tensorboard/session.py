@@ -1,0 +1,169 @@
+"""A run that is open as event files: what is there by name and by count, and what is added."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.delivery.backends.tensorboard.event_files import (
+    EventFile,
+    count_rows,
+    event_files,
+    segment_of,
+)
+from fasttrack.delivery.backends.tensorboard.texts import Texts
+from fasttrack.errors import ArtifactRefusedError, BackendLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from fasttrack.delivery.backends.base import Place
+    from fasttrack.journal.entries import Artifact, Header, Row
+
+
+class TensorBoardSession:
+    """Add to a run's event files; the files themselves say which rows they hold.
+
+    Rows of a segment come in order and each file holds those of one segment, so that the number of
+    rows in its files says which they are. Every session writes files of its own.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, directory: Path, header: Header, place: Place) -> None:
+        """Open the run in `directory`, which is there; nothing is written yet.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        self.url: str | None = None
+        self.directory: Path | None = directory
+        self.held_rows = False
+        self._directory = directory
+        self._place = place
+        self._texts = Texts(place.ledger, header, written=bool(event_files(directory)))
+        self._segment: Path | None = None
+        self._file: EventFile | None = None
+        self._rows_found = 0  # of pending segments, in the files of earlier sessions
+        self._rows_taken = 0
+        self._closed: list[Path] = []  # the files of this session that are whole
+
+    def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
+        """Count the rows in our files. See `Session.settle`.
+
+        What the ledger says counts for nothing: files may have been deleted, or a cursor lost.
+        """
+        names = {path.name for path in pending}
+        found: Counter[str] = Counter()
+        try:
+            files = event_files(self._directory)
+            for path in files:
+                if segment_of(path) in names:
+                    found[segment_of(path)] += count_rows(path)
+        except OSError as error:
+            why = f"{self._directory} cannot be read ({error.strerror})"
+            raise BackendLostError(why) from error
+        for name in names:
+            self._place.ledger.segment(name).arrived = found[name]
+        self.held_rows = bool(files)
+        self._rows_found = found.total()
+        return list(pending)
+
+    def begin_segment(self, path: Path) -> None:
+        """Begin a file of its own with the next row. See `Session.begin_segment`."""
+        self._close_file()
+        self._segment = path
+
+    def log(self, row: Row) -> bool:
+        """Write a row. See `Session.log`."""
+        try:
+            self._open_file().write_row(row)
+        except OSError as error:
+            raise self._lost(error) from error
+        self._rows_taken += 1
+        return True
+
+    def console(self, stream: str, text: str) -> None:
+        """Pass over: TensorBoard has no place for it. See `Session.console`."""
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Have the Text tab show `values` too, from the next `check` on."""
+        self._texts.configure(values)
+
+    def prepare_artifact(self, entry: Artifact, files: Path) -> Any:
+        """Refuse: TensorBoard takes no files. See `Session.prepare_artifact`."""
+        raise ArtifactRefusedError("TensorBoard takes no artifacts")
+
+    def upload(self, artifact: Any, aliases: Sequence[str]) -> str | None:
+        """Refuse: TensorBoard takes no files. See `Session.upload`."""
+        raise ArtifactRefusedError("TensorBoard takes no artifacts")
+
+    def uploaded_bytes(self) -> int | None:
+        """Return None: nothing is sent. See `Session.uploaded_bytes`."""
+        return None
+
+    def check(self) -> None:
+        """Write what was held back, for TensorBoard to see. See `Session.check`."""
+        try:
+            self._write_texts()
+            if self._file is not None:
+                self._file.flush()
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def finish(self, *, exit_code: int, preempting: bool) -> None:
+        """Write what was held back to the disk itself. See `Session.finish`."""
+        try:
+            self._write_texts()
+        except OSError as error:
+            raise self._lost(error) from error
+        self._close_file()
+
+    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
+        """Read this session's files back. See `Session.prove`; what it takes is `count_rows`'s."""
+        try:
+            rows = sum(map(count_rows, self._closed))
+        except OSError:
+            return None
+        if rows != self._rows_taken:
+            return None
+        rows += self._rows_found
+        folder = "/".join(self._directory.parts[-2:])
+        return f"{rows:,} rows read back from {folder}" if rows else "no rows"
+
+    def abandon(self) -> None:
+        """Let go of the file. Never raises."""
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
+
+    def _open_file(self) -> EventFile:
+        if self._file is None:
+            assert self._segment is not None
+            self._file = EventFile(self._directory, self._segment)
+        return self._file
+
+    def _close_file(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._lost(error) from error
+        self._closed.append(self._file.path)
+        self._file = None
+
+    def _write_texts(self) -> None:
+        if self._segment is None:
+            return
+        changed = list(self._texts.changed())
+        for tag, text in changed:
+            self._open_file().write_text(tag, text)
+        if changed:
+            self._open_file().flush()
+            self._texts.note_written()
+            self._place.save()
+
+    def _lost(self, error: OSError) -> BackendLostError:
+        return BackendLostError(f"{self._directory} cannot be written ({error.strerror})")

@@ -1,0 +1,163 @@
+"""Weights & Biases. This folder is the only one that imports wandb.
+
+What is worked around here, each seen with wandb 0.31 (which is why older ones are refused):
+
+* `init` with an unreachable server blocks for 100 s: we probe first, and set small timeouts. A
+  failed `init` leaves an empty run folder and keeps the run id busy until `teardown`.
+* `finish` blocks for days when the server is gone: it gets a timeout.
+* One refused upload (most 4xx) ends uploading for the run with a printed warning only:
+  `stop_on_fatal_error` tells us through `stop_fn`.
+* `log` and `finish` raise whatever their socket raises once wandb-core has died.
+* Artifacts are copied to W&B's staging folder and into its cache unless they are "immutable" and
+  skip the cache; ours are staged already. A refused upload is silent unless it is waited for.
+* `_timestamp` is overwritten by the client, and a row behind the last `_step` is dropped: we send
+  our own axis, `step`, and only rising `_step`s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.delivery.backends.wandb.client import (
+    CORE_DIED,
+    failures,
+    import_wandb,
+    inert,
+    one_line,
+    probe,
+)
+from fasttrack.delivery.backends.wandb.notes import load_notes
+from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
+from fasttrack.delivery.backends.wandb.outbox import Outbox
+from fasttrack.delivery.backends.wandb.session import STEP_KEY, WandbSession
+from fasttrack.errors import BackendUnavailableError
+from fasttrack.journal.reader import read_metadata
+from fasttrack.journal.run_directory import base_directory, segment_name
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+    from fasttrack.delivery.backends.base import Place
+    from fasttrack.journal.entries import Header
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+class WandbBackend:
+    """Open a run at W&B, or in an offline run directory.
+
+    Threads: one at a time.
+    """
+
+    has_offline = True
+    takes_artifacts = True
+
+    def __init__(self, place: Place) -> None:
+        """Prepare; nothing is imported or opened yet."""
+        self._place = place
+        # Not recorded but found: a run's directories may be moved, or copied to another machine.
+        self._base = base_directory(place.run_dir)
+        self._session: WandbSession | None = None
+        self._stopped = False
+
+    def open(self, header: Header, *, online: bool, timeout_s: float) -> WandbSession:
+        """Start the W&B run. See `Backend.open`."""
+        wandb = import_wandb()
+        notes = load_notes(self._place.ledger)
+        self._stopped = False
+        if online:
+            probe(wandb.setup().settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+        elif notes.open_directory is not None:  # of a process that died over it
+            discard(self._base / "wandb" / notes.open_directory)
+        run = self._init(wandb, header, online=online, timeout_s=timeout_s)
+        try:
+            run.define_metric(STEP_KEY, hidden=True)
+            run.define_metric("*", step_metric=STEP_KEY)
+        except failures() as error:
+            self.abandon()
+            raise BackendUnavailableError(one_line(error)) from error
+        outbox = None
+        if not self._place.in_trainer:  # there the user may log, too, from another thread
+            request = wandb.proto.wandb_server_pb2.ServerRequest
+            encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
+            outbox = Outbox(run._interface, request, encoding)
+        self._session = WandbSession(
+            run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
+        )
+        if not online:
+            assert self._session.directory is not None
+            notes.open_directory = self._session.directory.name
+            notes.store(self._place.ledger)
+            self._place.save()
+        return self._session
+
+    def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
+        before = online_directories(self._base, header.run_id)
+        try:
+            run: Run = wandb.init(
+                project=header.project,
+                entity=header.entity,
+                id=header.run_id,
+                name=header.name,
+                tags=header.tags,
+                group=header.group,
+                notes=header.notes,
+                config=inert(header.config),
+                dir=str(self._base),
+                mode="online" if online else "offline",
+                resume="allow",
+                reinit="create_new",
+                settings=self._settings(wandb, header, timeout_s),
+            )
+        except (wandb.errors.Error, *CORE_DIED, ValueError) as error:
+            self.abandon()
+            for folder in online_directories(self._base, header.run_id) - before:
+                shutil.rmtree(folder, ignore_errors=True)
+            final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+            raise BackendUnavailableError(one_line(error), final=final) from error
+        return run
+
+    def _settings(self, wandb: Any, header: Header, timeout_s: float) -> Any:
+        settings: dict[str, object] = {
+            "init_timeout": timeout_s,
+            "finish_timeout": header.finish_timeout_s,
+            "finish_timeout_raises": True,
+            "x_transaction_log_flush_interval": 1,
+            "stop_on_fatal_error": True,
+            "stop_fn": self._stop,
+            # wandb's own look at git would record a token that is a remote's user name.
+            "disable_git": True,
+        }
+        segment = self._place.run_dir / segment_name(header.attempt)
+        metadata = read_metadata(segment) if segment.is_file() else None
+        git = {} if metadata is None else metadata.git  # asked for while the trainer goes on
+        if git.get("commit") and git.get("remote"):  # wandb takes both or none
+            settings |= {"git_commit": git["commit"], "git_remote_url": git["remote"]}
+        if not self._place.in_trainer:
+            sys.argv = list(header.argv)
+            settings |= {
+                "program": header.program,
+                "program_relpath": header.program_relpath,
+                "host": header.host,
+                "x_executable": header.executable,
+                "x_stats_pid": header.pid,
+                "x_start_time": header.time_s,
+                "console": "wrap" if header.console else "off",
+                "silent": True,
+            }
+        return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def abandon(self) -> None:
+        """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if "wandb" in sys.modules:
+            with contextlib.suppress(*failures()):
+                import_wandb().teardown(exit_code=1)

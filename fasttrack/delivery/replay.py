@@ -1,0 +1,183 @@
+"""One session: hand over what is not proven, follow the journal to its end, finish, and prove.
+
+A session that breaks is simply begun anew: its backend knows, by the ledger and by what the
+destination holds, which rows are there. No session needs the memory of another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from fasttrack.delivery.ending import POLL_S
+from fasttrack.delivery.events import Progress
+from fasttrack.delivery.uploads import Uploads
+from fasttrack.errors import BackendLostError
+from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
+from fasttrack.journal.follower import Follower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from fasttrack.delivery.backends.base import Session
+    from fasttrack.delivery.ending import EndingWatch
+    from fasttrack.delivery.events import Event
+    from fasttrack.delivery.ledger import Proofs
+    from fasttrack.journal.cursor import Ledger, SegmentLedger
+    from fasttrack.journal.entries import Entry
+
+_REPORT_EVERY_S = 1.0
+_PROOF_S = 10.0
+
+
+class Replay:
+    """Carry the journal into one open session.
+
+    Threads: one; `report` is called on it and on that of the uploads.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        session: Session,
+        *,
+        online: bool,
+        takes_artifacts: bool,
+        segments: Sequence[Path],
+        ledger: Ledger,
+        ending: EndingWatch,
+        upload_timeout_s: float,
+        report: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; nothing is handed over yet.
+
+        Args:
+            backend: the name under which to report.
+            session: where to.
+            online: whether that is the destination itself, not a local stand-in.
+            takes_artifacts: whether the session takes files.
+            segments: all segments of the run, oldest first.
+            ledger: what is known of them; changed here, and saved by the caller.
+            ending: knows when the last segment's trainer leaves.
+            upload_timeout_s: how long artifacts may take beyond the run's deadline.
+            report: told what happens.
+            clock: seconds, for the pace of reports.
+        """
+        self._backend = backend
+        self._session = session
+        self._online = online
+        self._takes_artifacts = takes_artifacts
+        self._segments = segments
+        self._ledger = ledger
+        self._ending = ending
+        self._upload_timeout_s = upload_timeout_s
+        self._report = report
+        self._clock = clock
+        self._reported_at_s = -_REPORT_EVERY_S
+        self._handed_over = False
+        self.rows = 0
+        """Rows that came by so far, there already or handed over."""
+        self.reason: str | None = None
+        """Why, although all rows are proven, not all artifacts have arrived."""
+
+    def run(self, proofs: Proofs, save: Callable[[], None]) -> None:
+        """Deliver to the end of the run, finish the session, and note what proves it.
+
+        Blocks until the trainer has left.
+
+        Args:
+            proofs: judges what is pending, and takes what is proven.
+            save: writes the ledger.
+
+        Raises:
+            BackendLostError: the destination went away, or the proof failed; what this session
+                handed over may or may not be there.
+        """
+        run_dir = self._segments[-1].parent
+        uploads = Uploads(run_dir, self._backend, self._session, self._report)
+        with contextlib.closing(uploads):
+            pending = proofs.pending(offline_will_do=not self._online)
+            newest = self._segments[-1]
+            if newest not in pending and self._ending.find() is None:
+                pending.append(newest)  # proven as it was by hand; its trainer goes on
+            pending = self._session.settle(self._segments, pending)
+            save()
+            for path in pending:
+                self._hand_over(path, uploads)
+            self._wait_for(uploads)
+            ending = self._ending.find_or_vanished()
+            self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
+            proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
+            if proof is None:
+                raise BackendLostError("the backend does not have all rows after a finish")
+            proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
+            if uploads.pending:
+                self.reason = "an artifact was not uploaded in time"
+            elif uploads.failures:
+                self.reason = "; ".join(uploads.failures)
+            self._ledger.directory = str(self._session.directory or "") or None
+            if self._online:
+                self._ledger.url = self._session.url
+            save()
+
+    def _hand_over(self, path: Path, uploads: Uploads) -> None:
+        """Hand over one segment to its end; of the last one, until its trainer has left."""
+        state = self._ledger.segment(path.name)
+        state.rows = 0
+        self._session.begin_segment(path)
+        with Follower.of_segments([path]) as follower:
+            last, finished = path == self._segments[-1], False
+            while not finished:
+                alive = last and self._ending.trainer_alive()  # asked before the last look
+                batch = follower.read()
+                self._session.check()
+                if batch is not None:
+                    for entry in batch.entries:
+                        self._take(entry, state, path, uploads)
+                        finished = finished or isinstance(entry, Finish)
+                elif alive:
+                    self._ending.pause(POLL_S)
+                else:
+                    break
+                self._report_progress()
+            size_bytes = follower.sizes_bytes.get(path, 0)
+            if size_bytes != state.size_bytes:  # what was proven before was less
+                state.proof = state.offline_proof = None
+            state.size_bytes = size_bytes
+
+    def _take(self, entry: Entry, state: SegmentLedger, path: Path, uploads: Uploads) -> None:
+        if isinstance(entry, Row):
+            state.rows += 1
+            self.rows += 1
+            if self._online and state.rows <= state.arrived:
+                return
+            self._handed_over = self._session.log(entry) or self._handed_over
+        elif isinstance(entry, Console):
+            # What was printed before rows that are there already was most likely taken, too.
+            if self._handed_over or not self._session.held_rows:
+                self._session.console(entry.stream, entry.text)
+        elif isinstance(entry, Artifact):
+            number = str(entry.number)
+            if self._takes_artifacts and state.artifacts.setdefault(number, None) is None:
+                uploads.submit((path.name, number), entry)
+        elif isinstance(entry, Config):
+            self._session.configure(entry.values)
+        elif isinstance(entry, Metadata):
+            self._session.configure({"metadata": entry.values})
+
+    def _wait_for(self, uploads: Uploads) -> None:
+        """Wait until all artifacts are uploaded, or have had their time."""
+        while uploads.pending and self._ending.seconds_left() + self._upload_timeout_s > 0:
+            self._session.check()
+            self._report_progress(uploading=True)
+            self._ending.pause(POLL_S)
+
+    def _report_progress(self, *, uploading: bool = False) -> None:
+        now_s = self._clock()
+        if now_s - self._reported_at_s >= _REPORT_EVERY_S:
+            self._reported_at_s = now_s
+            sent = self._session.uploaded_bytes() if uploading else None
+            self._report(Progress(backend=self._backend, rows=self.rows, uploaded_bytes=sent))

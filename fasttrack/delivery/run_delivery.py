@@ -1,0 +1,219 @@
+"""Deliver one run everywhere it is to go: the lock, the cursor, and a courier for each backend.
+
+Each courier has a thread of its own where there are several, reads the journal by itself and keeps
+its own ledger, so that a slow or dead destination never holds up another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fasttrack.delivery.backends.base import Place
+from fasttrack.delivery.backends.registry import make_backend
+from fasttrack.delivery.courier import Courier
+from fasttrack.delivery.ending import POLL_S, EndingWatch
+from fasttrack.delivery.events import Busy, Done, Trouble
+from fasttrack.delivery.ledger import CursorFile, StagedFiles
+from fasttrack.journal.destinations import segments_by_backend
+from fasttrack.journal.entries import merge_headers
+from fasttrack.journal.reader import count_rows, read_header
+from fasttrack.journal.run_directory import attempt, lock_path, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fasttrack.delivery.backends.base import Backend
+    from fasttrack.delivery.events import Event
+
+_RESTARTS = 5  # of a courier beside others; a lone one ends its process, which is started anew
+_RESTART_PAUSE_S = 1.0  # doubled with every restart
+
+
+class RunDelivery:
+    """Deliver one run to all its backends.
+
+    Threads: one; `report` is called on those of the couriers.
+    """
+
+    def __init__(
+        self,
+        segment: Path,
+        *,
+        trainer_alive: Callable[[], bool],
+        report: Callable[[Event], None],
+        in_trainer: bool = False,
+        make: Callable[[str, Place], Backend] = make_backend,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take charge of `segment`, and of all that earlier segments of its run have left.
+
+        Args:
+            segment: the newest segment to deliver; its trainer may still be writing it.
+            trainer_alive: tells whether more rows may come.
+            report: told what happens.
+            in_trainer: whether this is the training process.
+            make: returns the backend of a name.
+            clock: unix time in seconds.
+            pause: waits, in seconds.
+
+        Raises:
+            ValueError: no segment of the run has a header.
+        """
+        self._run_dir = segment.parent
+        found = [path for path in segments(self._run_dir) if attempt(path) <= attempt(segment)]
+        headers = {path: read_header(path) for path in found}
+        if not any(headers.values()):
+            raise ValueError(f"{segment} and the segments before it have no header")
+        # The disk was full when its attempt began: what has neither header nor rows holds nothing.
+        self._headers = {
+            path: header for path, header in headers.items() if header or count_rows(path)
+        }
+        self._segments = list(self._headers)
+        self._trainer_alive = trainer_alive
+        self._report = report
+        self._in_trainer = in_trainer
+        self._make = make
+        self._clock = clock
+        self._pause = pause
+
+    def follow(self) -> bool:
+        """Deliver until the trainer is done or gone; return whether all is proven delivered.
+
+        Blocks for the life of the run. Only the lock's owner delivers: one that finds another at
+        work on the run waits for it.
+        """
+        with self._locked(wait=True):
+            return self._deliver(Courier.follow, to_the_end=True)
+
+    def deliver_now(self) -> bool | None:
+        """Deliver what is there to its destinations, in whatever mode the run was recorded.
+
+        Blocks for as long as it takes; a server that does not answer is given up on soon. Does
+        nothing where all is proven to be there.
+
+        Returns:
+            Whether all is proven delivered; None where another process delivers the run.
+        """
+        with self._locked(wait=False) as got_it:
+            if got_it:
+                return self._deliver(Courier.deliver_now, to_the_end=False)
+        self._report(Busy())
+        return None
+
+    @contextlib.contextmanager
+    def _locked(self, *, wait: bool) -> Iterator[bool]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        lock = os.open(lock_path(self._run_dir), flags, 0o600)
+        try:
+            got_it = False
+            while not got_it:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    got_it = True
+                except BlockingIOError:
+                    if not wait:
+                        break
+                    self._pause(POLL_S)
+                except OSError:  # a file system without locks: better two couriers than none
+                    got_it = True
+            yield got_it
+        finally:
+            os.close(lock)
+
+    def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
+        cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
+        staged = StagedFiles(self._run_dir, self._segments, cursor)
+        couriers = {}
+        unknown = False
+        for name, paths in segments_by_backend(self._headers).items():
+            try:
+                couriers[name] = self._courier(name, paths, cursor, staged)
+            except KeyError:
+                unknown = True
+                reason = f"this version of fasttrack knows no backend {name!r}"
+                self._report(Done(backend=name, delivered=False, reason=reason))
+        if len(couriers) < 2:
+            delivered = [task(courier) for courier in couriers.values()]
+        else:
+            delivered = self._side_by_side(task, couriers)
+        if to_the_end:  # by hand, elsewhere, a trainer may be staging files right now
+            staged.remove_orphans()
+        return all(delivered) and not unknown
+
+    def _courier(
+        self, name: str, paths: list[Path], cursor: CursorFile, staged: StagedFiles
+    ) -> Courier:
+        ledger = cursor.ledger(name)
+        header = merge_headers([known for path in paths if (known := self._headers[path])])
+        assert header is not None  # one of them named the backend
+
+        def save() -> None:
+            cursor.save(name)
+
+        place = Place(
+            run_dir=self._run_dir,
+            ledger=ledger,
+            save=save,
+            in_trainer=self._in_trainer,
+            clock=self._clock,
+        )
+        backend = self._make(name, place)
+        if backend.takes_artifacts:
+            staged.takers[name] = paths
+        newest = paths[-1] == self._segments[-1]
+        ending = EndingWatch(
+            paths[-1],
+            header.finish_timeout_s,
+            trainer_alive=self._trainer_alive if newest else lambda: False,
+            clock=self._clock,
+            pause=self._pause,
+        )
+        if not newest:  # what an earlier attempt left; the time that it gave is long over
+            ending.give_time(header.finish_timeout_s)
+        return Courier(
+            name,
+            backend,
+            header=header,
+            segments=paths,
+            ledger=ledger,
+            save=save,
+            ending=ending,
+            report=self._report,
+            proven=staged.remove_settled,
+        )
+
+    def _side_by_side(
+        self, task: Callable[[Courier], bool], couriers: dict[str, Courier]
+    ) -> list[bool]:
+        outcomes: dict[str, bool] = {}
+
+        def run(name: str, courier: Courier) -> None:
+            for restart in range(_RESTARTS + 1):
+                if restart:
+                    self._pause(_RESTART_PAUSE_S * 2 ** (restart - 1))
+                try:
+                    outcomes[name] = task(courier)
+                    return
+                except Exception as error:  # delivery's boundary: the others go on
+                    courier.let_go()
+                    reason = f"{name}: {error!r}"
+                    self._report(Trouble(backend=name, reason=reason))
+            self._report(Done(backend=name, delivered=False, reason=reason))
+            outcomes[name] = False
+
+        threads = [
+            threading.Thread(target=run, args=item, name=f"courier-{item[0]}")
+            for item in couriers.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [outcomes[name] for name in couriers]

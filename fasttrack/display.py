@@ -1,0 +1,26 @@
+"""How a tracker shows itself: as text, and in a notebook."""
+
+from __future__ import annotations
+
+import html
+
+NOT_RECORDED = ("not recorded by this process", "")
+"""State and link of a tracker without a run."""
+
+
+def as_text(name: str | None, run_id: str | None, state: str, link: str) -> str:
+    """Return what `repr` shows."""
+    return f"<ExperimentTracker {name} ({run_id}), {state}{_after_colon(link)}>"
+
+
+def as_html(name: str | None, run_id: str | None, state: str, link: str) -> str:
+    """Return the same for a notebook, with a link to a page. All of it is escaped."""
+    shown = html.escape(link)
+    if link.startswith(("https://", "http://")):
+        shown = f'<a href="{shown}" target="_blank" rel="noopener">{shown}</a>'
+    title = f"<b>{html.escape(str(name))}</b> ({html.escape(str(run_id))})"
+    return f"{title}, {html.escape(state)}{_after_colon(shown)}"
+
+
+def _after_colon(link: str) -> str:
+    return f": {link}" if link else ""

@@ -1,0 +1,384 @@
+"""One recording run: its parts wired together, and its life from the first call to the last row."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from fasttrack import process_hooks
+from fasttrack.artifacts.recorder import Recorder
+from fasttrack.command import spell_command
+from fasttrack.context.identity import identify_trainer
+from fasttrack.context.metadata import get_metadata
+from fasttrack.delivery.backends.registry import BACKENDS
+from fasttrack.errors import DirectoryError, FasttrackError
+from fasttrack.hotpath.call_meter import CallMeter
+from fasttrack.hotpath.capture import Capture
+from fasttrack.hotpath.console import ConsoleCapture
+from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.ring import Ring
+from fasttrack.hotpath.step_logger import StepLogger
+from fasttrack.journal.entries import FORMAT_VERSION, Finish, Header, merge_headers
+from fasttrack.journal.reader import read_header
+from fasttrack.journal.run_directory import run_directory, segments
+from fasttrack.journal.writer import SegmentWriter
+from fasttrack.notices import Notices, say
+from fasttrack.stats import Stats
+from fasttrack.validation import check_aliases
+from fasttrack.worker.loop import Worker
+from fasttrack.worker.overhead import Overhead
+from fasttrack.worker.resolve import Resolver
+from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.settings import RunSettings
+    from fasttrack.worker.supervisor import BackendReport, Delivery
+
+_GIB = 2**30
+_CONSOLE_SLOTS = 4096
+_PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
+
+
+class Lifecycle(enum.Enum):
+    """A recording run's life; it runs from its construction on."""
+
+    RUNNING = "running"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+
+
+class Engine:
+    """The parts of one run, and its life.
+
+    Threads: built, finished and forked on one; the rest from any. SIGTERM's handler calls
+    `preempt` on the main thread, in the midst of whatever runs there.
+    """
+
+    def __init__(self, settings: RunSettings, on_fork: Callable[[], None]) -> None:
+        """Open the journal and start the worker and delivery. Never waits for the network.
+
+        Args:
+            settings: of a run that records.
+            on_fork: called in a forked child, where the run is the parent's.
+
+        Raises:
+            DirectoryError: the run's directory cannot be made or written.
+            FasttrackError: the delivery process cannot be started.
+        """
+        assert settings.run_id is not None
+        options = settings.options
+        self.settings = settings
+        self.run_id = settings.run_id
+        self.run_dir = run_directory(settings.base_dir, settings.run_id)
+        self.notices = Notices()
+        self.lifecycle = Lifecycle.RUNNING
+        self._on_fork = on_fork
+        self._finish_lock = threading.Lock()
+        writer = _open_journal(self.run_dir, settings)
+        self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
+        """Of a resumed run for which none is given: what it was begun with here."""
+        try:
+            self.delivery = self._start_delivery(writer.path)
+        except FasttrackError:
+            writer.close()
+            raise
+        # caller thread
+        ring: Ring[RawRecord] = Ring(options.ring_capacity, options.full_wait_s)
+        console_ring: Ring[Console] = Ring(_CONSOLE_SLOTS, 0.0)
+        capture = Capture(options.capture)
+        gradients = GradientSource(
+            options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
+        )
+        self._ring = ring
+        self._calls = CallMeter()
+        # worker thread
+        self._overhead = Overhead(
+            self._calls,
+            budget=options.overhead_budget,
+            log_interval=settings.log_interval,
+            set_interval=lambda steps: self.logger.set_interval(steps),
+            warn=self.notices.warn,
+        )
+        self._worker = Worker(
+            ring,
+            console_ring,
+            Resolver(capture, gradients, self.notices),
+            writer,
+            self.notices,
+            delivery=self.delivery,
+            overhead=self._overhead,
+            flush_interval_s=options.flush_interval_s,
+            gpu_stats_interval=settings.gpu_stats_interval,
+        )
+        self.logger = StepLogger(
+            ring,
+            capture,
+            gradients,
+            self._calls,
+            self.notices,
+            log_interval=settings.log_interval,
+            wake=self._worker.wake,
+        )
+        self._worker.start()
+        self._recorder = Recorder(
+            self.run_id,
+            writer.path,
+            self._worker.write,
+            self.notices,
+            upload_models=settings.upload_models,
+            takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
+        )
+        self._recorder.record_metadata(get_metadata)
+        # In the thread mode wandb, being in this process, captures the console by itself.
+        capture_console = options.console and options.delivery == "process"
+        self._console = ConsoleCapture(console_ring) if capture_console else None
+        if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
+            _point_out_open_runs()
+        process_hooks.register(self)
+
+    def _start_delivery(self, segment: Path) -> Delivery:
+        backends = self.settings.backends
+        if not backends:
+            return NoDelivery()
+        if self.settings.options.delivery == "thread":
+            from fasttrack.worker.delivery_thread import DeliveryThread  # few runs want its imports
+
+            return DeliveryThread(
+                segment, backends, self.notices.warn, process_hooks.run_first_at_exit
+            )
+        try:
+            return DeliveryProcess(segment, backends, self.notices.warn)
+        except OSError as error:
+            raise FasttrackError(
+                f"the delivery process could not be started ({sys.executable!r}: {error}); "
+                "where Python is embedded, pass options=Options(delivery='thread')"
+            ) from error
+
+    # --- what is no row ---------------------------------------------------------------------------
+
+    def update_config(self, config: Any) -> None:
+        """Do what `ExperimentTracker.update_config` says."""
+        self._record("update_config", lambda: self._recorder.update_config(config))
+
+    def log_config(self, config: Any) -> None:
+        """Do what `ExperimentTracker.log_config` says."""
+        self._record("log_config", lambda: self._recorder.log_config(config, self.logger.step))
+
+    def log_checkpoint(self, path: str | Path, aliases: Sequence[str], force: bool) -> None:
+        """Do what `ExperimentTracker.log_checkpoint` says."""
+        self._record(
+            "log_checkpoint",
+            lambda: self._recorder.log_checkpoint(
+                path, check_aliases(aliases), force, self.logger.step
+            ),
+        )
+
+    def _record(self, method: str, record: Callable[[], object]) -> None:
+        if not self.running:
+            self.logger.late_call()
+            return
+        try:
+            record()
+        except Exception as error:  # nothing may raise into training
+            self.logger.failed_call(method, error)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether it records."""
+        return self.lifecycle is Lifecycle.RUNNING
+
+    @property
+    def offline(self) -> bool:
+        """Whether offline was asked for, or a backend fell back to it."""
+        return self.settings.mode == "offline" or self.delivery.report.offline
+
+    def state_and_link(self) -> tuple[str, str]:
+        """Return in words what the run does, and where to look at it."""
+        state = f"{self.lifecycle.value}{', offline' if self.offline else ''}"
+        return state, self.delivery.report.url or str(self.run_dir)
+
+    def stats(self) -> Stats:
+        """Return what was written, delivered and lost so far. Never waits."""
+        counts = self.notices.counts()
+        p50_us, p99_us = self._calls.percentiles_us() or (0.0, 0.0)
+        return Stats(
+            rows_written=self._worker.rows_written,
+            rows_delivered=self.delivery.report.rows,
+            dropped=self._ring.dropped,
+            refused=counts.get("refused", 0),
+            stale=counts.get("stale", 0),
+            out_of_order=counts.get("out_of_order", 0),
+            journal_errors=counts.get("journal_error", 0),
+            worker_errors=counts.get("worker_errors", 0),
+            failed_calls=counts.get("failed_calls", 0),
+            late_calls=counts.get("late_calls", 0),
+            ring_high_water=self._worker.ring_high_water,
+            delivery_lag_rows=self._worker.delivery_lag_rows,
+            call_us_p50=p50_us,
+            call_us_p99=p99_us,
+            worker_cpu_pct=self._overhead.worker_cpu_pct,
+            effective_interval=self._overhead.effective_interval,
+        )
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was logged so far is in the journal; return whether it is."""
+        return self._worker.flush(timeout_s) if self.running else True
+
+    def finish(self, exit_code: int = 0, *, preempting: bool = False) -> None:
+        """Do what `ExperimentTracker.finish` says."""
+        if not self.running:
+            return
+        options = self.settings.options
+        # Still running meanwhile: SIGTERM or Ctrl-C find a journal that they can end.
+        if not self._recorder.wait(options.upload_timeout_s):
+            self.notices.warn("copies", "a checkpoint is still being copied; it is not uploaded")
+        with self._finish_lock:
+            if not self.running:
+                return
+            self.lifecycle = Lifecycle.FINISHING
+        self.logger.close()
+        try:
+            deadline = time.monotonic() + options.finish_timeout_s
+            if self._end_journal(exit_code, preempting, options.finish_timeout_s):
+                left_s = max(0.0, deadline - time.monotonic())
+                self.delivery.wait(left_s, options.upload_timeout_s)
+            self._say_result()
+        finally:
+            self.lifecycle = Lifecycle.FINISHED
+            self.delivery.close()
+            process_hooks.unregister(self)
+
+    def _end_journal(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
+        """Stop the worker and close the segment; return False where the worker hangs."""
+        if self._console is not None:
+            self._console.stop()
+        if not self._worker.stop(timeout_s):
+            self.notices.warn("stuck", "the worker waits for the device; its last rows are lost")
+            return False
+        now_s = time.time()
+        self._worker.end_segment(
+            Finish(
+                exit_code=int(exit_code) if isinstance(exit_code, int) else 1,
+                preempting=preempting,
+                time_s=now_s,
+                deadline_s=now_s + timeout_s,
+            )
+        )
+        return True
+
+    def _say_result(self) -> None:
+        stats, report = self.stats(), self.delivery.report
+        lost = stats.dropped + stats.journal_errors + stats.worker_errors
+        if lost:
+            say(f"{lost} rows were lost; see stats()")
+        if not report.backends:
+            say(f"rows kept: {stats.rows_written}, in {self.run_dir}")
+        for name, known in report.backends.items():
+            if known.done is not None and known.done.delivered:
+                prefix = f"{name}: " if len(report.backends) > 1 else ""
+                say(f"{prefix}{describe_delivered(known, stats.rows_written)}")
+        if not report.delivered:
+            why = f" ({report.reason})" if report.reason else ""
+            say(
+                f"not all is delivered{why}; {stats.rows_written} rows are safe in "
+                f"{self.run_dir}; to deliver: {spell_command('sync', str(self.run_dir))}"
+            )
+
+    def preempt(self) -> None:
+        """Flush and mark the run as preempting; the process is about to end (SIGTERM)."""
+        if self.running:
+            self.lifecycle = Lifecycle.FINISHING
+            self.logger.close()
+            if self._recorder.busy:
+                self.notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
+            self._end_journal(process_hooks.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
+        elif self.lifecycle is Lifecycle.FINISHING:  # finish() lies below this signal handler
+            self._worker.stop(_PREEMPT_FLUSH_S)
+
+    def leave_to_parent(self) -> None:
+        """Let go of everything; this process is a fork of the one that records."""
+        self.lifecycle = Lifecycle.FINISHED
+        if self._console is not None:
+            self._console.stop()
+        self.delivery.close()
+        self._on_fork()
+
+
+def describe_delivered(report: BackendReport, rows: int) -> str:
+    """Return where a person finds `rows` rows that a backend has proven to have."""
+    if report.offline:
+        return f"rows kept: {rows}, in {report.directory}"
+    if report.url is not None:
+        return f"rows delivered: {rows}. View run at: {report.url}"
+    return f"rows delivered: {rows}" + (f", in {report.directory}" if report.directory else "")
+
+
+def _open_journal(run_dir: Path, settings: RunSettings) -> SegmentWriter:
+    header = _make_header(settings)
+    try:
+        return SegmentWriter(run_dir, header)
+    except OSError as error:
+        raise DirectoryError(
+            f"cannot write run files to {run_dir}: {error}; "
+            "set WANDB_DIR to a directory that can be written"
+        ) from error
+
+
+def _earlier_name(run_dir: Path) -> str | None:
+    headers = [header for path in segments(run_dir) if (header := read_header(path))]
+    merged = merge_headers(headers)
+    return None if merged is None else merged.name
+
+
+def _make_header(settings: RunSettings) -> Header:
+    assert settings.run_id is not None
+    trainer = identify_trainer()
+    return Header(
+        version=FORMAT_VERSION,
+        run_id=settings.run_id,
+        resumed=settings.resumed,
+        project=settings.project,
+        entity=settings.entity,
+        name=settings.name,
+        tags=tuple(f"{key}:{value}" for key, value in settings.tags.items()) or None,
+        group=settings.group,
+        notes=settings.notes,
+        config=settings.config,
+        mode=settings.mode,
+        backends=settings.backends,
+        time_s=settings.began_s,
+        world_size=settings.world_size,
+        console=settings.options.console,
+        finish_timeout_s=settings.options.finish_timeout_s,
+        upload_timeout_s=settings.options.upload_timeout_s,
+        online_timeout_s=settings.options.online_timeout_s,
+        pid=trainer.pid,
+        host=trainer.host,
+        executable=trainer.executable,
+        argv=trainer.argv,
+        program=trainer.program,
+        program_relpath=trainer.program_relpath,
+        cwd=trainer.cwd,
+    )
+
+
+def _point_out_open_runs() -> None:
+    for earlier in process_hooks.open_runs():
+        if isinstance(earlier, Engine) and earlier.running:
+            earlier.notices.warn(
+                "still_open",
+                f"the run {earlier.name} ({earlier.run_id}) that this session began earlier is "
+                "still open, and ends with the session; to end it yourself, call finish() on its "
+                "tracker before you make another",
+            )

@@ -1,0 +1,42 @@
+"""Why a value is no metric, and what to do instead. Runs where something was refused only."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection
+from typing import Any
+
+_MEDIA = ("PIL", "matplotlib", "pandas", "plotly", "polars", "wandb")
+"""Packages whose objects are pictures, plots and tables."""
+
+
+def describe(value: Any) -> str:
+    """Return what `value` is, in a few words for a warning."""
+    text = repr(value) if isinstance(value, (str, bytes, bool, float)) else ""
+    return f"{type(value).__name__} {text[:40]}".strip()
+
+
+def why_refused(value: Any) -> str:
+    """Return that `value` is not one real number, and what to call or pass instead."""
+    return f"a {describe(value)} is not one real number; {_instead(value)}"
+
+
+def _instead(value: Any) -> str:
+    kind = getattr(getattr(value, "dtype", None), "kind", "")  # of NumPy's
+    if value is None:
+        return "leave it out where there is no value"
+    if isinstance(value, (str, bytes)) or kind in ("S", "U"):
+        return "text belongs to the configuration: update_config({name: text})"
+    if isinstance(value, complex) or kind == "c":
+        return "pass abs(value), or its .real and .imag as two metrics"
+    if isinstance(value, (datetime.date, datetime.timedelta)) or kind in ("m", "M"):
+        return "pass times as seconds"
+    if type(value).__module__.partition(".")[0] in _MEDIA:
+        return "pictures, plots and tables are not taken: save a file, and log numbers from it"
+    if callable(getattr(value, "compute", None)):  # torchmetrics
+        return "pass its .compute()"
+    if callable(value):
+        return "pass what it returns"
+    if isinstance(value, Collection) or kind:
+        return "pass a reduction such as its mean, or one metric for each element"
+    return "pass a number made of it, such as float(value)"

@@ -1,0 +1,49 @@
+"""Metrics in nested mappings, under the names that W&B shows for such: `val.loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+_DEEPEST = 20  # levels
+
+
+def flatten(
+    nested: Mapping[Any, Mapping[Any, Any]],
+    taken: Container[str],
+    refuse: Callable[[str, str], None],
+) -> dict[str, object]:
+    """Return what stands in mappings, at every depth, by dotted name.
+
+    Args:
+        nested: mappings by the name they were logged under.
+        taken: names that the same call uses already.
+        refuse: told (name, why) for what cannot be named.
+    """
+    flat: dict[str, object] = {}
+
+    def add(prefix: str, inner: Mapping[Any, Any], around: tuple[int, ...]) -> None:
+        around = (*around, id(inner))
+        for key, value in inner.items():
+            name = f"{prefix}.{key}"
+            if not isinstance(key, (str, int)):
+                refuse(name, f"{key!r} is no name; use strings, or whole numbers below the first")
+            elif isinstance(value, Mapping):
+                if id(value) not in around and len(around) < _DEEPEST:
+                    add(name, value, around)
+                else:
+                    refuse(name, f"the mapping holds itself, or lies {_DEEPEST} levels deep")
+            elif name in taken or name in flat:
+                refuse(name, "it stands twice in this call; rename one")
+            else:
+                flat[name] = value
+
+    for name, inner in nested.items():
+        if isinstance(name, str):
+            add(name, inner, ())
+        else:
+            refuse(repr(name), "names are strings")
+    return flat

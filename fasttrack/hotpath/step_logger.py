@@ -1,0 +1,264 @@
+"""The logging calls: what of a training step is noted on the caller's thread, and how."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import RLock
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.errors import FasttrackError, ValueRefusedError
+from fasttrack.hotpath.advice import describe
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.capture import mark_streams, step_number
+from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+
+    from fasttrack.hotpath.call_meter import CallMeter
+    from fasttrack.hotpath.capture import Capture
+    from fasttrack.hotpath.gradients import GradientSource
+    from fasttrack.hotpath.records import Captured, RawRecord
+    from fasttrack.hotpath.ring import Ring
+    from fasttrack.notices import Notices
+
+
+class StepLogger:
+    """Capture what the training loop logs and push it into the ring. Nothing raises into training.
+
+    Threads: log from any; `set_interval` from the worker; `close` from whoever ends the run,
+    signal handlers included.
+    """
+
+    __slots__ = (
+        "_capture",
+        "_gradients",
+        "_lock",
+        "_lr_names",
+        "_metrics_calls",
+        "_metrics_step",
+        "_notices",
+        "_open",
+        "_plain_optimizer",
+        "_refuse",
+        "_ring",
+        "_timed",
+        "_wake",
+        "interval",
+        "step",
+        "ticks",
+        "timed_from",
+    )
+
+    def __init__(
+        self,
+        ring: Ring[RawRecord],
+        capture: Capture,
+        gradients: GradientSource,
+        calls: CallMeter,
+        notices: Notices,
+        *,
+        log_interval: int,
+        wake: Callable[[], None],
+    ) -> None:
+        """Log every `log_interval`-th step; `wake` is called when gradients wait in the ring."""
+        # caller thread
+        # Python specialises a call of an object's method, not of a function kept in an attribute.
+        self._ring = ring
+        self._capture = capture
+        self._gradients = gradients
+        self._timed = calls.timed
+        self._notices = notices
+        self._refuse = notices.refuse  # handed on with every call, called hardly ever
+        self._wake = wake
+        self._open = True
+        self._lr_names: tuple[str, ...] = ()
+        self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
+        self._metrics_calls = 0
+        # Of the last call of `metrics` that had one: the training step then, and its own step.
+        self._metrics_step: tuple[int | None, int] = (None, 0)
+        # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
+        self.interval = log_interval
+        """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
+        self.ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
+        """(`time.perf_counter()`, batch size) of each step since the last that was logged."""
+        self.step: int | None = None
+        """Of the last training step; None before the first."""
+        self.timed_from = 0
+        """The first step from which a call that logs nothing is timed again."""
+        # any thread
+        self._lock = RLock()  # of `interval`, which two threads set; the calls take none
+
+    def set_interval(self, steps: int) -> None:
+        """Log every `steps`-th step from now on."""
+        with self._lock:
+            if self._open:
+                self.interval = steps
+
+    def close(self) -> None:
+        """Log nothing any more: further calls are late."""
+        with self._lock:
+            self._open = False
+            self.interval = 1
+
+    def training_step(
+        self,
+        loss: Any,
+        step: int,
+        batch_size: int | None,
+        optimizer: torch.optim.Optimizer | None,
+        model: torch.nn.Module | None,
+        scaler: Any,
+        loss_ar: Any,
+        loss_fm: Any,
+        grad_norm: Any,
+        extra: Mapping[str, Any] | None,
+    ) -> None:
+        """Do what `ExperimentTracker.log_training_step` says."""
+        try:
+            if type(step) is not int:
+                step = step_number(step)
+            now_s = perf_counter()
+            self.ticks.append((now_s, batch_size))
+            self.step = step
+            if step % self.interval:
+                if step >= self.timed_from:
+                    self.timed_from = step + SKIPPED_EVERY
+                    self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
+                return
+            if not self._open:
+                self.late_call()
+                return
+            metrics: dict[str, Captured] = {} if loss is None else {LOSS: loss}
+            if loss_ar is not None:
+                metrics["loss/ar"] = loss_ar
+            if loss_fm is not None:
+                metrics["loss/fm"] = loss_fm
+            if optimizer is not None:
+                groups = optimizer.param_groups
+                metrics["train/lr"] = groups[0]["lr"]
+                if len(groups) > 1:
+                    self._add_learning_rates(metrics, groups)
+            if scaler is not None:
+                # get_scale() would wait for the device; _scale is the tensor behind it.
+                scale = getattr(scaler, "_scale", None)
+                metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
+            elif type(optimizer) is not self._plain_optimizer:
+                scale = deepspeed_loss_scale(optimizer)
+                if scale is not None:
+                    metrics["train/amp_scale"] = scale
+                elif type(optimizer).__module__.startswith("torch.optim."):
+                    self._plain_optimizer = type(optimizer)  # asking in vain takes a microsecond
+            gradients = None
+            if grad_norm is not None:
+                metrics[GRAD_NORM] = grad_norm
+            elif model is not None:
+                gradients = self._add_grad_norm(metrics, model, optimizer)
+            if extra is not None:
+                metrics.update(extra)
+            ticks = tuple(self.ticks)
+            self.ticks.clear()
+            pending = self._capture.mapping(metrics, self._refuse)
+            waits = pending is not None or gradients is not None
+            events = _mark(pending, gradients) if waits else ()
+            if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
+                self._say_full()
+            if gradients is not None:
+                self._wake()  # gradients are large, and may soon be zeroed in place
+            if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
+                self.timed_from = step
+            self._timed.append((LOGGED, perf_counter() - now_s, now_s))
+        except Exception as error:  # nothing may raise into training
+            self.failed_call("log_training_step", error)
+
+    def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        """Do what `ExperimentTracker.log_metrics` says."""
+        if not self._open:
+            self.late_call()
+            return
+        try:
+            self._metrics_calls += 1
+            start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
+            if step is None:
+                step = self._last_step()
+            else:
+                if type(step) is not int:
+                    step = step_number(step)
+                self._metrics_step = (self.step, step)
+            try:
+                values = {**metrics}
+            except TypeError:
+                raise ValueRefusedError(
+                    f"metrics must be a mapping, not {describe(metrics)}"
+                ) from None
+            pending = self._capture.mapping(values, self._refuse)
+            events = () if pending is None else _mark(pending, None)
+            if not self._ring.push((step, time(), values, pending, None, None, events)):
+                self._say_full()
+            if start_s:
+                self._timed.append((METRICS, perf_counter() - start_s, start_s))
+        except Exception as error:  # nothing may raise into training
+            self.failed_call("log_metrics", error)
+
+    def _last_step(self) -> int:
+        """Return the step of the last call of any kind; 0 before any."""
+        then, step = self._metrics_step
+        return step if then == self.step else self.step or 0
+
+    def _add_learning_rates(
+        self, metrics: dict[str, Captured], groups: Sequence[Mapping[str, Any]]
+    ) -> None:
+        if len(groups) != len(self._lr_names):
+            rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
+            self._lr_names = ("train/lr", *rest)
+        for name, group in zip(self._lr_names, groups, strict=False):
+            metrics[name] = group["lr"]
+
+    def _add_grad_norm(
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any
+    ) -> Gradients | None:
+        try:
+            norm = self._gradients.capture(model, optimizer)
+        except Exception as error:  # the model's own code runs here; the row must not suffer
+            self._notices.refuse(GRAD_NORM, repr(error))
+            return None
+        if isinstance(norm, Gradients):
+            return norm
+        if norm is not None:
+            metrics[GRAD_NORM] = norm
+        return None
+
+    def _say_full(self) -> None:
+        self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+
+    def late_call(self) -> None:
+        """Count a call that came after the end."""
+        self._notices.count("late_calls")
+        self._notices.warn("late", "a log call came after finish(); nothing is logged any more")
+
+    def failed_call(self, method: str, error: Exception) -> None:
+        """Count a call that is given up as a whole, and say why."""
+        self._notices.count("failed_calls")
+        known = isinstance(error, FasttrackError)
+        text = str(error) if known else repr(error)
+        key = f"call:{method}:{type(error)}"
+        self._notices.warn(key, f"{method}: {text}; the call was ignored")
+
+
+def _mark(
+    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
+) -> tuple[torch.Event, ...]:
+    """Return what the devices must have reached before the values are read."""
+    events: tuple[torch.Event, ...] = ()
+    if pending is not None:
+        for tensor in pending.values():
+            if not tensor.is_cpu:
+                events = mark_streams({tensor.device for tensor in pending.values()})
+                break
+    if gradients is not None:
+        events += mark_streams(gradients.devices)
+    return events

@@ -1,0 +1,312 @@
+"""The journal's lines as values: what each kind holds; the one place that reads and writes them.
+
+A line is one JSON object with a key `kind`. Its other keys are the fields below, under the names
+given here in quotes where they differ; times are unix seconds. A segment's first line is its
+`Header`, its last, once its attempt has ended, a `Finish`. Keys that a line lacks (an older
+version wrote it) have the defaults below; keys and kinds that are not known here (a newer one did)
+are passed over.
+
+JSON knows no NaN or infinity: where a number may be one, it stands as the string "NaN",
+"Infinity" or "-Infinity".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Any, ClassVar, TypeAlias
+
+import orjson
+
+FORMAT_VERSION = 2
+"""2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
+
+Number: TypeAlias = "float | int"
+
+_ROW_START = b'{"kind":"row"'
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """Who trains, for whom, and how it is to be delivered."""
+
+    kind: ClassVar[str] = "header"
+
+    version: int = 1
+    """Of the format; see `FORMAT_VERSION`."""
+    run_id: str
+    attempt: int = 1
+    """Number of the segment, from 1."""
+    resumed: bool = False
+    """Whether the run's id was given: earlier rows may be on the server."""
+    project: str = ""
+    entity: str | None = None
+    """W&B user or team; None: the account's own."""
+    name: str | None = None
+    """None in a resumed attempt: the run has one."""
+    tags: tuple[str, ...] | None = None
+    """As "name:value"; None: none, or as in an earlier attempt."""
+    group: str | None = None
+    notes: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    """The user's configuration, secrets redacted."""
+    mode: str = "online"
+    """"online" or "offline"."""
+    backends: tuple[str, ...] = ("wandb",)
+    """Where rows are delivered to, by the names in the registry; empty: nowhere."""
+    time_s: float = 0.0
+    """"time": when the tracker was made."""
+    world_size: int = 1
+    """Ranks in the job."""
+    console: bool = True
+    """Whether what the program prints is captured."""
+    finish_timeout_s: float = 60.0
+    """How long delivery may take once the trainer has left."""
+    upload_timeout_s: float = 3600.0
+    """How much longer while artifacts are uploaded."""
+    online_timeout_s: float = 30.0
+    """How long a server is tried before delivery falls back to offline."""
+    pid: int = 0
+    host: str = ""
+    executable: str = ""
+    """The Python that trains."""
+    argv: tuple[str, ...] = ()
+    """Its command line, secrets redacted."""
+    program: str | None = None
+    """The file of `__main__`; None where there is none."""
+    program_relpath: str | None = None
+    cwd: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The metrics of one logged call."""
+
+    kind: ClassVar[str] = "row"
+
+    seq: int
+    """The row's number in its segment, from 0."""
+    step: int
+    """The user's training step."""
+    time_s: float
+    """"time": when it was logged."""
+    values: dict[str, Number]
+    """Metric name to number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What the program printed."""
+
+    kind: ClassVar[str] = "console"
+
+    stream: str
+    """"stdout" or "stderr"."""
+    text: str
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """An addition to the run's configuration."""
+
+    kind: ClassVar[str] = "config"
+
+    values: dict[str, Any]
+    """The user's, secrets redacted."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What `get_metadata` found out: code, seeds, job, versions, machine."""
+
+    kind: ClassVar[str] = "metadata"
+
+    values: dict[str, Any]
+    time_s: float = 0.0
+    """"time"."""
+
+    @property
+    def git(self) -> dict[str, Any]:
+        """What is known of the code; {} without a repository."""
+        return self.values.get("git") or {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """Files that are staged for an upload."""
+
+    kind: ClassVar[str] = "artifact"
+
+    number: int
+    """Of the attempt's artifacts, from 1."""
+    type: str
+    """"config" or "model"."""
+    name: str
+    aliases: tuple[str, ...] = ()
+    directory: str
+    """Where they are staged, relative to the run's directory."""
+    files: int = 0
+    size_bytes: int = 0
+    step: int | None = None
+    """The training step at which it was logged; None before the first."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """How the attempt ended."""
+
+    kind: ClassVar[str] = "finish"
+
+    exit_code: int
+    """0: success."""
+    preempting: bool = False
+    """Whether the run is to go on in another attempt."""
+    time_s: float = 0.0
+    """"time"."""
+    deadline_s: float = 0.0
+    """"deadline": until when the trainer waits for delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A line of a kind that a newer version has; passed over."""
+
+    kind: str
+
+
+Entry: TypeAlias = "Header | Row | Console | Config | Metadata | Artifact | Finish | Unknown"
+
+_CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Finish)}
+_KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
+_NUMBERS = frozenset((float, int, bool))
+_JSON_TYPES: dict[object, tuple[type, ...]] = {  # of a field, by its annotation
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, NoneType),
+    "float": (float, int),
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "tuple[str, ...]": (list,),
+    "tuple[str, ...] | None": (list, NoneType),
+    "dict[str, Any]": (dict,),
+}
+_FIELDS = {
+    cls: tuple((f.name, _KEYS.get(f.name, f.name), _JSON_TYPES[f.type]) for f in fields(cls))
+    for cls in _CLASSES.values()
+}
+
+
+def encode(entry: Header | Console | Config | Metadata | Artifact | Finish) -> bytes:
+    """Return `entry` as one line, newline included. A row: see `encode_row`.
+
+    Raises:
+        TypeError: something in it is not representable in JSON, or a key is not a string
+            (`orjson.JSONEncodeError`).
+    """
+    line: dict[str, object] = {"kind": entry.kind}
+    for name, key, _ in _FIELDS[type(entry)]:
+        line[key] = getattr(entry, name)
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def encode_row(seq: int, step: int, time_s: float, values: dict[str, Number]) -> bytes:
+    """Return the line of one row; the fields are those of `Row`, which the worker need not make.
+
+    Raises:
+        TypeError: a key is not a string, or an integer exceeds 64 bits.
+    """
+    row = {"kind": "row", "seq": seq, "step": step, "time": time_s, "values": values}
+    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    if (
+        line.find(b"null") >= 0
+    ):  # half the cost of `in`. orjson writes a non-finite float as null; a name may hold it too
+        row["values"] = spell_non_finite(values)
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    return line
+
+
+def decode(line: bytes) -> Entry:
+    """Return the entry of one line.
+
+    Raises:
+        ValueError: the line is not one that fasttrack wrote.
+    """
+    found = orjson.loads(line)
+    try:
+        kind = found["kind"]
+        if kind == "row":
+            seq, step, time_s = found["seq"], found["step"], found["time"]
+            values = found["values"]
+            if not _NUMBERS.issuperset(map(type, values.values())):
+                values = {name: _as_number(value) for name, value in values.items()}
+            if type(seq) is not int or type(step) is not int or type(time_s) not in _NUMBERS:
+                raise ValueError(f"not a row's number, step and time: {seq}, {step}, {time_s}")
+            return Row(seq, step, time_s, values)
+        cls = _CLASSES.get(kind)
+        if cls is None:
+            return Unknown(_checked("kind", kind, (str,)))
+        known = [field for field in _FIELDS[cls] if field[1] in found]
+        entry: Entry = cls(**{name: _checked(key, found[key], types) for name, key, types in known})
+        return entry
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a journal line: {error!r}") from error
+
+
+def _as_number(value: Any) -> Number:
+    """Return a value of a row, which may be one that JSON knows no number for."""
+    if isinstance(value, str):
+        return _NON_FINITE[value]
+    if type(value) not in _NUMBERS:
+        raise ValueError(f"a row's value must be a number, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _checked(key: str, value: Any, types: tuple[type, ...]) -> Any:
+    """Return the value of a field; what is read later on relies on its type."""
+    if not isinstance(value, types):
+        raise ValueError(f"{key} must not be {value!r}")
+    return tuple(value) if type(value) is list else value
+
+
+def is_row(line: bytes) -> bool:
+    """Return whether a whole, undamaged line is a row's. Parses nothing."""
+    return line.startswith(_ROW_START)
+
+
+def count_row_lines(lines: bytes) -> int:
+    """Return how many rows stand in whole lines, the first of which is preceded by a newline."""
+    return lines.count(b"\n" + _ROW_START)
+
+
+def spell_non_finite(value: Any) -> Any:
+    """Return `value` with strings for the floats that JSON does not know, at every depth."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {name: spell_non_finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spell_non_finite(inner) for inner in value]
+    return value
+
+
+def merge_headers(headers: list[Header]) -> Header | None:
+    """Return the newest of `headers` (oldest first), completed from earlier ones; None of none.
+
+    A resumed attempt need not repeat what describes the run: name, tags, group, notes, entity.
+    """
+    if not headers:
+        return None
+    merged = {name: getattr(headers[-1], name) for name, *_ in _FIELDS[Header]}
+    for earlier in reversed(headers[:-1]):
+        for name in ("name", "tags", "group", "notes", "entity"):
+            if merged[name] is None:
+                merged[name] = getattr(earlier, name)
+    return Header(**merged)

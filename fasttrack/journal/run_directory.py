@@ -1,0 +1,87 @@
+"""Where a run's files lie: every name in a run's directory stands here, once.
+
+{WANDB_DIR or .}/wandb/fasttrack/<run id>/
+segment-0001.jsonl      the journal, one segment per attempt of the run
+cursor.json             what is delivered, and what proves it
+courier.lock            held by whoever delivers the run
+delivery.log            what the delivery process had to say
+artifacts/segment-0001/0001/
+files/...           what shall be uploaded
+manifest.json       path -> [size in bytes, modification time in ns, inode]
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SEGMENT = re.compile(r"segment-\d+\.jsonl")
+_PARENTS = ("wandb", "fasttrack")
+
+
+def run_directory(base: Path, run_id: str) -> Path:
+    """Return the directory of run `run_id` under `base`, the parent of `wandb/`."""
+    return base.joinpath(*_PARENTS, run_id)
+
+
+def base_directory(run_dir: Path) -> Path:
+    """Return the parent of `wandb/`; a run that was copied out of such a tree is its own."""
+    parents = run_dir.resolve().parents
+    in_tree = len(parents) > 2 and (parents[1].name, parents[0].name) == _PARENTS
+    return parents[2] if in_tree else run_dir.resolve()
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a run's attempt `number`, counted from 1."""
+    return f"segment-{number:04d}.jsonl"
+
+
+def segments(run_dir: Path) -> list[Path]:
+    """Return the segments in `run_dir`, oldest attempt first."""
+    found = [path for path in run_dir.glob("segment-*.jsonl") if _SEGMENT.fullmatch(path.name)]
+    return sorted(found, key=attempt)
+
+
+def attempt(segment: Path) -> int:
+    """Return the number of the attempt that wrote `segment`."""
+    return int(segment.stem.split("-")[1])
+
+
+def cursor_path(run_dir: Path) -> Path:
+    """Return the file that says what is delivered."""
+    return run_dir / "cursor.json"
+
+
+def lock_path(run_dir: Path) -> Path:
+    """Return the file that whoever delivers the run holds a lock on."""
+    return run_dir / "courier.lock"
+
+
+def log_path(run_dir: Path) -> Path:
+    """Return the delivery process's log."""
+    return run_dir / "delivery.log"
+
+
+def artifacts_directory(run_dir: Path) -> Path:
+    """Return the folder in which all attempts stage their files."""
+    return run_dir / "artifacts"
+
+
+def staging_directory(segment: Path) -> Path:
+    """Return where the attempt that writes `segment` stages its files."""
+    return artifacts_directory(segment.parent) / segment.stem
+
+
+def staged_directory(segment: Path, number: int) -> Path:
+    """Return where the attempt that writes `segment` stages its artifact `number`."""
+    return staging_directory(segment) / f"{number:04d}"
+
+
+def files_directory(staged: Path) -> Path:
+    """Return the folder of a staged artifact's files themselves."""
+    return staged / "files"
+
+
+def manifest_path(staged: Path) -> Path:
+    """Return the file that says what a staged artifact's files were when they were staged."""
+    return staged / "manifest.json"

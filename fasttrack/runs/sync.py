@@ -1,0 +1,176 @@
+"""Deliver a run now, by a delivery process of its own: what `fasttrack sync` does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from fasttrack.delivery.events import Done, decode
+from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.journal.run_directory import log_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from fasttrack.delivery.events import Event
+    from fasttrack.runs.local import LocalRun
+
+_BUSY = 3  # a delivery process's exit code for "another one is at it"
+_STOP_S = 10.0  # what a delivery process has to end when it is told to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncResult:
+    """What became of one run's delivery."""
+
+    run_id: str
+    directory: str
+    """The run's own."""
+    delivered: bool = False
+    """Whether every backend is proven to have all of it."""
+    already: bool = False
+    """Whether nothing was left to do."""
+    busy: bool = False
+    """Whether another process, likely the run's own, delivers it."""
+    rows: int | None = None
+    """How many rows the run has, or how many were sent where that failed."""
+    proof: str | None = None
+    url: str | None = None
+    """Where a person looks at the run."""
+    reason: str | None = None
+    """Why it is not delivered."""
+    backends: tuple[Done, ...] = ()
+    """What each backend said at its end."""
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `fasttrack sync --json` prints."""
+        return {
+            "run_id": self.run_id,
+            "directory": self.directory,
+            "delivered": self.delivered,
+            "already": self.already,
+            "busy": self.busy,
+            "rows": self.rows,
+            "proof": self.proof,
+            "url": self.url,
+            "reason": self.reason,
+            "backends": {done.backend: _as_json(done) for done in self.backends},
+        }
+
+
+def _as_json(done: Done) -> dict[str, object]:
+    return {name: value for name, value in asdict(done).items() if name != "backend"}
+
+
+def deliver_run(
+    run: LocalRun,
+    *,
+    on_event: Callable[[Event], object] = lambda event: None,
+    command: Callable[[Path], Sequence[str]] = delivery_command,
+) -> SyncResult:
+    """Deliver `run` to its backends, whatever mode it was recorded in; blocks until that is over.
+
+    Only what they do not have is sent. An exception, Ctrl-C included, ends the delivery process.
+
+    Args:
+        run: the run.
+        on_event: told what delivery reports, while it is at work.
+        command: returns the command line that delivers a run's directory.
+    """
+    if run.journal_only:
+        return _undelivered(run, "it was recorded for the journal only (backends: none)")
+    finals: dict[str, Done] = {}
+    with ExitStack() as stack:
+        try:
+            process = stack.enter_context(_started(run.directory, command(run.directory)))
+        except OSError as error:
+            return _undelivered(run, f"delivery cannot be started: {error}")
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                event = decode(line)
+            except ValueError:
+                continue  # something that a client prints
+            on_event(event)
+            if isinstance(event, Done):
+                finals[event.backend] = event
+        code = process.wait()
+    if code == _BUSY:
+        return _undelivered(run, "its own process delivers it", busy=True)
+    return merge(run, list(finals.values()), code)
+
+
+def merge(run: LocalRun, finals: Sequence[Done], code: int) -> SyncResult:
+    """Return what became of `run`: delivered where every backend says so.
+
+    Args:
+        run: the run.
+        finals: each backend's last word.
+        code: the delivery process's exit code.
+    """
+    delivered = code == 0 and bool(finals) and all(done.delivered for done in finals)
+    reason = None
+    if not delivered:
+        silent = f"delivery ended with {code}; see {log_path(run.directory)}"
+        undelivered = [done for done in finals if not done.delivered]
+        reason = _join(len(finals), {done.backend: done.reason for done in undelivered}) or silent
+    return SyncResult(
+        run_id=run.run_id,
+        directory=_spell_directory(run),
+        delivered=delivered,
+        already=delivered and all(done.already for done in finals),
+        rows=max((done.rows for done in finals), default=None),
+        proof=_join(len(finals), {done.backend: done.proof for done in finals}),
+        url=next((done.url for done in finals if done.url is not None), None),
+        reason=reason,
+        backends=tuple(finals),
+    )
+
+
+def _undelivered(run: LocalRun, reason: str, *, busy: bool = False) -> SyncResult:
+    directory = _spell_directory(run)
+    return SyncResult(run_id=run.run_id, directory=directory, reason=reason, busy=busy)
+
+
+def _spell_directory(run: LocalRun) -> str:
+    return str(run.directory.absolute())
+
+
+def _join(backends: int, texts: dict[str, str | None]) -> str | None:
+    """Return the texts as one, each with its backend's name where there are several."""
+    told = {name: text for name, text in texts.items() if text is not None}
+    if backends == 1:
+        return next(iter(told.values()), None)
+    return "; ".join(f"{name}: {text}" for name, text in told.items()) or None
+
+
+@contextmanager
+def _started(run_dir: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a delivery process for the run in `run_dir`; end it with the block."""
+    with open(log_path(run_dir), "a", opener=_open_private) as log:
+        process = subprocess.Popen(
+            command,
+            env=delivery_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us; we end the process in order
+        )
+    try:
+        yield process
+    finally:
+        with process:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

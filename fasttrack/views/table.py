@@ -1,0 +1,167 @@
+"""Runs as a table, for other programs: a row per logged call, a column per metric.
+
+The columns are `attempt`, `seq`, `step` and `time` (unix seconds), before them `run` (its id) where
+there are several runs, then the metrics. A metric that is called like one of these gets "metric/"
+before its name. True and False become 1 and 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from dataclasses import dataclass
+from itertools import islice
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from fasttrack.errors import FasttrackError
+from fasttrack.journal.entries import Number, spell_non_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from fasttrack.runs.local import LocalRun
+
+Record: TypeAlias = "dict[str, Number | str]"
+"""Column -> value; what a row does not have is left out."""
+
+_RUN = "run"
+_FIXED = ("attempt", "seq", "step", "time")
+_BATCH_ROWS = 16_384
+_INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The rows of some runs as they were when they were asked for."""
+
+    runs: tuple[tuple[LocalRun, int], ...]
+    """Each run with the number of its rows."""
+    fixed: tuple[str, ...]
+    """The columns before the metrics."""
+    columns: dict[str, str]
+    """Metric -> its column."""
+    integers: frozenset[str]
+    """The metrics' columns whose values are all integers."""
+
+    @property
+    def names(self) -> list[str]:
+        """All columns, in order."""
+        return [*self.fixed, *self.columns.values()]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(count for _, count in self.runs)
+
+    def records(self) -> Iterator[Record]:
+        """Yield the rows, run after run.
+
+        Raises:
+            OSError: a segment cannot be read.
+        """
+        for run, count in self.runs:
+            named: Record = {_RUN: run.run_id} if _RUN in self.fixed else {}
+            for row in islice(run.rows(), count):  # more may have been written by now
+                record = {
+                    **named,
+                    "attempt": row.attempt,
+                    "seq": row.seq,
+                    "step": row.step,
+                    "time": row.time_s,
+                }
+                for name, value in row.values.items():
+                    record[self.columns[name]] = int(value) if isinstance(value, bool) else value
+                yield record
+
+
+def read_table(runs: Sequence[LocalRun]) -> Table:
+    """Return what `runs` hold now. Reads all rows, keeps none.
+
+    Raises:
+        OSError: a segment cannot be read.
+    """
+    counts = []
+    all_integers: dict[str, bool] = {}
+    for run in runs:
+        count = 0
+        for row in run.rows():
+            count += 1
+            for name, value in row.values.items():
+                integer = isinstance(value, int) and -_INT64 <= value < _INT64
+                all_integers[name] = all_integers.get(name, True) and integer
+        counts.append(count)
+    fixed = (_RUN, *_FIXED) if len(runs) > 1 else _FIXED
+    columns: dict[str, str] = {}
+    for name in all_integers:
+        column = name
+        while column in fixed or column in columns.values():
+            column = f"metric/{column}"
+        columns[name] = column
+    return Table(
+        runs=tuple(zip(runs, counts, strict=True)),
+        fixed=fixed,
+        columns=columns,
+        integers=frozenset(columns[name] for name, yes in all_integers.items() if yes),
+    )
+
+
+def require_pyarrow() -> None:
+    """Load what Parquet needs.
+
+    Raises:
+        FasttrackError: it is not installed; the message says how to install it.
+    """
+    try:
+        importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise FasttrackError("parquet needs pyarrow: pip install 'fasttrack[export]'") from error
+
+
+def write_csv(table: Table, file: BinaryIO) -> None:
+    """Write `table` as CSV in UTF-8, with a line of column names."""
+    text = SimpleNamespace(write=lambda line: file.write(line.encode()))
+    writer = csv.DictWriter(text, table.names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.records())
+
+
+def write_json(table: Table, file: BinaryIO) -> None:
+    """Write `table` as a JSON array, an object a line."""
+    empty = dict.fromkeys(table.names)
+    separator = "["
+    for record in table.records():
+        line = json.dumps({**empty, **spell_non_finite(record)}, ensure_ascii=False)
+        file.write(f"{separator}\n{line}".encode())
+        separator = ","
+    file.write(b"\n]\n" if table.count else b"[]\n")
+
+
+def write_parquet(table: Table, file: BinaryIO) -> None:
+    """Write `table` as Parquet, in row groups that fit in little memory."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    kinds = {_RUN: pa.string(), "time": pa.float64()}
+    fixed = [(name, kinds.get(name, pa.int64())) for name in table.fixed]
+    metrics = [
+        (name, pa.int64() if name in table.integers else pa.float64())
+        for name in table.columns.values()
+    ]
+    schema = pa.schema([*fixed, *metrics])
+    doubles = [name for name, kind in metrics if kind == pa.float64()]
+    records = table.records()
+    with ParquetWriter(file, schema) as writer:
+        while batch := list(islice(records, _BATCH_ROWS)):
+            for record in batch:  # pyarrow takes no great integer for a double
+                record.update({name: float(record[name]) for name in doubles if name in record})
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+
+
+WRITERS: dict[str, Callable[[Table, BinaryIO], None]] = {
+    "csv": write_csv,
+    "json": write_json,
+    "parquet": write_parquet,
+}
+"""Format -> what writes it."""

@@ -1,0 +1,67 @@
+"""Delivery in a thread of the training process; imported only where that is asked for.
+
+It competes with training for the GIL (bench/README.md); a process is the default for that.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from fasttrack.delivery.events import Event, Offline, Online
+from fasttrack.delivery.run_delivery import RunDelivery
+from fasttrack.worker.supervisor import DeliveryReport, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+
+class DeliveryThread:
+    """Delivery for notebooks, and where `wandb.run` is needed in this process.
+
+    Threads: as `DeliveryProcess`.
+    """
+
+    def __init__(
+        self,
+        segment: Path,
+        backends: Sequence[str],
+        warn: Callable[[str, str], None],
+        on_open: Callable[[], None],
+    ) -> None:
+        """Start the thread; `on_open` is called on it whenever a backend has opened a run."""
+        self.report = DeliveryReport(backends)
+        self._warn = warn
+        self._on_open = on_open
+        self._over = threading.Event()
+        self._delivery = RunDelivery(
+            segment,
+            trainer_alive=lambda: not self._over.is_set(),
+            report=self._apply,
+            in_trainer=True,
+        )
+        self._thread = threading.Thread(target=self._run, name="fasttrack-delivery", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._delivery.follow()
+        except Exception as error:  # the boundary of delivery: nothing may reach training
+            self._warn("delivery_died", f"delivery ended: {error!r}; the journal keeps all rows")
+
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, (Online, Offline)):
+            self._on_open()
+        self.report.apply(event, self._warn)
+
+    def poll(self) -> None:
+        """Nothing to do: the thread reports by itself."""
+
+    def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
+        """Wait until the thread has delivered the finished journal."""
+        return wait(lambda: not self._thread.is_alive(), self.report, timeout_s, upload_timeout_s)
+
+    def close(self) -> None:
+        """Tell the thread, should it still run, that no more rows will come."""
+        self._over.set()

@@ -1,0 +1,147 @@
+"""From records to the journal's lines: what the worker makes of each logged call."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.context.distributed import get_world_size
+from fasttrack.journal import entries
+from fasttrack.journal.entries import encode, encode_row
+from fasttrack.worker.meters import StepMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fasttrack.hotpath.records import Console, RawRecord, Scalar, Ticks
+    from fasttrack.notices import Notices
+    from fasttrack.worker.bursts import Bursts
+    from fasttrack.worker.gpu import GpuSampler
+    from fasttrack.worker.overhead import Overhead
+    from fasttrack.worker.resolve import Resolver
+
+_LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
+_RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
+
+
+class RowEncoder:
+    """Turn records into rows, and rows into the journal's lines.
+
+    Threads: worker only; `rows` is read by any.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        notices: Notices,
+        overhead: Overhead,
+        gpu: GpuSampler,
+        bursts: Bursts,
+        *,
+        gpu_stats_interval: int,
+        own_metrics: Callable[[], dict[str, float]],
+    ) -> None:
+        """Number rows from 0.
+
+        Args:
+            resolver: reads the tensors.
+            notices: told what is refused and what comes out of order.
+            overhead: told of the calls and steps that the records tell of.
+            gpu: sampled once in `gpu_stats_interval` training steps.
+            bursts: rested between rows.
+            gpu_stats_interval: also how often `own_metrics` join a row.
+            own_metrics: what fasttrack itself costs and has lost.
+        """
+        self._resolver = resolver
+        self._notices = notices
+        self._overhead = overhead
+        self._gpu = gpu
+        self._bursts = bursts
+        self._gpu_stats_interval = gpu_stats_interval
+        self._own_metrics = own_metrics
+        self._meter = StepMeter(get_world_size)
+        self._last_step = -_LARGEST_STEP
+        self._gpu_period: int | None = None
+        self.rows = 0
+        """How many were made; the number of the next one."""
+
+    def encode(self, records: list[RawRecord]) -> list[bytes]:
+        """Return the lines of `records`: at most one each. Waits for the device.
+
+        Where anything is raised, none of the records has become a row.
+        """
+        lines: list[bytes] = []
+        seq = self.rows
+        metrics_calls = 0
+        bursts = self._bursts
+        clock = bursts.clock
+        for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
+            if ticks is None:
+                metrics_calls += 1
+            else:
+                self._add_training_metrics(step, values, ticks)
+            usual = self._last_step <= step <= _LARGEST_STEP and _RESERVED.isdisjoint(values)
+            if values and (usual or self._check(step, values)):
+                self._last_step = step
+                try:
+                    line = encode_row(seq, step, time_s, values)
+                except TypeError:
+                    line = encode_row(seq, step, time_s, self._representable(values))
+                lines.append(line)
+                seq += 1
+            if clock() >= bursts.end_s:
+                bursts.rest()
+        self._overhead.add_metrics_calls(metrics_calls)
+        self.rows = seq
+        return lines
+
+    def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
+        values.update(self._meter.measure(ticks))
+        if ticks:  # else another thread's call took this one's
+            self._overhead.add_steps(step, ticks[0][0], ticks[-1][0], len(ticks))
+        period = step // self._gpu_stats_interval
+        if period != self._gpu_period:  # the first logged step of each interval
+            if self._gpu_period is not None:  # at first there is nothing to tell
+                values.update(self._own_metrics())
+                self._bursts.rest_if_due()
+            self._gpu_period = period
+            values.update(self._gpu.sample(self._resolver.cuda_index))
+
+    def _check(self, step: int, values: dict[str, Scalar]) -> bool:
+        """Return whether there is a row to write, and say what is odd about it."""
+        if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
+            self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
+            return False
+        for name in _RESERVED & values.keys():
+            del values[name]
+            self._notices.refuse(name, "W&B keeps this name for itself; choose another")
+        if step < self._last_step:
+            self._notices.count("out_of_order")
+            self._notices.warn(
+                "order", f"step {step} was logged after step {self._last_step}; both are kept"
+            )
+        return bool(values)
+
+    def _representable(self, values: dict[Any, Scalar]) -> dict[str, Scalar]:
+        kept: dict[str, Scalar] = {}
+        for name, value in values.items():
+            plain = str.__str__(name) if isinstance(name, str) else name  # an enum's, NumPy's
+            try:
+                encode_row(0, 0, 0.0, {plain: value})
+            except TypeError as error:
+                why = f"{error} (names are strings, integers have 64 bits)"
+                self._notices.refuse(repr(name), why)
+            else:
+                kept[plain] = value
+        return kept
+
+
+def encode_console(written: Iterable[Console]) -> list[bytes]:
+    """Return the lines of what was printed: one for all that one stream got without a break."""
+    lines = []
+    for stream, run in itertools.groupby(written, key=lambda piece: piece.stream):
+        pieces = list(run)
+        text = "".join([piece.text for piece in pieces])
+        clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
+        lines.append(encode(entries.Console(stream, clean, pieces[0].time_s)))
+    return lines

@@ -1,0 +1,460 @@
+"""Every snippet of the pages in docs/ runs as it stands there, and does what the page says.
+
+Most need no delivery, and record into the journal alone: that takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from support.journals import read_entries, read_headers, read_rows
+from support.runs import OFFLINE_LINE, TAGS, make_tracker, run_script
+from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
+from support.wandb_server import WandbServer
+
+from fasttrack import ConfigurationError, ExperimentTracker, Options
+from fasttrack.journal.entries import Artifact, Config
+from fasttrack.journal.run_directory import artifacts_directory
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+JOURNAL_ONLY = Options(backends=("none",))
+
+pages = Pages(*DOCS)
+
+
+def journal_tracker(**arguments: object) -> ExperimentTracker:
+    """Return a tracker that logs every step, into the journal alone."""
+    return make_tracker(**{"options": JOURNAL_ONLY, **arguments})
+
+
+def record(run_id: str, losses: list[float]) -> None:
+    """Record a run of that id whose last row has an accuracy, too."""
+    with journal_tracker(resume_id=run_id) as tracker:
+        for step, loss in enumerate(losses):
+            tracker.log_training_step(loss, step)
+        tracker.log_metrics({"eval/accuracy": 1 - losses[-1]}, len(losses))
+
+
+def directory_of(tracker: ExperimentTracker) -> Path:
+    """Return where the run's journal is."""
+    directory = tracker.get_run_dir()
+    assert directory is not None
+    return directory
+
+
+@pytest.fixture
+def journal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For trackers that a snippet makes."""
+    monkeypatch.setenv("FASTTRACK_BACKENDS", "none")
+
+
+# --- docs/logging.md ------------------------------------------------------------------------------
+
+
+@pages.runs("goes back, and is kept")
+def test_a_metric_without_a_step_is_logged_at_the_last_one(snippet: Snippet) -> None:
+    """And one whose step lies behind is kept."""
+    with journal_tracker(log_interval=10) as tracker:
+        snippet.run({**training_script(), "tracker": tracker})
+
+    rows = read_rows(directory_of(tracker))
+    assert [row.step for row in rows if "loss/total" in row.values] == list(range(0, 100, 10))
+    accuracies = [(row.step, row.values["eval/accuracy"]) for row in rows[-2:]]
+    assert accuracies == [(99, 0.97), (50, 0.91)]
+
+
+@pages.runs("log_training_step(None")
+def test_a_callback_without_a_loss_logs_the_rest(snippet: Snippet) -> None:
+    """Learning rate, gradient norm and throughput."""
+    names = training_script()
+    names["train_step"]()
+    with journal_tracker() as tracker:
+        snippet.run({**names, "tracker": tracker})
+        snippet.run({**names, "tracker": tracker, "step": 1})
+
+    values = read_rows(directory_of(tracker))[-1].values
+    assert "loss/total" not in values
+    assert {"train/lr", "train/grad_norm", "perf/samples_per_sec"} <= set(values)
+    assert tracker.stats().refused == 0
+
+
+@pages.runs("top1")
+def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) -> None:
+    """As W&B shows them."""
+    with journal_tracker() as tracker:
+        snippet.run({"tracker": tracker, "step": 0})
+
+    (row,) = read_rows(directory_of(tracker))
+    said = snippet.text.split("# ")[1].strip().split(", ")
+    assert row.values == dict(zip(said, (0.14, 0.91), strict=True))
+
+
+@pages.runs("overhead_budget")
+def test_a_budget_is_an_option(journal_only: None, snippet: Snippet) -> None:
+    """It is taken, and the run ends well."""
+    tracker = snippet.run({})["tracker"]
+    tracker.finish()
+
+    assert tracker.stats().effective_interval == 10
+
+
+@pages.runs("set_seeds")
+def test_the_utilities_work_without_a_tracker(snippet: Snippet) -> None:
+    """All names of the snippet, called."""
+    names = training_script()
+    names["train_step"]()
+    names |= {"scaler": torch.amp.GradScaler("cpu", init_scale=8.0)}
+    snippet.run(names)
+
+    assert names["get_metadata"]()["seeds"]["set_seeds"]["seed"] == 0
+
+
+# --- docs/configuration.md ------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pages.runs("update_config")
+def test_the_configuration_grows(server: WandbServer, snippet: Snippet) -> None:
+    """The run's config has all of it; one artifact, with what `log_config` was given."""
+    tracker = snippet.run({"ExperimentTracker": ExperimentTracker})["tracker"]
+
+    run = server.runs[str(tracker.get_run_id())]
+    assert run.config["optimizer"] == {"name": "adamw", "lr": 3e-3}
+    assert (run.config["parameters"], run.config["batch_size"]) == (11_000, 32)
+    assert [artifact.type for artifact in server.artifacts] == ["config"]
+    added = read_entries(directory_of(tracker), Config)[-1]
+    assert added.values == {"parameters": 11_000, "batch_size": 32}
+
+
+@pages.runs("get_run_name")
+def test_tags_name_the_run(
+    journal_only: None, snippet: Snippet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the form of the comment; the commit is missing outside a repository."""
+    names = snippet.run({"ExperimentTracker": ExperimentTracker})
+
+    said = snippet.text.rsplit("# ", 1)[1].strip()
+    pattern = r"eo1_ar\+fm_lego_\d{8}_\d{6}"
+    assert re.fullmatch(rf"{pattern}_[0-9a-f]{{6}}", said)
+    assert re.fullmatch(rf"{pattern}(_[0-9a-f]+)?", capsys.readouterr().out.strip())
+    (header,) = read_headers(directory_of(names["tracker"]))
+    assert header.group == "baseline"
+    assert header.tags == tuple(f"{name}:{value}" for name, value in TAGS.items())
+
+
+@pages.runs("required_tags=()")
+def test_required_tags_can_be_loosened(journal_only: None, snippet: Snippet) -> None:
+    """Without it these tags are too few."""
+    with pytest.raises(ConfigurationError, match="tags lacks dataset, objective"):
+        ExperimentTracker(tags={"model": "cnn"})
+
+    snippet.run({"ExperimentTracker": ExperimentTracker})["tracker"].finish()
+
+
+@pages.runs("FASTTRACK_REQUIRED_TAGS")
+def test_a_teams_rule_holds_where_no_tags_are_given(
+    journal_only: None, snippet: Snippet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names what is missing, and who asks for it."""
+    for name, value in snippet.exports():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=r"model, dataset.*FASTTRACK_REQUIRED_TAGS"):
+        ExperimentTracker(project="digits")
+    ExperimentTracker(tags={"model": "cnn", "dataset": "digits"}).finish()
+
+
+# --- docs/backends.md -----------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+@pages.runs('("wandb", "tensorboard")')
+def test_one_run_goes_to_two_backends(
+    server: WandbServer, tmp_path: Path, snippet: Snippet
+) -> None:
+    """The same row, on the server and in the folder that the page names."""
+    tracker = snippet.run({})["tracker"]
+
+    run_id = str(tracker.get_run_id())
+    assert [row["eval/loss"] for row in server.runs[run_id].history] == [0.12]
+    assert len(list((tmp_path / "tensorboard" / run_id).glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+@pages.runs("FASTTRACK_BACKENDS")
+def test_the_variable_names_the_backends(snippet: Snippet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header of the run says that it took it."""
+    for name, value in snippet.exports():
+        monkeypatch.setenv(name, value)
+    with make_tracker() as tracker:
+        pass
+
+    (header,) = read_headers(directory_of(tracker))
+    assert header.backends == ("wandb", "tensorboard")
+
+
+@pages.runs('("none",)')
+def test_the_journal_alone_is_read_with_json(tmp_path: Path, snippet: Snippet) -> None:
+    """Two of twenty steps are logged; nothing but the journal is there."""
+    names = snippet.run(training_script())
+
+    assert len(names["losses"]) == 2
+    assert names["losses"][1] < names["losses"][0]
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["fasttrack"]
+
+
+# --- docs/checkpoints.md --------------------------------------------------------------------------
+
+
+@pages.runs("WANDB_LOG_MODEL")
+def test_the_variable_uploads_every_checkpoint(
+    snippet: Snippet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not forced is kept for the upload; by default none is (`test_artifacts`)."""
+    Path("model.pt").write_bytes(b"weights")
+    for name, value in snippet.exports():
+        monkeypatch.setenv(name, value)
+    with make_tracker() as tracker:
+        tracker.log_checkpoint("model.pt")
+
+    (artifact,) = read_entries(directory_of(tracker), Artifact)
+    assert (artifact.type, artifact.files) == ("model", 1)
+    assert artifacts_directory(directory_of(tracker)).is_dir()
+
+
+@pytest.mark.server
+@pages.runs("force=True")
+def test_force_uploads_one_checkpoint(server: WandbServer, snippet: Snippet) -> None:
+    """Whatever WANDB_LOG_MODEL says."""
+    torch.save({"weights": torch.zeros(100)}, "model_final.pt")
+    with make_tracker(mode="online") as tracker:
+        snippet.run({"tracker": tracker})
+
+    (artifact,) = server.artifacts
+    assert (artifact.type, artifact.state) == ("model", "COMMITTED")
+    assert "final" in artifact.aliases
+
+
+# --- docs/resume.md, docs/deepspeed.md ------------------------------------------------------------
+
+
+@pytest.mark.server
+@pages.runs("torch.save(", "torch.load(")
+def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Snippet, ...]) -> None:
+    """One run, both attempts' rows."""
+    save, load = snippets
+    names = training_script()
+    with make_tracker(mode="online") as first:
+        first.log_metrics({"a": 1}, step=0)
+        save.run({**names, "tracker": first})
+    with load.run(names)["tracker"] as second:
+        second.log_metrics({"a": 2}, step=1)
+
+    (only,) = server.runs.values()
+    assert [row["a"] for row in only.history] == [1, 2]
+
+
+@pytest.mark.server
+@pytest.mark.deepspeed
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pages.runs("load_checkpoint")
+def test_resume_with_deepspeed_goes_on_in_the_same_run(
+    server: WandbServer, snippet: Snippet
+) -> None:
+    """The snippet twice, on a real engine: without a checkpoint, then with its own.
+
+    In a process of its own, because DeepSpeed's import, which takes most of the time, warns.
+    """
+    setup = """\
+    import os
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+    import deepspeed, deepspeed.ops, socket, torch
+    from fasttrack import ExperimentTracker, Options
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        os.environ["MASTER_PORT"] = str(listener.getsockname()[1])
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo")
+    config, ckpt_dir = {"lr": 0.1}, "checkpoints"
+    optimizer = {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}}
+    settings = {"train_batch_size": 1, "optimizer": optimizer, "zero_optimization": {"stage": 1}}
+    def attempt():
+        model = torch.nn.Linear(4, 1)
+        engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=model.parameters(), config=settings
+        )
+    """
+    ending = """\
+        tracker.log_metrics({"a": 1}, step=0)
+        tracker.finish()
+        return resume_id, run_id
+    print(attempt(), attempt())
+    torch.distributed.destroy_process_group()
+    """
+    body = textwrap.indent(snippet.source(), " " * 8)
+    result = run_script(setup.rstrip(" ") + body + ending, warnings="default")
+
+    (run_id,) = server.runs
+    assert f"(None, '{run_id}') ('{run_id}', '{run_id}')" in result.stdout
+    assert [row["a"] for row in server.runs[run_id].history] == [1, 1]
+
+
+# --- docs/clusters.md -----------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pages.runs("fasttrack sync")
+def test_sync_delivers_what_was_kept_offline(server: WandbServer, snippet: Snippet) -> None:
+    """And does nothing when called again."""
+    with make_tracker() as tracker:
+        tracker.log_metrics({"a": 1}, step=0)
+    (first,), (second,) = (snippet.run_commands().values() for _ in range(2))
+
+    assert len(server.runs[str(tracker.get_run_id())].history) == 1
+    assert "already delivered" not in first
+    assert "already delivered" in second
+
+
+@pages.runs("WANDB_MODE=offline")
+def test_the_modes_do_what_is_said(snippet: Snippet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline from the start, or not at all; both lines, one after another."""
+    found = []
+    for name, value in snippet.exports():
+        monkeypatch.setenv(name, value)
+        with ExperimentTracker(project="digits") as tracker:
+            found.append((tracker.is_active(), tracker.is_offline()))
+
+    assert found == [(True, True), (False, False)]
+
+
+def test_the_message_that_a_run_is_offline_is_the_one_shown() -> None:
+    """Word for word."""
+    shown = [each.text.strip() for each in pages.snippets if each.page.name == "clusters.md"]
+
+    assert OFFLINE_LINE in shown
+
+
+# --- docs/command-line.md -------------------------------------------------------------------------
+
+
+@pages.runs("fasttrack runs\n")
+def test_the_commands_look_at_the_newest_run(tmp_path: Path, snippet: Snippet) -> None:
+    """All of the block, one after another. `doctor` imports torch in a process: 3 s and more."""
+    record("a1b2c3d4", [step / 4 for step in range(20)])
+    output = snippet.run_commands()
+
+    assert "a1b2c3d4" in output["fasttrack runs"]
+    assert "loss/total" in output["fasttrack show latest"]
+    assert output["fasttrack tail -n 5 latest"].count("loss/total") >= 1
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 22
+
+
+@pages.runs("--metric")
+def test_several_runs_are_ranked_drawn_and_exported_together(
+    tmp_path: Path, snippet: Snippet
+) -> None:
+    """The runs that the block names; the better one stands first."""
+    first, second = re.findall(r"plot (\w+) (\w+)", snippet.text)[0]
+    record(first, [0.5, 0.4])
+    record(second, [0.5, 0.1])
+    ranked, *_ = snippet.run_commands().values()
+
+    assert 0 <= ranked.index(second) < ranked.index(first)
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "both.csv").read_text()
+    assert (table.count("\n"), table.count(first), table.count(second)) == (7, 3, 3)
+
+
+# --- docs/audit.md --------------------------------------------------------------------------------
+
+
+@pages.runs("tracker.audit()")
+def test_the_audit_watches_some_steps(snippet: Snippet, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loop on the CPU waits for no device."""
+    with journal_tracker() as tracker:
+        snippet.run({**training_script(), "tracker": tracker})
+
+    assert "[ExperimentTracker] audit: " in capsys.readouterr().err
+
+
+@pages.runs("fasttrack audit")
+def test_the_audit_runs_a_script_with_its_arguments(snippet: Snippet) -> None:
+    """As python would."""
+    Path("train.py").write_text("import sys; print(sys.argv)", encoding="utf-8")
+
+    assert snippet.run_in_shell() == "['train.py', '--epochs', '1']\n"
+
+
+# --- docs/notebooks.md ----------------------------------------------------------------------------
+
+
+@pages.runs("\ntracker\n", "range(30)", "waits for delivery")
+def test_the_cells_of_a_notebook_make_one_run(
+    journal_only: None,
+    snippets: tuple[Snippet, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one shows the run; run again, it says that the earlier one is still open."""
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)  # as where somebody types, so Jupyter
+    names = training_script()
+    make, log, finish = snippets
+    earlier = make.run(names)["tracker"]
+    assert earlier.get_run_id() in repr(earlier)
+    assert earlier.get_run_name() in repr(earlier)
+    capsys.readouterr()
+
+    log.run(make.run(names))
+    finish.run(names)
+
+    said = capsys.readouterr().err
+    assert "still open" in said
+    assert earlier.get_run_id() in said
+    assert len(read_rows(directory_of(names["tracker"]))) == 3
+    assert earlier.is_active()
+    earlier.finish()
+
+
+# --- docs/testing.md ------------------------------------------------------------------------------
+
+
+@pages.runs("memory_tracker")
+def test_a_users_own_test_looks_at_what_was_logged(tmp_path: Path, snippet: Snippet) -> None:
+    """The page's test passes for a loop that learns, and fails for one that does not."""
+    names = training_script()
+
+    def train(tracker: ExperimentTracker) -> None:
+        for step in range(21):
+            tracker.log_training_step(names["train_step"](), step)
+
+    def stand_still(tracker: ExperimentTracker) -> None:
+        for step in range(21):
+            tracker.log_training_step(1.0, step)
+
+    test = "test_training_logs_a_falling_loss"
+    snippet.run({"train": train})[test]()
+    with pytest.raises(AssertionError):
+        snippet.run({"train": stand_still})[test]()
+    assert not (tmp_path / "wandb").exists()
+
+
+# --- all pages ------------------------------------------------------------------------------------
+
+
+def test_every_snippet_is_run_by_a_test() -> None:
+    """A new one needs a test above; a block that only shows something says that it is text."""
+    assert pages.not_run() == []
+    assert pages.unknown() == []
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
+def test_everything_that_a_page_names_is_there(page: Path) -> None:
+    """Files and links within the repository, headings included."""
+    assert missing_links(page) == []

@@ -1,0 +1,323 @@
+"""fork, exit, exceptions, Ctrl-C, SIGTERM, two trackers: each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from support.runs import (
+    HANG_GUARD_S,
+    journal_rows,
+    make_tracker,
+    offline_dirs,
+    run_dir,
+    run_script,
+    start_script,
+    wait_until,
+    wandb_rows,
+)
+
+from fasttrack.journal.entries import Finish
+from fasttrack.journal.reader import read_finish
+from fasttrack.journal.run_directory import segments
+
+
+def _signal_when_ready(source: str, number: int) -> tuple[str, str, int]:
+    """Run `source`, send it a signal once it has printed its run id; return id, stderr, code."""
+    process = start_script(source)
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=HANG_GUARD_S)
+    return run_id, stderr, process.returncode
+
+
+def _finish_of(base: Path, run_id: str) -> Finish:
+    finish = read_finish(segments(run_dir(base, run_id))[-1])
+    assert finish is not None
+    return finish
+
+
+def test_a_forked_child_is_inert_and_leaves_the_parents_run_alone(tmp_path: Path) -> None:
+    """os.fork: the child logs, flushes and finishes nothing; the parent goes on unharmed."""
+    result = run_script(
+        """
+        import os, sys, threading
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        tracker.log_metrics({"a": 0}, step=0)
+        child = os.fork()
+        if child == 0:
+            tracker.log_metrics({"a": 100}, step=100)
+            tracker.log_training_step(1.0, 101)
+            assert not tracker.is_active()
+            assert tracker.flush() is True
+            tracker.stats()
+            tracker.finish()
+            print("in the child", flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        tracker.log_metrics({"a": 1}, step=1)
+        print("in the parent")
+        tracker.finish()
+        """
+    )
+
+    assert "in the child" in result.stdout
+    (directory,) = offline_dirs(tmp_path)
+    assert [row["a"] for row in wandb_rows(directory)] == [0, 1]
+    log = (directory / "files" / "output.log").read_text()
+    assert "in the parent" in log
+    assert "in the child" not in log
+
+
+def test_data_loader_workers_do_not_disturb_the_run(tmp_path: Path) -> None:
+    """Forked DataLoader workers outlive batches and exit on their own; no row is lost."""
+    run_script(
+        """
+        import torch
+        from support.runs import make_tracker
+        data = torch.utils.data.TensorDataset(torch.arange(64.0))
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=4, num_workers=2, multiprocessing_context="fork"
+        )
+        with make_tracker() as tracker:
+            for step, (batch,) in enumerate(loader):
+                tracker.log_training_step(batch.mean(), step, 4)
+        """
+    )
+
+    (directory,) = offline_dirs(tmp_path)
+    assert len(wandb_rows(directory)) == 16
+
+
+def test_exit_without_finish_loses_nothing(tmp_path: Path) -> None:
+    """The interpreter's exit finishes the run as successful, and joins the worker."""
+    result = run_script(
+        """
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        for step in range(1000):
+            tracker.log_metrics({"a": step}, step=step)
+        print(tracker.get_run_id())
+        """
+    )
+
+    run_id = result.stdout.strip()
+    assert _finish_of(tmp_path, run_id).exit_code == 0
+    assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1000
+
+
+def test_an_uncaught_exception_without_finish_marks_the_run_as_failed(tmp_path: Path) -> None:
+    """The traceback and the exit code stay; the run has its rows."""
+    result = run_script(
+        """
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        tracker.log_metrics({"a": 1}, step=0)
+        print(tracker.get_run_id(), flush=True)
+        raise ValueError("training broke")
+        """,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert "ValueError: training broke" in result.stderr
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 1
+    assert len(journal_rows(tmp_path, result.stdout.strip())) == 1
+
+
+def test_sys_exit_in_the_block_keeps_its_code(tmp_path: Path) -> None:
+    """`sys.exit(3)` leaves with 3, and the run records it."""
+    result = run_script(
+        """
+        import sys
+        from support.runs import make_tracker
+        with make_tracker() as tracker:
+            tracker.log_metrics({"a": 1}, step=0)
+            print(tracker.get_run_id(), flush=True)
+            sys.exit(3)
+        """,
+        check=False,
+    )
+
+    assert result.returncode == 3
+    assert _finish_of(tmp_path, result.stdout.strip()).exit_code == 3
+
+
+def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
+    """KeyboardInterrupt reaches the user; all rows are kept; the process ends as Python does."""
+    run_id, stderr, code = _signal_when_ready(
+        """
+        import itertools, signal
+        from support.runs import make_tracker
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with make_tracker() as tracker:
+            tracker.log_metrics({"a": -1}, step=0)
+            print(tracker.get_run_id(), flush=True)
+            for step in itertools.count(1):
+                tracker.log_metrics({"a": step}, step=step)
+        """,
+        signal.SIGINT,
+    )
+
+    assert "KeyboardInterrupt" in stderr
+    assert code in (1, 130, -signal.SIGINT)
+    finish = _finish_of(tmp_path, run_id)
+    assert finish.exit_code == 130
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
+    assert rows == [-1, *range(1, len(rows))]
+    assert len(wandb_rows(offline_dirs(tmp_path)[0])) == len(rows)
+
+
+def test_sigterm_flushes_marks_preempting_and_kills(tmp_path: Path) -> None:
+    """Without a handler of the user's: the default action happens, after the journal is whole."""
+    run_id, _, code = _signal_when_ready(
+        """
+        import itertools
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        tracker.log_metrics({"a": -1}, step=0)
+        print(tracker.get_run_id(), flush=True)
+        for step in itertools.count(1):
+            tracker.log_metrics({"a": step}, step=step)
+        """,
+        signal.SIGTERM,
+    )
+
+    assert code == -signal.SIGTERM
+    finish = _finish_of(tmp_path, run_id)
+    assert (finish.preempting, finish.exit_code) == (True, 143)
+    rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
+    assert rows == [-1, *range(1, len(rows))]
+    wait_until(lambda: bool(offline_dirs(tmp_path)))
+    wait_until(lambda: b'"offline_proof": "' in _cursor(tmp_path, run_id))
+    assert len(wandb_rows(offline_dirs(tmp_path)[0])) == len(rows)
+
+
+def _cursor(base: Path, run_id: str) -> bytes:
+    path = run_dir(base, run_id) / "cursor.json"
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_a_second_sigterm_does_not_cut_the_first_short(tmp_path: Path) -> None:
+    """Slurm sends it twice at the time limit: the run is preempted, not crashed."""
+    process = start_script(
+        """
+        import itertools, time
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        print(tracker.get_run_id(), flush=True)
+        for step in itertools.count():
+            tracker.log_metrics({"a": step}, step=step)
+            time.sleep(0.001)
+        """
+    )
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    for _ in range(20):  # from the first on it may be gone at any moment
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=HANG_GUARD_S)
+
+    assert process.returncode == -signal.SIGTERM
+    assert _finish_of(tmp_path, run_id).preempting is True
+
+
+def test_a_users_sigterm_handler_is_never_replaced(tmp_path: Path) -> None:
+    """Installed before or after the tracker, it is the one that runs."""
+    for when in ("before", "after"):
+        run_id, _, code = _signal_when_ready(
+            f"""
+            import signal, sys, time
+            from support.runs import make_tracker
+            def handler(number, frame):
+                tracker.finish(7, preempting=True)
+                sys.exit(7)
+            if {when!r} == "before":
+                signal.signal(signal.SIGTERM, handler)
+            tracker = make_tracker()
+            if {when!r} == "after":
+                signal.signal(signal.SIGTERM, handler)
+            tracker.log_metrics({{"a": 1}}, step=0)
+            print(tracker.get_run_id(), flush=True)
+            while True:
+                time.sleep(0.01)  # a signal just before a long one would wait for its end
+            """,
+            signal.SIGTERM,
+        )
+
+        assert code == 7
+        finish = _finish_of(tmp_path, run_id)
+        assert (finish.exit_code, finish.preempting) == (7, True)
+
+
+def test_sigterm_is_as_it_was_after_the_last_tracker(tmp_path: Path) -> None:
+    """Nothing of ours stays installed."""
+    with make_tracker() as tracker:
+        tracker.log_metrics({"a": 1}, step=0)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_two_trackers_in_one_process_keep_their_rows_apart(tmp_path: Path) -> None:
+    """Each has its own run, worker and delivery."""
+    with make_tracker() as one, make_tracker() as two:
+        for step in range(50):
+            one.log_metrics({"a": step}, step=step)
+            two.log_metrics({"b": step}, step=step)
+
+    assert one.get_run_id() != two.get_run_id()
+    for tracker, name in ((one, "a"), (two, "b")):
+        (directory,) = (tmp_path / "wandb").glob(f"offline-run-*-{tracker.get_run_id()}")
+        assert [row[name] for row in wandb_rows(directory)] == list(range(50))
+
+
+def test_logging_from_a_signal_handler_is_safe(tmp_path: Path) -> None:
+    """A handler may log in the middle of a log call: nothing is lost, nothing hangs."""
+    result = run_script(
+        """
+        import itertools, signal
+        from support.runs import make_tracker
+        tracker = make_tracker()
+        numbers, fired = itertools.count(), []
+        def handler(number, frame):
+            value = next(numbers)
+            tracker.log_metrics({"handler": value}, step=value)
+            fired.append(value)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        step = 0
+        while len(fired) < 200:
+            if step < 20_000:
+                tracker.log_metrics({"loop": step}, step=step)
+                step += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        tracker.finish()
+        print(tracker.get_run_id(), step, len(fired))
+        """,
+    )
+
+    run_id, steps, fired = result.stdout.split()
+    rows = [row.values for row in journal_rows(tmp_path, run_id)]
+    assert [row["loop"] for row in rows if "loop" in row] == list(range(int(steps)))
+    # Handlers interrupt each other too, so theirs need not be in order.
+    assert sorted(row["handler"] for row in rows if "handler" in row) == list(range(int(fired)))
+
+
+def test_wandb_stays_out_of_training_and_torch_out_of_delivery(tmp_path: Path) -> None:
+    """The training process never imports wandb; the delivery process never maps libtorch."""
+    run_script(
+        """
+        import sys
+        from support.runs import delivery_pid, make_tracker, wait_until
+        tracker = make_tracker()
+        tracker.log_metrics({"a": 1}, step=0)
+        wait_until(lambda: tracker.stats().rows_delivered == 1)
+        with open(f"/proc/{delivery_pid(tracker)}/maps") as maps:
+            assert "libtorch" not in maps.read()
+        tracker.finish()
+        assert not [name for name in sys.modules if name.split(".")[0] == "wandb"]
+        """
+    )

@@ -1,0 +1,196 @@
+"""`fasttrack show`: all that is known of a run, in a terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from support.journals import TAGS, finish, row, rows_of, write_attempt, write_proofs
+
+from fasttrack.cli.app import cli
+from fasttrack.journal.entries import Artifact, Config, Metadata
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 50
+LONG = "train/optimizer/parameter_group_0/the_really_long_name_of_a_layer/gradient_norm"
+LONG_KEY = "optimizer.a_very_long_name_of_a_group.weight_decay_of_the_biases"
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """The directory of a run of two attempts, each proven to be in an offline directory."""
+    values = {
+        "loss": [1 / (step + 1) for step in range(ROWS)],
+        "train/lr": [math.nan if step == 7 else 0.1 for step in range(ROWS)],
+        "perf/step_time_ms/p99": [1.0] * ROWS,
+        LONG: [1.0],
+    }
+    write_attempt(tmp_path, "finished", *rows_of(values), finish())
+    group = {"weight_decay_of_the_biases": 0}
+    config = {"batch": {"size": 4}, "optimizer": {"a_very_long_name_of_a_group": group}}
+    entry = row(0, ROWS, eval__ok=True, eval__loss=math.inf)
+    run_dir = write_attempt(tmp_path, "finished", entry, finish(), config=config).parent
+    write_proofs(run_dir, offline_proof="rows read back from offline-run-1")
+    return run_dir
+
+
+def show(*arguments: object, columns: int = 80) -> str:
+    """Call the command in this process, in a terminal of so many columns; return its output."""
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(cli, ["show", *map(str, arguments)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def show_json(*arguments: object) -> dict[str, Any]:
+    """Call the command with --json and return what it printed."""
+    told: dict[str, Any] = json.loads(show(*arguments, "--json"))
+    return told
+
+
+def test_show_tells_all_that_is_known_as_json(run_dir: Path) -> None:
+    """Facts, config of all attempts, proofs and what became of each metric."""
+    shown = show_json("finished")
+    del shown["metrics"]["perf/step_time_ms/p99"], shown["metrics"][LONG]
+
+    assert (shown["config"]["lr"], shown["config"]["batch"]) == (0.1, {"size": 4})
+    assert shown["header"]["tags"] == list(TAGS)
+    assert [segment["rows"] for segment in shown["segments"]] == [ROWS, 1]
+    assert all("read back from" in segment["offline"] for segment in shown["segments"])
+    assert shown["metrics"] == {
+        "loss": {"count": 50, "non_finite": 0, "last": 0.02, "min": 0.02, "max": 1.0},
+        "train/lr": {"count": 50, "non_finite": 1, "last": 0.1, "min": 0.1, "max": 0.1},
+        "eval/ok": {"count": 1, "non_finite": 0, "last": True, "min": True, "max": True},
+        "eval/loss": {
+            "count": 1,
+            "non_finite": 1,
+            "last": "Infinity",
+            "min": None,
+            "max": None,
+        },
+    }
+    assert shown["bad_lines"] == 0
+    assert shown["backends"]["wandb"]["delivered"] == shown["delivered"] == "offline dir"
+    assert shown["backends"]["wandb"]["segments"] == shown["segments"]
+
+
+def test_show_draws_each_metric_within_80_columns(run_dir: Path) -> None:
+    """A course in letters, "!" where values are not finite."""
+    output = show("finished")
+    lines = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+
+    assert max(len(line) for line in output.splitlines()) <= 80
+    assert lines["loss"].split()[1:5] == ["50", "0.02", "0.02", "1"]
+    assert lines["loss"].split()[5].startswith("█")
+    assert "!" in lines["train/lr"]
+    assert lines["eval/loss"].split()[2:] == ["inf", "-", "-", "!"]
+    assert lines["batch.size"].split() == ["batch.size", "4"]
+    assert lines["state"].split(maxsplit=1)[1].strip() == "finished (exit code 0)"
+    assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_names_are_never_broken(run_dir: Path, columns: int) -> None:
+    """A metric or configuration key that was broken could neither be found nor copied."""
+    output = show("finished", columns=columns)
+    lines = [line.strip() for line in output.splitlines()]
+    numbers = [line.split() for line in lines if line.startswith(("perf/step_time_ms/p99", "50 "))]
+
+    assert "perf/step_time_ms/p99" in output
+    assert LONG in output
+    assert LONG_KEY in lines
+    assert lines[lines.index(LONG_KEY) + 1] == "0"
+    assert any(words[-4:-1] == ["1", "1", "1"] for words in numbers)
+
+
+def test_long_metric_stands_above_its_numbers(run_dir: Path) -> None:
+    """In their columns as ever; where the terminal is wide, all of it is one line."""
+    narrow = show("finished").splitlines()
+    wide = show("finished", columns=200).splitlines()
+    at = narrow.index(LONG)
+    header = next(line for line in narrow if line.startswith("metric "))
+
+    assert narrow[at + 1].split()[:4] == ["1", "1", "1", "1"]
+    assert narrow[at + 1].index("1") == header.index("rows") + len("rows") - 1
+    assert next(line for line in wide if line.startswith(LONG)).split()[1:5] == ["1"] * 4
+
+
+def test_show_names_each_backends_word_and_proofs(tmp_path: Path) -> None:
+    """One line for all words; then what proves them."""
+    backends = ("wandb", "tensorboard")
+    segment = write_attempt(tmp_path, "ab", row(0, 0, loss=1.0), finish(), backends=backends)
+    write_proofs(segment.parent, "tensorboard", proof="1 rows read back", directory="/t/ab")
+    lines = [" ".join(line.split()) for line in show("ab").splitlines()]
+
+    assert "delivered wandb: no, tensorboard: files" in lines
+    assert "wandb attempt 1 1 rows; nothing is proven" in lines
+    assert "tensorboard attempt 1 1 rows; files: 1 rows read back" in lines
+    assert "tensorboard directory /t/ab" in lines
+    assert set(show_json("ab")["backends"]) == set(backends)
+
+
+def test_show_of_one_backend_says_its_word_alone(run_dir: Path) -> None:
+    """As ever."""
+    lines = [" ".join(line.split()) for line in show("finished").splitlines()]
+
+    assert "delivered offline dir" in lines
+    assert "attempt 1 50 rows; offline: rows read back from offline-run-1" in lines
+
+
+def test_show_tells_metadata_config_and_artifacts_that_were_logged(tmp_path: Path) -> None:
+    """As `get_metadata`, `log_config` and `log_checkpoint` have recorded them."""
+    weights = Artifact(
+        number=2, type="model", name="weights", aliases=("best",), directory="d", size_bytes=1000
+    )
+    logged = Artifact(number=1, type="config", name="config", directory="d", size_bytes=10)
+    write_attempt(
+        tmp_path,
+        "ab",
+        Metadata({"git": {"commit": "a1b2"}}),
+        Config({"optimizer": {"name": "adamw"}}),
+        logged,
+        weights,
+        finish(),
+    )
+    shown = show_json("ab")
+    text = show("ab")
+
+    assert shown["metadata"] == {"git": {"commit": "a1b2"}}
+    assert shown["config"] == {"lr": 0.1, "optimizer": {"name": "adamw"}}
+    assert {(a["type"], a["delivery"]) for a in shown["artifacts"]} == {
+        ("config", None),
+        ("model", None),
+    }
+    assert next(a for a in shown["artifacts"] if a["type"] == "model")["size_bytes"] == 1000
+    for words in ("optimizer.name", "adamw", "best", "not delivered", "git.commit", "1000 bytes"):
+        assert words in text
+
+
+def test_run_whose_header_is_damaged_is_still_shown(tmp_path: Path) -> None:
+    """Its directory names it."""
+    segment = write_attempt(tmp_path, "ab", row(0, 0, loss=1.0))
+    segment.write_bytes(b"\x00\n" + segment.read_bytes().split(b"\n", 1)[1])
+    result = CliRunner().invoke(cli, ["show", "ab"])
+
+    assert result.exit_code == 0
+    assert "run ab" in result.stdout
+    assert result.stderr == f"fasttrack: 1 damaged lines of {segment.parent} were left out\n"
+
+
+def test_copied_directory_is_shown_as_it_stands(run_dir: Path, tmp_path: Path) -> None:
+    """Segments are all it takes."""
+    copy = tmp_path / "x" / "ab12"
+    copy.mkdir(parents=True)
+    for path in run_dir.glob("segment-*"):
+        shutil.copy(path, copy)
+
+    shown = show_json(copy)
+
+    assert (shown["run_id"], shown["rows"], shown["delivered"]) == ("finished", ROWS + 1, "no")
+    assert sorted(os.listdir(copy)) == ["segment-0001.jsonl", "segment-0002.jsonl"]
