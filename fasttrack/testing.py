@@ -74,9 +74,8 @@ class MemoryTracker(ExperimentTracker):
     def config(self) -> dict[str, Any]:
         """The configuration: the constructor's, `update_config`'s and `log_config`'s.
 
-        Secrets are redacted. Waits as `rows` does.
+        Secrets are redacted. Complete once the tracker is finished.
         """
-        self._await_arrival()
         config = dict(self._store.headers[0].config) if self._store.headers else {}
         added = {name: value for name, value in self._store.config.items() if name != "metadata"}
         return {**config, **added}
