@@ -109,7 +109,7 @@ class Proofs:
         for path in paths:
             state = self._ledger.segment(path.name)
             if online:
-                state.proof, state.arrived = proof, state.rows
+                state.proof, state.arrived, state.recheck = proof, state.rows, False
             else:
                 state.offline_proof = proof
         if online:
