@@ -95,7 +95,7 @@ def written(value: Any) -> Any:
         ((1, (2, 3)), [1, [2, 3]]),
         ({5}, [5]),
         (frozenset({"a"}), ["a"]),
-        (Point(1, 2), [1, 2]),
+        (Point(1, 2), {"x": 1, "y": 2}),
         ({"a": {"b": [{"c": (1,)}]}}, {"a": {"b": [{"c": [1]}]}}),
         ({1: "a", None: "b", Color.RED: "c"}, {"1": "a", "None": "b", "Color.RED": "c"}),
         (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.delivery.backends.wandb.client import (
@@ -27,7 +28,9 @@ from fasttrack.delivery.backends.wandb.client import (
     import_wandb,
     inert,
     one_line,
+    pin_identity,
     probe,
+    release_streams,
 )
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
@@ -65,6 +68,8 @@ class WandbBackend:
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> WandbSession:
         """Start the W&B run. See `Backend.open`."""
+        if not self._place.in_trainer:
+            pin_identity(header)
         wandb = import_wandb()
         notes = load_notes(self._place.ledger)
         self._stopped = False
@@ -118,6 +123,16 @@ class WandbBackend:
                 shutil.rmtree(folder, ignore_errors=True)
             final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
             raise BackendUnavailableError(one_line(error), final=final) from error
+        if run.id != header.run_id:  # the environment's word counts more than `init`'s arguments
+            self.abandon()
+            raise BackendUnavailableError(
+                f"W&B's client opened the run {run.id} instead of {header.run_id}, as something in "
+                "this process's environment says (a sweep, Launch); no row was sent to it",
+                final=True,
+            )
+        Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's
+        if self._place.in_trainer:
+            release_streams(run)
         return run
 
     def _settings(self, wandb: Any, header: Header, timeout_s: float) -> Any:
@@ -130,6 +145,7 @@ class WandbBackend:
             "stop_fn": self._stop,
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
+            "sagemaker_disable": True,  # it would choose a run id of its own
         }
         segment = self._place.run_dir / segment_name(header.attempt)
         metadata = read_metadata(segment) if segment.is_file() else None
@@ -148,6 +164,10 @@ class WandbBackend:
                 "console": "wrap" if header.console else "off",
                 "silent": True,
             }
+        else:
+            # What is printed here reaches the journal, and from there W&B, without secrets.
+            can_tell = hasattr(wandb.Run, "_console_raw_callback")
+            settings["console"] = "wrap_raw" if header.console and can_tell else "off"
         return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
 
     def _stop(self) -> None:
