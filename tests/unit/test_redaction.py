@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from support.runs import offline_dirs, run_dir, run_script
+from support.runs import offline_dirs, run_script
 
+from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.redaction import (
     REDACTED,
     StreamRedactor,
@@ -652,11 +653,21 @@ PLANTED = {
         "remote",
         "environment",
         "wandb_key",
+        "netrc",
+        "notes",
+        "tag",
+        "name",
+        "printed",
+        "printed_in_pieces",
+        "error",
+        "private_key",
+        "late",
     )
 }
 TRAINING = """
 import json, os, sys
 from types import SimpleNamespace
+from fasttrack import Options
 from support.runs import make_tracker
 planted = json.loads(os.environ.pop("PLANTED"))
 
@@ -672,10 +683,27 @@ config = {
     "data": f"s3://user:{planted['config_url']}@bucket/x",
     "hub": os.environ["HF_TOKEN"],
 }
-with make_tracker(config=config) as tracker:
+tags = {"model": "m", "dataset": "d", "objective": "o", "experiment_group": "g",
+        "password": planted["tag"]}
+with make_tracker(
+    config=config, tags=tags, notes=f"token={planted['notes']}", name=f"api_key={planted['name']}",
+    options=Options(delivery=sys.argv[-1]),
+) as tracker:
+    print("printed before the rest")
     tracker.log_config(config)
     tracker.log_metrics({"a": 1.0}, 0)
-print(tracker.get_run_id())
+    print(os.environ, file=sys.stderr)
+    print({"password": planted["printed"]}, [("cookie", planted["printed"])])
+    for piece in ("to", "ken", ": ", planted["printed_in_pieces"], chr(10)):
+        print(piece, end="")
+    print("-----BEGIN RSA PRIVATE KEY-----")
+    print(planted["private_key"])
+    print("-----END RSA PRIVATE KEY-----")
+    os.environ["LATE_SECRET"] = planted["late"]
+    print("it is", planted["late"], "and in the file", planted["netrc"])
+    tracker.log_metrics({"a": f"password={planted['error']}"}, 1)
+    tracker.log_checkpoint(f"/nowhere?token={planted['error']}", force=True)
+    print("printed after the rest")
 """
 
 
@@ -689,8 +717,9 @@ def files_with(secret: bytes, base: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("delivery", ["process", "thread"])
 def test_no_planted_secret_is_in_any_file_of_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivery: str
 ) -> None:
     """Journal, metadata, logs, staged artifacts, and all that wandb itself writes offline."""
     remote = f"https://{PLANTED['remote']}:x-oauth-basic@host/x.git"
@@ -698,22 +727,64 @@ def test_no_planted_secret_is_in_any_file_of_a_run(
         subprocess.run(["git", *command.split()], check=True)
     identity = ["-c", "user.name=T", "-c", "user.email=t@example.org"]
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    netrc = Path.home() / ".netrc"
+    netrc.write_text(f"machine 127.0.0.1 login user password {PLANTED['netrc']}\n")
+    netrc.chmod(0o600)
     monkeypatch.setenv("WANDB_API_KEY", PLANTED["wandb_key"])
     monkeypatch.setenv("HF_TOKEN", PLANTED["config_from_environment"])
     monkeypatch.setenv("DATABASE_PASSWORD", PLANTED["environment"])
     monkeypatch.setenv("PLANTED", json.dumps(PLANTED))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("WANDB_DIR", str(work))
 
-    result = run_script(TRAINING, "--api-key", PLANTED["argv"], "--lr", "0.1")
+    result = run_script(TRAINING, "--api-key", PLANTED["argv"], "--lr", "0.1", delivery)
 
-    leaks = {place: files_with(secret.encode(), tmp_path) for place, secret in PLANTED.items()}
+    leaks = {place: files_with(secret.encode(), work) for place, secret in PLANTED.items()}
     assert {place: files for place, files in leaks.items() if files} == {}
-    assert [secret for secret in PLANTED.values() if secret in result.stderr] == []
-    directory = run_dir(tmp_path, result.stdout.strip())
+    assert PLANTED["error"] not in result.stderr  # the rest was printed by the program itself
+    (directory,) = (work / "wandb" / "fasttrack").iterdir()
     (journal,) = directory.glob("segment-*.jsonl")
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
     (metadata,) = (entry["values"] for entry in entries if entry["kind"] == "metadata")
     assert metadata["git"]["remote"] == "https://host/x.git"
-    assert metadata["argv"][1:] == ["--api-key", REDACTED, "--lr", "0.1"]
+    assert metadata["argv"][1:5] == ["--api-key", REDACTED, "--lr", "0.1"]
     assert entries[0]["config"]["hub_token"] == REDACTED
-    assert len(offline_dirs(tmp_path)) == 1
-    assert files_with(b"s3://bucket/x", tmp_path)  # the search does find what is there
+    assert entries[0]["notes"] == f"token={REDACTED}"
+    assert files_with(b"s3://bucket/x", work)  # the search does find what is there
+    (offline,) = offline_dirs(work)
+    for text in ("printed before the rest", "it is [redacted] and", "printed after the rest"):
+        assert text in console_of(offline)
+    assert offline.stat().st_mode & 0o077 == 0
+
+
+def console_of(directory: Path) -> str:
+    """Return the console text in a W&B run directory's `.wandb` file."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    (file,) = directory.glob("run-*.wandb")
+    records = [Record.FromString(payload) for payload in read_payloads(file)]
+    kinds = ("output", "output_raw")
+    found = [getattr(r, kind) for r in records if (kind := r.WhichOneof("record_type")) in kinds]
+    return "".join(output.line for output in found)
+
+
+def test_all_that_delivery_makes_is_the_users_alone(tmp_path: Path) -> None:
+    """W&B's files hold every row, the configuration and the console: 0700, 0600."""
+    run_script(
+        """
+        import os
+        os.umask(0o022)
+        from support.runs import make_tracker
+        with make_tracker() as tracker:
+            tracker.log_config({"a": 1})
+            tracker.log_metrics({"a": 1.0}, 0)
+        """
+    )
+
+    (offline,) = offline_dirs(tmp_path)
+    (run,) = (tmp_path / "wandb" / "fasttrack").iterdir()
+    private = [offline, *offline.rglob("*"), run, *run.glob("*")]
+    assert len(private) > 5
+    open_to_others = [p for p in private if not p.is_symlink() and p.stat().st_mode & 0o077]
+    assert open_to_others == []

@@ -168,6 +168,8 @@ class WandbBackend:
             # What is printed here reaches the journal, and from there W&B, without secrets.
             can_tell = hasattr(wandb.Run, "_console_raw_callback")
             settings["console"] = "wrap_raw" if header.console and can_tell else "off"
+            # The client would record this process's own command line with whatever stands in it.
+            settings["x_disable_meta"] = list(header.argv) != sys.argv
         return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
 
     def _stop(self) -> None:
