@@ -100,6 +100,13 @@ class WandbBackend:
         return self._session
 
     def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
+        known = wandb.setup().settings  # of the environment: it counts more than `init`'s arguments
+        if known.launch or (known.sweep_id and (known.sweep_id, known.run_id) != _trial(header)):
+            raise BackendUnavailableError(
+                f"the client would file {header.run_id}'s rows under another run, as the environment "
+                "says (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another process",
+                final=True,
+            )
         before = online_directories(self._base, header.run_id)
         try:
             run: Run = wandb.init(
@@ -123,13 +130,6 @@ class WandbBackend:
                 shutil.rmtree(folder, ignore_errors=True)
             final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
             raise BackendUnavailableError(one_line(error), final=final) from error
-        if run.id != header.run_id:  # the environment's word counts more than `init`'s arguments
-            self.abandon()
-            raise BackendUnavailableError(
-                f"W&B's client opened the run {run.id} instead of {header.run_id}, as something in "
-                "this process's environment says (a sweep, Launch); no row was sent to it",
-                final=True,
-            )
         Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's
         if self._place.in_trainer:
             release_streams(run)
@@ -183,3 +183,7 @@ class WandbBackend:
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
                 import_wandb().teardown(exit_code=1)
+
+
+def _trial(header: Header) -> tuple[str | None, str]:
+    return header.sweep_id, header.run_id
