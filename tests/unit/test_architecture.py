@@ -29,6 +29,7 @@ BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "process_hooks": BASE,
+    "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
     "context": BASE,
@@ -48,7 +49,8 @@ ALLOWED = {
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
     "engine": {"*"},
-    "tracker": BASE | {"settings", "engine", "display", "context", "hotpath", "audit"},
+    "tracker": BASE
+    | {"settings", "engine", "display", "context", "hotpath", "audit", "preemption"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},
