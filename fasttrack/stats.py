@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 _SHOWN = 6  # reasons in the closing line
 
@@ -57,7 +58,8 @@ class Stats:
     @classmethod
     def of_nothing(cls) -> Stats:
         """Return those of a tracker that does not record."""
-        return cls(**dict.fromkeys([f.name for f in fields(cls) if f.name != "reasons"], 0))
+        zeros: dict[str, Any] = {f.name: 0 for f in fields(cls) if f.name != "reasons"}
+        return cls(**zeros)
 
     def describe_losses(self) -> list[str]:
         """Return lines that say what was lost, by reason; none where nothing was."""

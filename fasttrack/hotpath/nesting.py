@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import explain
 from fasttrack.notices import spell
 
@@ -33,6 +34,8 @@ def flatten(
         try:
             items = list(inner.items())
         except Exception as error:  # the user's own mapping
+            if is_handlers(error):
+                raise
             refuse(prefix, f"what it holds cannot be read: {explain(error)}")
             return
         for key, value in items:
