@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -327,7 +328,7 @@ class ExperimentTracker:
         if self._engine is not None:
             return self._engine.stats()
         ignored = getattr(self._logger, "calls", 0)  # a bystander's
-        return Stats(**{**dict.fromkeys(Stats.__slots__, 0), "late_calls": ignored})
+        return dataclasses.replace(Stats.of_nothing(), late_calls=ignored)
 
     def audit(self) -> Audit:
         """Return a context manager that reports the lines of its block that wait for the device.
