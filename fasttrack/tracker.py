@@ -269,7 +269,7 @@ class ExperimentTracker:
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
         if self._engine is None:
-            return Stats(**dict.fromkeys(Stats.__slots__, 0))
+            return Stats.of_nothing()
         return self._engine.stats()
 
     def audit(self) -> Audit:

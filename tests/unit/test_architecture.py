@@ -20,7 +20,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-BASE = {"errors", "notices", "options", "stats", "validation"}
+BASE = {"errors", "handler_errors", "notices", "options", "stats", "validation"}
 # What the trainer may know of delivery: how it is started, what it reports, the backends' names.
 BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # What each layer may import, itself aside. A module is of the layer that its name begins with; the
