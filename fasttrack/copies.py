@@ -7,18 +7,15 @@ A run has one journal, one worker, one delivery: there is nothing to copy. But w
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
-if TYPE_CHECKING:
-    from fasttrack.tracker import ExperimentTracker
+T = TypeVar("T")
 
-    T = TypeVar("T", bound=ExperimentTracker)
-
-_here: WeakValueDictionary[str, ExperimentTracker] = WeakValueDictionary()
+_here: WeakValueDictionary[str, object] = WeakValueDictionary()
 
 
-def register(tracker: ExperimentTracker) -> str:
+def register(tracker: object) -> str:
     """Return a token by which `restore` finds `tracker` in this process, and in no other."""
     token = os.urandom(16).hex()  # a process id may come again, in a container it always does
     _here[token] = tracker
