@@ -6,14 +6,22 @@ import datetime
 from collections.abc import Collection
 from typing import Any
 
+from fasttrack.errors import FasttrackError
+from fasttrack.notices import spell
+
 _MEDIA = ("PIL", "matplotlib", "pandas", "plotly", "polars", "wandb")
 """Packages whose objects are pictures, plots and tables."""
 
 
 def describe(value: Any) -> str:
     """Return what `value` is, in a few words for a warning."""
-    text = repr(value) if isinstance(value, (str, bytes, bool, float)) else ""
+    text = spell(value) if isinstance(value, (str, bytes, bool, float)) else ""
     return f"{type(value).__name__} {text[:40]}".strip()
+
+
+def explain(error: Exception) -> str:
+    """Return what a warning says of an exception that a logged object, or we, raised."""
+    return str(error) if isinstance(error, FasttrackError) else spell(error)
 
 
 def why_refused(value: Any) -> str:

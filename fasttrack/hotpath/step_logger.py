@@ -242,11 +242,8 @@ class StepLogger:
 
     def failed_call(self, method: str, error: Exception) -> None:
         """Count a call that is given up as a whole, and say why."""
-        self._notices.count("failed_calls")
-        known = isinstance(error, FasttrackError)
-        text = str(error) if known else repr(error)
-        key = f"call:{method}:{type(error)}"
-        self._notices.warn(key, f"{method}: {text}; the call was ignored")
+        why = str(error) if isinstance(error, FasttrackError) else repr(error)
+        self._notices.lose("failed_calls", method, why, result="the call was ignored")
 
 
 def _mark(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from fasttrack.artifacts.staging import gb
 from fasttrack.delivery.events import (
     Done,
+    LeftOut,
     Offline,
     Online,
     Progress,
@@ -69,7 +70,7 @@ class DeliveryReport:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
         if isinstance(event, StopAsked):
             self.stop_asked = True
-        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, Done)):
+        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, LeftOut, Done)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())
         name = f"{event.backend}: " if len(self.backends) > 1 else ""
@@ -95,6 +96,9 @@ class DeliveryReport:
             )
         elif isinstance(event, Progress):
             known.rows, known.uploaded_bytes = event.rows, event.uploaded_bytes
+        elif isinstance(event, LeftOut):
+            text = f"{name}left out of delivery: {event.what}"
+            warn(f"left_out:{event.backend}:{event.what}", text)
         elif isinstance(event, Upload):
             _note_upload(known, event, warn)
         else:
