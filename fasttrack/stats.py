@@ -35,7 +35,8 @@ class Stats:
     failed_calls: int
     """Calls to log_* that had to be given up as a whole (a step that is no integer, say)."""
     late_calls: int
-    """Calls to log_* after `finish()`."""
+    """Calls to log_* after `finish()`, or where the run is not recorded: in a forked child, or a
+    process that unpickled the tracker. Each process counts its own."""
     ring_high_water: int
     """The most records that the worker found waiting in one round."""
     delivery_lag_rows: int

@@ -28,7 +28,10 @@ BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "process_hooks": BASE,
+    "copies": BASE,
+    "exit_codes": BASE,
+    "process_hooks": BASE | {"exit_codes", "sigterm"},
+    "sigterm": BASE,
     "command": BASE,
     "journal": BASE,
     "context": BASE,
@@ -48,7 +51,8 @@ ALLOWED = {
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
     "engine": {"*"},
-    "tracker": BASE | {"settings", "engine", "display", "context", "hotpath", "audit"},
+    "tracker": BASE
+    | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},
