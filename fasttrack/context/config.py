@@ -21,6 +21,8 @@ from pathlib import PurePath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -87,7 +89,9 @@ def _plain(value: Any, path: str, around: tuple[int, ...], lost: list[str]) -> A
     around = (*around, id(value))
     try:
         inner = _open(value)
-    except Exception:  # code of the value's own class runs in there, and may raise anything
+    except Exception as error:  # code of the value's class runs in there, and may raise anything
+        if is_handlers(error):
+            raise
         inner = None
     if isinstance(inner, dict):
         return {
@@ -157,7 +161,9 @@ def _node(container: Any, key: Any) -> Any:
     """
     try:
         return container[key]
-    except Exception:  # resolvers are the user's own functions
+    except Exception as error:  # resolvers are the user's own functions
+        if is_handlers(error):
+            raise
         omegaconf: Any = sys.modules["omegaconf"]
         text = omegaconf.OmegaConf.to_container(container, resolve=False)[key]
         return text if text == "???" else UserString(text)
@@ -172,6 +178,8 @@ def _text(value: Any) -> str:
     try:
         return encodable(str(value))
     except Exception as error:  # a user's own __str__ may raise anything
+        if is_handlers(error):
+            raise
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 

@@ -29,6 +29,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "console": None,
         "log_rank": 0,
         "share_run_id": False,
+        "stop_signals": ("SIGTERM", "SIGUSR1"),
+        "stop_before_end_s": 120.0,
         "overhead_budget": None,
     }
 

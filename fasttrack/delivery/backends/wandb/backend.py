@@ -103,8 +103,8 @@ class WandbBackend:
         known = wandb.setup().settings  # of the environment: it counts more than `init`'s arguments
         if known.launch or (known.sweep_id and (known.sweep_id, known.run_id) != _trial(header)):
             raise BackendUnavailableError(
-                f"the client would file {header.run_id}'s rows under another run, as the environment "
-                "says (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another process",
+                f"the client would file {header.run_id}'s rows under another run: this process's "
+                "environment says so (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another",
                 final=True,
             )
         before = online_directories(self._base, header.run_id)
