@@ -227,6 +227,7 @@ class Engine:
             call_us_p99=p99_us,
             worker_cpu_pct=self._overhead.worker_cpu_pct,
             effective_interval=self._overhead.effective_interval,
+            reasons=self.notices.reasons(),
         )
 
     # --- ending -----------------------------------------------------------------------------------
@@ -279,9 +280,8 @@ class Engine:
 
     def _say_result(self) -> None:
         stats, report = self.stats(), self.delivery.report
-        lost = stats.dropped + stats.journal_errors + stats.worker_errors
-        if lost:
-            say(f"{lost} rows were lost; see stats()")
+        for line in stats.describe_losses():
+            say(line)
         if not report.backends:
             say(f"rows kept: {stats.rows_written}, in {self.run_dir}")
         for name, known in report.backends.items():

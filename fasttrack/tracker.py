@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
+    from fasttrack.hotpath.bystander import Bystander
     from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.options import Options
 
@@ -33,6 +36,10 @@ class ExperimentTracker:
 
     In a notebook, a tracker that is made while an earlier one is open leaves that one open: its
     run goes on, which is said. Call `finish()` before you make another.
+
+    A copy (`copy.deepcopy`, of what holds it too) is the tracker itself. So is what is unpickled in
+    the process that made it; in another process that is an inert one, which knows the run's id and
+    name. There, and in a forked child, a log call is ignored, counted, and said once.
 
     Threads: log from any; build, finish and close from one.
     """
@@ -107,20 +114,64 @@ class ExperimentTracker:
         self._run_id = settings.run_id
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
-        self._logger: StepLogger | None = None  # the engine's, one look-up nearer
+        # The engine's, one look-up nearer; None where the run was never to be recorded.
+        self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
-            self._engine = Engine(settings, on_fork=self._forget_engine)
+            self._engine = Engine(settings, on_fork=self._stand_by)
             self._logger = self._engine.logger
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
+        self._token = copies.register(self)
 
-    def _forget_engine(self) -> None:
-        self._engine = self._logger = None
+    # --- copies ---------------------------------------------------------------------------------
+
+    def _stand_by(self) -> None:
+        """Turn inert: this process is not the one that records."""
+        from fasttrack.hotpath.bystander import Bystander
+
+        self._engine, self._logger = None, Bystander(self._run_id)
+
+    def __copy__(self) -> Self:
+        """Return the tracker itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the tracker itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as what `copies.restore` finds: this tracker here, an inert one elsewhere."""
+        return copies.restore, (type(self), self._token), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process may know. Never waits."""
+        run_id = self._run_id
+        if run_id is None and self._shared_id is not None:
+            run_id = self._shared_id.known
+        return {
+            **vars(self),
+            "_name": self.get_run_name(),
+            "_run_id": run_id,
+            "_offline": self.is_offline(),
+            "_engine": None,
+            "_logger": None,
+            "_shared_id": None,
+            "_records": self._logger is not None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become inert, unless this is the tracker that was pickled."""
+        if "_token" in vars(self):
+            return
+        records = state.pop("_records")
+        vars(self).update(state)
+        if records:
+            self._stand_by()
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
@@ -199,6 +250,8 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.update_config(config)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def log_config(self, config: Any) -> None:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
@@ -212,6 +265,8 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.log_config(config)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def log_checkpoint(
         self, path: str | Path, aliases: Sequence[str] = ("latest",), force: bool = False
@@ -232,6 +287,8 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.log_checkpoint(path, aliases, force)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -268,9 +325,10 @@ class ExperimentTracker:
 
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
-        if self._engine is None:
-            return Stats(**dict.fromkeys(Stats.__slots__, 0))
-        return self._engine.stats()
+        if self._engine is not None:
+            return self._engine.stats()
+        ignored = getattr(self._logger, "calls", 0)  # a bystander's
+        return dataclasses.replace(Stats.of_nothing(), late_calls=ignored)
 
     def audit(self) -> Audit:
         """Return a context manager that reports the lines of its block that wait for the device.

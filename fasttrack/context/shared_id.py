@@ -50,6 +50,11 @@ class SharedRunId:
             except RuntimeError as error:  # the store's process is gone
                 self._say_why(error)
 
+    @property
+    def known(self) -> str | None:
+        """The id, if `get` has learned it. Asks nobody."""
+        return self._run_id
+
     def get(self) -> str | None:
         """Return the id; None where it is not known, which is said once with the reason.
 

@@ -80,6 +80,17 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Something of the run is not delivered and never will be; all the rest is."""
+
+    event: ClassVar[str] = "left_out"
+
+    backend: str
+    what: str
+    """What it is, where it stands, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """Delivery to one backend is over."""
 
@@ -107,9 +118,11 @@ class Busy:
     event: ClassVar[str] = "busy"
 
 
-Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | Done | Busy"
+Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | Busy"
 
-_CLASSES = {cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, Done, Busy)}
+_CLASSES = {
+    cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, Busy)
+}
 
 
 def encode(event: Event) -> bytes:

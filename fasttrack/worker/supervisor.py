@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.artifacts.staging import gb
-from fasttrack.delivery.events import Done, Offline, Online, Progress, Trouble, Upload, decode
+from fasttrack.delivery.events import (
+    Done,
+    LeftOut,
+    Offline,
+    Online,
+    Progress,
+    Trouble,
+    Upload,
+    decode,
+)
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
 from fasttrack.notices import say
@@ -56,7 +65,7 @@ class DeliveryReport:
 
     def apply(self, event: Event, warn: Callable[[str, str], None]) -> None:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
-        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, Done)):
+        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, LeftOut, Done)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())
         name = f"{event.backend}: " if len(self.backends) > 1 else ""
@@ -82,6 +91,9 @@ class DeliveryReport:
             )
         elif isinstance(event, Progress):
             known.rows, known.uploaded_bytes = event.rows, event.uploaded_bytes
+        elif isinstance(event, LeftOut):
+            text = f"{name}left out of delivery: {event.what}"
+            warn(f"left_out:{event.backend}:{event.what}", text)
         elif isinstance(event, Upload):
             _note_upload(known, event, warn)
         else:
