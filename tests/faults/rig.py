@@ -171,6 +171,10 @@ class Bench:
                 trainer.killed_s = now_s if signum == signal.SIGKILL else trainer.killed_s
         return sum(processes.send(process, signum) for process in self.processes(role))
 
+    def last_for(self, seconds: float) -> None:
+        """Let a fault last: how long it does is part of the scenario, nothing is hoped for."""
+        time.sleep(seconds)
+
     def fault_is_over(self) -> None:
         """Note that from now on all should become well."""
         self.over_s = time.monotonic()
@@ -188,14 +192,14 @@ class Bench:
         self.over_s = max(self.over_s, *(t.stopped_s() for t in self.trainers))
         for trainer in self.trainers:
             claims.check_trainer(self, trainer)
-        self._await_leaving()
+        self.await_nobody()
         for run_dir in self.run_dirs:
             claims.check_status(self, run_dir)
             self.sync(run_dir)
             claims.check_status(self, run_dir)
         self.outcome.recovery_s = round(time.monotonic() - self.over_s, 1)
 
-    def _await_leaving(self) -> None:
+    def await_nobody(self) -> None:
         """Wait until no process of the run is left; go on without those that stay."""
         try:
             wait_until(lambda: not processes.find(self.mark), "the last process leaves", LEAVE_S)

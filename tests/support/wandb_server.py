@@ -81,6 +81,8 @@ class WandbServer:
         """What clients asked for and this server does not know, as operation or as path."""
         self.faults_struck = 0
         """How many requests any fault has struck."""
+        self.requests = 0
+        """How many requests were carried out."""
         self._condition = threading.Condition(threading.RLock())
         self._run_store = RunStore(self.entity, self._condition)
         self._artifact_store = ArtifactStore()
@@ -190,6 +192,7 @@ class WandbServer:
     def answer(self, method: str, path: str, body: bytes | Upload) -> tuple[int, Json | bytes]:
         """Carry out one request; return the HTTP status and the reply."""
         with self._condition:
+            self.requests += 1
             reply = self._route(method, path, body)
             self._condition.notify_all()
         return reply
