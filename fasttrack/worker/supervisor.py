@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
+from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.events import Done, Offline, Online, Progress, Trouble, Upload, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
