@@ -23,9 +23,11 @@ from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.entries import FORMAT_VERSION, Finish, Header, merge_headers
 from fasttrack.journal.reader import read_header
-from fasttrack.journal.run_directory import run_directory, segments
+from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices, say
+from fasttrack.preemption.stop_button import StopButton
+from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
 from fasttrack.validation import check_aliases
 from fasttrack.worker.loop import Worker
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.preemption.watch import Source
     from fasttrack.settings import RunSettings
     from fasttrack.worker.supervisor import BackendReport, Delivery
 
@@ -98,6 +101,7 @@ class Engine:
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
         )
         self._ring = ring
+        self._segment = writer.path
         self._calls = CallMeter()
         # worker thread
         self._overhead = Overhead(
@@ -204,6 +208,11 @@ class Engine:
         """Whether offline was asked for, or a backend fell back to it."""
         return self.settings.mode == "offline" or self.delivery.report.offline
 
+    def stop_sources(self) -> list[Source]:
+        """Return who may ask this run's program to stop, beside signals and Slurm."""
+        report = self.delivery.report
+        return [StopFile(stop_path(self._segment)), StopButton(lambda: report.stop_asked)]
+
     def state_and_link(self) -> tuple[str, str]:
         """Return in words what the run does, and where to look at it."""
         state = f"{self.lifecycle.value}{', offline' if self.offline else ''}"
@@ -230,6 +239,7 @@ class Engine:
             call_us_p99=p99_us,
             worker_cpu_pct=self._overhead.worker_cpu_pct,
             effective_interval=self._overhead.effective_interval,
+            reasons=self.notices.reasons(),
         )
 
     # --- ending -----------------------------------------------------------------------------------
@@ -282,9 +292,8 @@ class Engine:
 
     def _say_result(self) -> None:
         stats, report = self.stats(), self.delivery.report
-        lost = stats.dropped + stats.journal_errors + stats.worker_errors
-        if lost:
-            say(f"{lost} rows were lost; see stats()")
+        for line in stats.describe_losses():
+            say(line)
         if not report.backends:
             say(f"rows kept: {stats.rows_written}, in {self.run_dir}")
         for name, known in report.backends.items():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import check_names, require_choice, require_integer, require_number
 
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -78,6 +80,14 @@ class Options:
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
 
+    stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+    """The signals that make `should_stop()` answer True, from its first call on. A handler of the
+    program's own is never replaced."""
+
+    stop_before_end_s: float | None = 120.0
+    """How many seconds before the time limit of its Slurm job `should_stop()` answers True; at most
+    a tenth of the job's time. None: the limit is not looked at."""
+
     overhead_budget: float | None = None
     """The share of the step time that the logging calls may take, such as 0.01; None: any. Where
     they take more over two seconds, fewer steps are logged: the effective log interval grows, to at
@@ -112,6 +122,12 @@ class Options:
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        if self.stop_before_end_s is not None:
+            require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)
+        names = check_names("Options.stop_signals", self.stop_signals)
+        object.__setattr__(self, "stop_signals", names)
+        for name in names:
+            require_choice("Options.stop_signals", name, _STOP_SIGNALS)
         if self.backends is not None:
             names = check_names("Options.backends", self.backends)
             object.__setattr__(self, "backends", names)  # a list is taken, too

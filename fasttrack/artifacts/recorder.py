@@ -79,7 +79,7 @@ class Recorder:
     def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
         """Write what `get_metadata` returns; it asks git, which may take seconds."""
         self._in_background(
-            "metadata failed", lambda: self._write(Metadata(get_metadata(), time_s=time.time()))
+            "metadata", lambda: self._write(Metadata(get_metadata(), time_s=time.time()))
         )
 
     def update_config(self, config: Any, method: str = "update_config") -> Config:
@@ -148,7 +148,7 @@ class Recorder:
         staged = stage(Path(path), directory)
         # One after another: versions, and with them aliases, follow in the order of the calls.
         self._last_kept = kept = self._in_background(
-            f"log_checkpoint: {path} is not kept",
+            f"log_checkpoint of {path}",
             lambda: self._keep(path, staged, number, aliases, step),
             after=self._last_kept,
         )
@@ -219,9 +219,12 @@ class Recorder:
     # --- what takes long --------------------------------------------------------------------------
 
     def _in_background(
-        self, what: str, task: Callable[[], None], after: threading.Event | None = None
+        self, name: str, task: Callable[[], None], after: threading.Event | None = None
     ) -> threading.Event:
-        """Do `task` on a thread of its own, once `after` is set; return what is set at its end."""
+        """Do `task` on a thread of its own, once `after` is set; return what is set at its end.
+
+        What goes wrong is counted, and said under `name`.
+        """
         done = threading.Event()
         self._running.add(done)
 
@@ -231,8 +234,7 @@ class Recorder:
             try:
                 task()
             except Exception as error:  # this thread's boundary: nothing may reach training
-                self._notices.count("failed_calls")
-                self._notices.warn(f"background:{what}", f"{what}: {_in_words(error)}")
+                self._notices.lose("failed_calls", name, _in_words(error), result="it is not kept")
             finally:
                 self._running.discard(done)
                 done.set()

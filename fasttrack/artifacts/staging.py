@@ -13,6 +13,7 @@ from pathlib import Path
 from fasttrack.artifacts.copying import ChangedError
 from fasttrack.artifacts.snapshot import Foreign, Staged, gb
 from fasttrack.errors import ConfigurationError
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import files_directory
 
 _SMALL_BYTES = 2**20  # up to this a file is copied at once, in less than a millisecond
@@ -47,6 +48,8 @@ def stage(source: Path, directory: Path) -> Staged:
             try:
                 _take(path, target, staged)
             except (FileNotFoundError, PermissionError) as error:  # a full disk is no file's fault
+                if is_handlers(error):
+                    raise
                 target.unlink(missing_ok=True)
                 staged.skipped.append(f"{name} ({error.strerror})")
         if not staged.files:
@@ -100,6 +103,8 @@ def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[s
             status = os.stat(path)
             children = list(os.scandir(path)) if stat.S_ISDIR(status.st_mode) else []
         except OSError as error:
+            if is_handlers(error):
+                raise
             skipped.append(f"{name or path} ({error.strerror})")
             continue
         except UnicodeEncodeError:
@@ -131,9 +136,9 @@ def _take(path: str, target: Path, staged: Staged) -> None:
         try:
             os.link(path, target)
             source = target
-        except FileNotFoundError:
-            raise
-        except OSError:  # another file system, or one without hard links, or not our file
+        except OSError as error:  # another file system, or one without hard links, or not our file
+            if isinstance(error, FileNotFoundError) or is_handlers(error):
+                raise
             if len(staged.foreign) < _MOST_OPEN:
                 held = source.open("rb")
             then = source.stat() if held is None else os.fstat(held.fileno())

@@ -5,6 +5,7 @@ segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
 courier.lock            held by whoever delivers the run
 delivery.log            what the delivery process had to say
+stop-0001               while attempt 1 listens: written into, it asks the program to stop
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
 manifest.json       path -> [size in bytes, modification time in ns, inode]
@@ -61,6 +62,11 @@ def lock_path(run_dir: Path) -> Path:
 def log_path(run_dir: Path) -> Path:
     """Return the delivery process's log."""
     return run_dir / "delivery.log"
+
+
+def stop_path(segment: Path) -> Path:
+    """Return the file by which the attempt that writes `segment` is asked to stop."""
+    return segment.parent / f"stop-{attempt(segment):04d}"
 
 
 def artifacts_directory(run_dir: Path) -> Path:

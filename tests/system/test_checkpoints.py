@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from support.runs import deliver, make_tracker, run_dir, wait_until
 from support.wandb_server import WandbServer
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 pytestmark = pytest.mark.server
 
@@ -43,7 +43,7 @@ def torch_directory(root: Path, version: int) -> Path:
 
 def distributed(root: Path, version: int) -> Path:
     """Save with torch.distributed.checkpoint, always to one directory."""
-    dcp.save({"weights": weights(version)}, checkpoint_id=root / "dcp", no_dist=True)
+    save_distributed({"weights": weights(version)}, checkpoint_id=root / "dcp", no_dist=True)
     return root / "dcp"
 
 

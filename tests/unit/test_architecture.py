@@ -20,7 +20,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-BASE = {"errors", "notices", "options", "stats", "validation"}
+BASE = {"errors", "handler_errors", "notices", "options", "stats", "validation"}
 # What the trainer may know of delivery: how it is started, what it reports, the backends' names.
 BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # What each layer may import, itself aside. A module is of the layer that its name begins with; the
@@ -28,7 +28,11 @@ BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "process_hooks": BASE,
+    "copies": BASE,
+    "exit_codes": BASE,
+    "process_hooks": BASE | {"exit_codes", "sigterm"},
+    "sigterm": BASE,
+    "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
     "context": BASE,
@@ -48,7 +52,9 @@ ALLOWED = {
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
     "engine": {"*"},
-    "tracker": BASE | {"settings", "engine", "display", "context", "hotpath", "audit"},
+    "tracker": BASE
+    | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
+    | {"preemption"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},

@@ -30,6 +30,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "console": True,
         "log_rank": 0,
         "share_run_id": False,
+        "stop_signals": ("SIGTERM", "SIGUSR1"),
+        "stop_before_end_s": 120.0,
         "overhead_budget": None,
     }
 

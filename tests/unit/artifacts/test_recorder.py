@@ -163,7 +163,7 @@ def test_the_call_waits_for_the_copy_no_longer_than_it_may(
     assert journal.notices.counts() == {"failed_calls": 1}
     said = capsys.readouterr().err
     assert f"log_checkpoint has waited 0.01 s for a copy of {checkpoint}" in said
-    assert f"log_checkpoint: {checkpoint} is not kept: model.pt was changed, in place" in said
+    assert f"log_checkpoint of {checkpoint}: model.pt was changed, in place" in said
 
 
 def test_a_copy_that_is_cut_short_is_kept_as_links(tmp_path: Path, slow_disk: SlowDisk) -> None:
