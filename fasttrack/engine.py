@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
+_CUT_SHORT_S = 2.0
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 
 
@@ -138,6 +139,8 @@ class Engine:
             self.notices,
             upload_models=settings.upload_models,
             takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
+            copy_wait_s=options.checkpoint_wait_s,
+            is_offline=lambda: self.offline,
         )
         self._recorder.record_metadata(get_metadata)
         self._console = ConsoleCapture(console_ring) if settings.console else None
@@ -307,7 +310,7 @@ class Engine:
         if self.running:
             self.lifecycle = Lifecycle.FINISHING
             self.logger.close()
-            if self._recorder.busy:
+            if not self._recorder.cut_short(_CUT_SHORT_S):
                 self.notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
             self._end_journal(process_hooks.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
         elif self.lifecycle is Lifecycle.FINISHING:  # finish() lies below this signal handler

@@ -48,6 +48,12 @@ class Options:
     upload_timeout_s: float = 3600.0
     """Seconds beyond `finish_timeout_s` that `finish()` waits for artifacts being uploaded."""
 
+    checkpoint_wait_s: float = 120.0
+    """Seconds that `log_checkpoint` may wait for a copy of the files, which takes about as long as
+    saving them did, less where the file system clones (XFS, Btrfs, NFS 4.2). What is not copied by
+    then is copied while training goes on, and lost, which is said, if it is overwritten in place
+    before. 0: never wait; right for checkpoints that each have a new name."""
+
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
@@ -103,6 +109,7 @@ class Options:
             "full_wait_s",
             "finish_timeout_s",
             "upload_timeout_s",
+            "checkpoint_wait_s",
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)

@@ -22,6 +22,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "flush_interval_s": 0.2,
         "finish_timeout_s": 60.0,
         "upload_timeout_s": 3600.0,
+        "checkpoint_wait_s": 120.0,
         "online_timeout_s": 30.0,
         "backends": None,
         "directory": None,
