@@ -110,6 +110,9 @@ class Replay:
             ending = self._ending.find_or_vanished()
             self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
+            for path in pending:
+                for name, why in self._ledger.segment(path.name).refused.items():
+                    self._report(LeftOut(backend=self._backend, what=f"metric {name!r} {why}"))
             proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
             if uploads.pending:
                 self.reason = "an artifact was not uploaded in time"

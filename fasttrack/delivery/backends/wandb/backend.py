@@ -226,6 +226,7 @@ class WandbBackend:
     def abandon(self) -> None:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
         if self._session is not None:
+            self._session.leave()
             self._session.close()
             self._session = None
         if "wandb" in sys.modules:

@@ -14,10 +14,11 @@ from fasttrack.delivery.backends.wandb.client import (
     one_line,
 )
 from fasttrack.delivery.backends.wandb.history import STEP_KEY, ServerHistory
+from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
-from fasttrack.errors import ArtifactRefusedError, BackendLostError
+from fasttrack.errors import ArtifactRefusedError, BackendLostError, UnprovenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class WandbSession:
         self.directory: Path | None = Path(run.dir).parent
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
+        self._presence = Presence(run.settings.base_url, self._path) if online else None
         # The first `_step` that the server does not have.
         starting_step = run.starting_step if online else 0
         self.held_rows = starting_step > 0
@@ -197,6 +199,8 @@ class WandbSession:
                     self._place.ledger.segment(path.name).recheck = True
                 self._place.save()
             raise
+        finally:
+            self.leave()
         self._note_proof()
         return proof
 
@@ -204,7 +208,13 @@ class WandbSession:
         standing = self._standing
         if self._history is not None:
             alone = not self._place.in_trainer  # there the user may log, too
-            return prove_online(self._history, standing, alone=alone, timeout_s=timeout_s)
+            proof = prove_online(self._history, standing, alone=alone, timeout_s=timeout_s)
+            if self._presence is not None and (others := self._presence.others()):
+                raise UnprovenError(
+                    f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
+                    "deliver again when it has ended"
+                )
+            return proof
         if standing.last_step < 0 and not artifacts:
             return "no rows"
         assert self.directory is not None
@@ -223,6 +233,11 @@ class WandbSession:
             notes.offline_directories.append(notes.open_directory)
             notes.open_directory = None
         notes.store(self._place.ledger)
+
+    def leave(self) -> None:
+        """Be seen by others no more: nothing is sent or proven from now on."""
+        if self._presence is not None:
+            self._presence.close()
 
     def close(self) -> None:
         """Let go of the client's run."""
