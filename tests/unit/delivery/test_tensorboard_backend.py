@@ -94,7 +94,7 @@ def journal(base: Path, rows: Sequence[Row], *, attempt: int = 1) -> Path:
 
 def content_of(rows: Sequence[Row]) -> bytes:
     """Return what a segment of `rows` holds."""
-    return b"".join(map(line_of, (HEADER, *rows)))
+    return line_of(HEADER) + b"".join(map(line_of, rows))
 
 
 def hand_over(
