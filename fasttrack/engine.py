@@ -116,6 +116,7 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
+            find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
             ring,
@@ -280,6 +281,7 @@ class Engine:
 
     def _say_result(self) -> None:
         stats, report = self.stats(), self.delivery.report
+        self.logger.say_if_nothing_was_logged(self._worker.training_steps, stats.effective_interval)
         for line in stats.describe_losses():
             say(line)
         if not report.backends:

@@ -78,6 +78,12 @@ class Options:
     most 100 times `log_interval`, and shrinks again when there is room. That is said once and
     recorded as `fasttrack/effective_interval`. `log_metrics` is never left out."""
 
+    find_pauses: bool = True
+    """Whether a step that took more than half a second and ten times as long as the last ones
+    (their median) holds a pause, an evaluation or a checkpoint: what it took beyond them is
+    `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
+    times it must be. False: only what `tracker.pause()` marks."""
+
     def __post_init__(self) -> None:
         """Validate."""
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
@@ -104,6 +110,7 @@ class Options:
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False))
+        require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         if self.backends is not None:
             names = check_names("Options.backends", self.backends)

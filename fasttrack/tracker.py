@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -237,6 +239,18 @@ class ExperimentTracker:
         logger = self._logger
         if logger is not None:
             logger.metrics(metrics, step)
+
+    def pause(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is no training: an evaluation, a checkpoint.
+
+        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
+        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
+        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
+        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
+        Never waits.
+        """
+        logger = self._logger
+        return nullcontext() if logger is None else logger.pause()
 
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.

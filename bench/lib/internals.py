@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "GradientSource",
+    "Notices",
     "Ring",
     "StepMapper",
     "StepMeter",

@@ -30,6 +30,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "log_rank": 0,
         "share_run_id": False,
         "overhead_budget": None,
+        "find_pauses": True,
     }
 
 
