@@ -235,7 +235,7 @@ class StepLogger:
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
-        if isinstance(batch_size, (float, np.number)):
+        if issubclass(type(batch_size), (float, np.number)):
             return batch_size
         odd = OddSize(describe(batch_size))
         kept = [
