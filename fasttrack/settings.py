@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.config import as_config, config_refusal, encodable
 from fasttrack.context.distributed import get_world_size, is_main_process
+from fasttrack.context.job_runs import AUTO, JobRuns, current_job
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
 from fasttrack.errors import ConfigurationError
 from fasttrack.options import Options
@@ -49,7 +50,9 @@ class RunSettings:
     run_id: str | None
     """None only where nothing is recorded."""
     resumed: bool
-    """Whether `run_id` was given."""
+    """Whether `run_id` was given, or found."""
+    job_runs: JobRuns | None
+    """Where to note the run, so that this job finds it when it starts again; None: nowhere."""
     mode: str
     """"online", "offline" or "disabled"."""
     project: str
@@ -119,6 +122,8 @@ def resolve_settings(
     if plain_config is None:
         raise ConfigurationError(config_refusal(config))
     require_run_id("resume_id", resume_id)
+    look_up = resume_id == AUTO
+    resume_id = None if look_up else resume_id
     required, source = resolve_required_tags(required_tags, given=tags is not None)
     if chosen_mode == "disabled" or (resume_id is not None and tags is None):
         required = ()
@@ -127,7 +132,17 @@ def resolve_settings(
         for key, value in check_tags(tags, required, source).items()
     }
     records = chosen_mode != "disabled" and is_main_process(options.log_rank)
+    base_dir = resolve_base_dir(options.directory)
     run_id, now_s = resume_id, time.time()
+    job_runs = None
+    if records and look_up and (job := current_job()) is not None:
+        job_runs = JobRuns(
+            base_dir / "wandb" / "fasttrack",
+            job,
+            project=(chosen_project, chosen_entity),
+            details=(group, name, chosen_tags),
+        )
+        resume_id = job_runs.find()
     if records:
         # Elsewhere neither is needed, nor the modules that are loaded for them.
         from fasttrack.context.naming import make_run_id, make_run_name
@@ -142,6 +157,7 @@ def resolve_settings(
         records=records,
         run_id=run_id,
         resumed=resume_id is not None,
+        job_runs=job_runs,
         mode=chosen_mode,
         project=encodable(chosen_project),
         entity=_encodable(chosen_entity),
@@ -154,7 +170,7 @@ def resolve_settings(
         gpu_stats_interval=gpu_stats_interval,
         backends=backends,
         upload_models=upload_models,
-        base_dir=resolve_base_dir(options.directory),
+        base_dir=base_dir,
         world_size=get_world_size(),
         began_s=now_s,
         options=options,
