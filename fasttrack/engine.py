@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
+_CUT_SHORT_S = 2.0
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 
 
@@ -139,11 +140,11 @@ class Engine:
             self.notices,
             upload_models=settings.upload_models,
             takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
+            copy_wait_s=options.checkpoint_wait_s,
+            is_offline=lambda: self.offline,
         )
         self._recorder.record_metadata(get_metadata)
-        # In the thread mode wandb, being in this process, captures the console by itself.
-        capture_console = options.console and options.delivery == "process"
-        self._console = ConsoleCapture(console_ring) if capture_console else None
+        self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
             _point_out_open_runs()
         process_hooks.register(self)
@@ -321,7 +322,7 @@ class Engine:
         if self.running:
             self.lifecycle = Lifecycle.FINISHING
             self.logger.close()
-            if self._recorder.busy:
+            if not self._recorder.cut_short(_CUT_SHORT_S):
                 self.notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
             self._end_journal(process_hooks.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
         elif self.lifecycle is Lifecycle.FINISHING:  # finish() lies below this signal handler
@@ -380,7 +381,8 @@ def _make_header(settings: RunSettings) -> Header:
         backends=settings.backends,
         time_s=settings.began_s,
         world_size=settings.world_size,
-        console=settings.options.console,
+        console=settings.console,
+        sweep_id=settings.sweep_id,
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,

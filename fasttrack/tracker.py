@@ -280,10 +280,13 @@ class ExperimentTracker:
         """Upload a checkpoint as a version of the artifact `model-<run id>`.
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
-        no backend of the run takes files. Returns as soon as the files are hard-linked into the
-        run's directory, so that the trainer may rotate or delete its own; across file systems they
-        are held open and copied in the background. The delivery process hashes and uploads. Files
-        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
+        no backend of the run takes files. When it returns, the contents are the run's own: delete,
+        rotate and overwrite yours at once. Call it when the save is complete: after `result()` of
+        an asynchronous one, and after a barrier where other ranks save, too.
+
+        Blocks while the files are cloned or copied on the disk, about as long as saving them took,
+        at most `Options.checkpoint_wait_s`; hashing and uploading are the delivery process's. What
+        goes wrong, such as a file that is written to meanwhile, is counted and said.
 
         Args:
             path: a file or a directory. Symbolic links are followed, loops and special files left

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.context.redaction import redact_argv
+from fasttrack.redaction import redact_argv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,6 +9,7 @@ stop-0001               while attempt 1 listens: written into, it asks the progr
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
 manifest.json       path -> [size in bytes, modification time in ns, inode]
+copy.tmp            the file that is being copied
 """
 
 from __future__ import annotations
@@ -91,3 +92,8 @@ def files_directory(staged: Path) -> Path:
 def manifest_path(staged: Path) -> Path:
     """Return the file that says what a staged artifact's files were when they were staged."""
     return staged / "manifest.json"
+
+
+def scratch_path(staged: Path) -> Path:
+    """Return the file that a staged artifact's next file is copied to."""
+    return staged / "copy.tmp"

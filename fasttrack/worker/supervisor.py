@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
+from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.events import (
     Done,
     LeftOut,
