@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.hotpath.advice import describe
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
-from fasttrack.hotpath.capture import mark_streams, step_number
+from fasttrack.hotpath.capture import order, step_number
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
 
@@ -104,6 +104,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self.interval = 1
+        self._gradients.close()
 
     def training_step(
         self,
@@ -157,17 +158,24 @@ class StepLogger:
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._add_grad_norm(metrics, model, optimizer)
+                gradients = self._add_grad_norm(metrics, model, optimizer, scaler)
             if extra is not None:
                 metrics.update(extra)
             ticks = tuple(self.ticks)
             self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
-            events = _mark(pending, gradients) if waits else ()
+            events: tuple[torch.Event, ...] = ()
+            if waits:
+                readable, events = order(metrics, pending, gradients, self._refuse)
+                if gradients is not None and not readable:
+                    self._gradients.was_dropped(gradients)
+                    gradients = None
             if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
                 self._say_full()
-            if gradients is not None:
+                if gradients is not None:
+                    self._gradients.was_dropped(gradients)
+            elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
             if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
                 self.timed_from = step
@@ -196,7 +204,9 @@ class StepLogger:
                     f"metrics must be a mapping, not {describe(metrics)}"
                 ) from None
             pending = self._capture.mapping(values, self._refuse)
-            events = () if pending is None else _mark(pending, None)
+            events: tuple[torch.Event, ...] = ()
+            if pending is not None:
+                _, events = order(values, pending, None, self._refuse)
             if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
@@ -219,12 +229,13 @@ class StepLogger:
             metrics[name] = group["lr"]
 
     def _add_grad_norm(
-        self, metrics: dict[str, Captured], model: Any, optimizer: Any
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any, scaler: Any
     ) -> Gradients | None:
         try:
-            norm = self._gradients.capture(model, optimizer)
+            norm = self._gradients.capture(model, optimizer, scaler)
         except Exception as error:  # the model's own code runs here; the row must not suffer
-            self._notices.refuse(GRAD_NORM, repr(error))
+            known = isinstance(error, FasttrackError)
+            self._notices.refuse(GRAD_NORM, str(error) if known else repr(error))
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -247,18 +258,3 @@ class StepLogger:
         text = str(error) if known else repr(error)
         key = f"call:{method}:{type(error)}"
         self._notices.warn(key, f"{method}: {text}; the call was ignored")
-
-
-def _mark(
-    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
-) -> tuple[torch.Event, ...]:
-    """Return what the devices must have reached before the values are read."""
-    events: tuple[torch.Event, ...] = ()
-    if pending is not None:
-        for tensor in pending.values():
-            if not tensor.is_cpu:
-                events = mark_streams({tensor.device for tensor in pending.values()})
-                break
-    if gradients is not None:
-        events += mark_streams(gradients.devices)
-    return events
