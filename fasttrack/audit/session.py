@@ -126,6 +126,19 @@ class Audit:
         except Exception as failure:  # nothing may raise into training
             self._fail(failure)
 
+    def __copy__(self) -> Audit:
+        """Return the audit itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Audit:
+        """Return the audit itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as an audit that watches nothing, with what was found until now."""
+        known = {"devices": self.devices, "wall_s": self.wall_s, "_found": self._found}
+        return Audit, (), {**known, "_watched": (), "_silent": True}
+
     def report(self) -> str:
         """Return what was found as text, for people."""
         if not self.devices:

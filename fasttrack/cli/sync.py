@@ -48,8 +48,8 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
 
     --json prints a list of objects: run_id, directory, delivered (to all backends), already
     (nothing was left to do), busy (its own process delivers it), rows, proof, url, reason (why it
-    is not delivered), backends (name -> delivered, already, offline, rows, proof, url, directory,
-    reason).
+    is not delivered), left_out (what never can be: damaged lines, say), backends (name ->
+    delivered, already, offline, rows, proof, url, directory, reason).
     """
     if everything == bool(texts):
         raise click.UsageError("name the runs, or pass --all", click.get_current_context())
@@ -72,6 +72,8 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
 
 
 def _say(result: SyncResult) -> None:
+    for what in result.left_out:
+        note(f"{result.run_id}: left out {what}")
     proof = f"({result.proof})" if result.proof else ""
     if result.busy:
         note(f"{result.run_id} is being delivered by its own process; nothing to do here")

@@ -80,6 +80,17 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Something of the run is not delivered and never will be; all the rest is."""
+
+    event: ClassVar[str] = "left_out"
+
+    backend: str
+    what: str
+    """What it is, where it stands, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """Delivery to one backend is over."""
 
@@ -101,15 +112,29 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """Somebody at the destination asked the training to stop."""
+
+    event: ClassVar[str] = "stop_asked"
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
     """Another process delivers the run."""
 
     event: ClassVar[str] = "busy"
 
 
-Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | Done | Busy"
+Event: TypeAlias = (
+    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Busy"
+)
 
-_CLASSES = {cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, Done, Busy)}
+_CLASSES = {
+    cls.event: cls
+    for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Busy)
+}
 
 
 def encode(event: Event) -> bytes:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.ending import POLL_S
-from fasttrack.delivery.events import Progress
+from fasttrack.delivery.events import LeftOut, Progress
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
@@ -130,7 +130,7 @@ class Replay:
         self._session.begin_segment(path)
         with Follower.of_segments([path]) as follower:
             last, finished = path == self._segments[-1], False
-            while not finished:
+            while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
                 batch = follower.read()
                 self._session.check()
@@ -138,15 +138,22 @@ class Replay:
                     for entry in batch.entries:
                         self._take(entry, state, path, uploads)
                         finished = finished or isinstance(entry, Finish)
-                elif alive:
+                elif alive and not finished:
                     self._ending.pause(POLL_S)
                 else:
                     break
                 self._report_progress()
+            self._report_damage(follower)
             size_bytes = follower.sizes_bytes.get(path, 0)
             if size_bytes != state.size_bytes:  # what was proven before was less
                 state.proof = state.offline_proof = None
             state.size_bytes = size_bytes
+
+    def _report_damage(self, follower: Follower) -> None:
+        for damage in follower.damage:
+            self._report(LeftOut(backend=self._backend, what=str(damage)))
+        if more := follower.bad_lines - len(follower.damage):
+            self._report(LeftOut(backend=self._backend, what=f"{more} more damaged lines"))
 
     def _take(self, entry: Entry, state: SegmentLedger, path: Path, uploads: Uploads) -> None:
         if isinstance(entry, Row):

@@ -18,10 +18,10 @@ from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import POLL_S, EndingWatch
-from fasttrack.delivery.events import Busy, Done, Trouble
+from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
 from fasttrack.journal.destinations import segments_by_backend
-from fasttrack.journal.entries import merge_headers
+from fasttrack.journal.entries import Header, merge_headers
 from fasttrack.journal.reader import count_rows, read_header
 from fasttrack.journal.run_directory import attempt, lock_path, segments
 
@@ -64,13 +64,19 @@ class RunDelivery:
             pause: waits, in seconds.
 
         Raises:
-            ValueError: no segment of the run has a header.
+            ValueError: no segment of the run has a header or a row.
         """
         self._run_dir = segment.parent
         found = [path for path in segments(self._run_dir) if attempt(path) <= attempt(segment)]
         headers = {path: read_header(path) for path in found}
+        if not any(headers.values()):  # damaged; the directory's name says what rows are of
+            headers |= {
+                path: Header(run_id=self._run_dir.name, attempt=attempt(path), resumed=True)
+                for path in found
+                if count_rows(path)
+            }
         if not any(headers.values()):
-            raise ValueError(f"{segment} and the segments before it have no header")
+            raise ValueError(f"{segment} and the segments before it have neither header nor rows")
         # The disk was full when its attempt began: what has neither header nor rows holds nothing.
         self._headers = {
             path: header for path, header in headers.items() if header or count_rows(path)
@@ -162,6 +168,7 @@ class RunDelivery:
             ledger=ledger,
             save=save,
             in_trainer=self._in_trainer,
+            leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
             clock=self._clock,
         )
         backend = self._make(name, place)

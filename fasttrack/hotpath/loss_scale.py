@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -282,8 +284,10 @@ def _stepped(optimizer: torch.optim.Optimizer, *_: object) -> None:
     for scales in _listeners:
         try:
             scales.note_step(optimizer)
-        except Exception:  # it must not raise into training, and what was not noted is unknown
-            scales.close()
+        except Exception as error:  # ours must not raise into training
+            scales.close()  # what was not noted is unknown
+            if is_handlers(error):
+                raise
 
 
 _stepped._torchdynamo_disable = True  # type: ignore[attr-defined]  # opaque to torch.compile

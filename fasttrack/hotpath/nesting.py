@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import explain
+from fasttrack.notices import spell
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
@@ -27,11 +31,20 @@ def flatten(
 
     def add(prefix: str, inner: Mapping[Any, Any], around: tuple[int, ...]) -> None:
         around = (*around, id(inner))
-        for key, value in inner.items():
+        try:
+            items = list(inner.items())
+        except Exception as error:  # the user's own mapping
+            if is_handlers(error):
+                raise
+            refuse(prefix, f"what it holds cannot be read: {explain(error)}")
+            return
+        for key, value in items:
+            if not issubclass(type(key), (str, int)):
+                why = "is no name; use strings, or whole numbers below the first"
+                refuse(f"{prefix}.{spell(key)}", f"{spell(key)} {why}")
+                continue
             name = f"{prefix}.{key}"
-            if not isinstance(key, (str, int)):
-                refuse(name, f"{key!r} is no name; use strings, or whole numbers below the first")
-            elif isinstance(value, Mapping):
+            if issubclass(type(value), Mapping):  # isinstance() asks the object, which may raise
                 if id(value) not in around and len(around) < _DEEPEST:
                     add(name, value, around)
                 else:
@@ -45,5 +58,5 @@ def flatten(
         if isinstance(name, str):
             add(name, inner, ())
         else:
-            refuse(repr(name), "names are strings")
+            refuse(spell(name), "names are strings")
     return flat

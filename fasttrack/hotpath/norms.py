@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -94,7 +96,9 @@ def size_bytes(gradient: torch.Tensor) -> int:
 def _norm_if_alike(gradients: list[torch.Tensor]) -> torch.Tensor | None:
     try:
         return _norm_of(_norms(gradients, gradients[0].dtype))
-    except RuntimeError:  # sparse, or of another device after all
+    except RuntimeError as error:  # sparse, or of another device after all
+        if is_handlers(error):
+            raise
         return None
 
 

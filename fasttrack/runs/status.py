@@ -64,9 +64,11 @@ def find_status(run: LocalRun) -> RunStatus:
 
 def _is_alive(pid: int, seen_s: float) -> bool:
     """Return whether the process that had the id `pid` at `seen_s` (unix time) still runs."""
+    if pid <= 0:  # a damaged header's; to the system it would mean many
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # it is another user's

@@ -9,8 +9,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
-from fasttrack.delivery.events import Done, Offline, Online, Progress, Trouble, Upload, decode
+from fasttrack.artifacts.snapshot import gb
+from fasttrack.delivery.events import (
+    Done,
+    LeftOut,
+    Offline,
+    Online,
+    Progress,
+    StopAsked,
+    Trouble,
+    Upload,
+    decode,
+)
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
 from fasttrack.notices import say
@@ -53,10 +63,14 @@ class DeliveryReport:
     def __init__(self, backends: Sequence[str]) -> None:
         """Expect reports of `backends`; of none, all is done already."""
         self.backends = {name: BackendReport() for name in backends}
+        self.stop_asked = False
+        """Whether somebody at a destination asked the training to stop."""
 
     def apply(self, event: Event, warn: Callable[[str, str], None]) -> None:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
-        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, Done)):
+        if isinstance(event, StopAsked):
+            self.stop_asked = True
+        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, LeftOut, Done)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())
         name = f"{event.backend}: " if len(self.backends) > 1 else ""
@@ -82,6 +96,9 @@ class DeliveryReport:
             )
         elif isinstance(event, Progress):
             known.rows, known.uploaded_bytes = event.rows, event.uploaded_bytes
+        elif isinstance(event, LeftOut):
+            text = f"{name}left out of delivery: {event.what}"
+            warn(f"left_out:{event.backend}:{event.what}", text)
         elif isinstance(event, Upload):
             _note_upload(known, event, warn)
         else:

@@ -32,6 +32,8 @@ class Place:
     """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
     in_trainer: bool
     """Whether this process is the training process (`Options.delivery="thread"`)."""
+    leave_out: Callable[[str], None] = lambda what: None
+    """Told what of the run the destination never takes, and why; all the rest is delivered."""
     clock: Callable[[], float] = time.time
     """Unix time in seconds."""
 
