@@ -112,16 +112,24 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The process runs; told every few seconds."""
+
+    event: ClassVar[str] = "beat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
     """Another process delivers the run."""
 
     event: ClassVar[str] = "busy"
 
 
-Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | Busy"
+Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | Beat | Busy"
 
 _CLASSES = {
-    cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, Busy)
+    cls.event: cls
+    for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, Beat, Busy)
 }
 
 
