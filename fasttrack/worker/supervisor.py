@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
+from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.events import Progress, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
