@@ -76,6 +76,7 @@ class DeliveryProcess:
         warn: Callable[[str, str], None],
         *,
         silence_s: float = 120.0,
+        command: Callable[[Path], Sequence[str]] = delivery_command,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the process for `segment`, which is being written; do not wait for it to be up.
@@ -85,6 +86,7 @@ class DeliveryProcess:
             backends: where to.
             warn: tells the user something, once for each key.
             silence_s: after how long without a sign of life the process is replaced.
+            command: returns the command line that delivers a segment.
             clock: seconds.
 
         Raises:
@@ -95,6 +97,7 @@ class DeliveryProcess:
         self._log = log_path(segment.parent)
         self._warn = warn
         self._silence_s = silence_s
+        self._command = command
         self._clock = clock
         self._restarts = Restarts()
         self._restart_at_s: float | None = None
@@ -105,8 +108,8 @@ class DeliveryProcess:
     def _start(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
-        command = delivery_command(self._segment)
-        command += ["--trainer-pid", str(os.getpid()), "--report-fd", str(theirs)]
+        command = [*self._command(self._segment), "--trainer-pid", str(os.getpid())]
+        command += ["--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         log = None
         try:
