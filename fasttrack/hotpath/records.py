@@ -31,6 +31,8 @@ class Gradients(NamedTuple):
     versions: list[int]
     devices: frozenset[torch.device]  # accelerators only
     alike: bool = False  # whether the tensors probably share device and dtype and are dense
+    size_bytes: int = 0  # of device memory that is held until they are read
+    scale: torch.Tensor | None = None  # what all of them are multiplied by
 
 
 class Record(NamedTuple):

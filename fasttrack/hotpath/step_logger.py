@@ -8,7 +8,7 @@ from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.errors import ValueRefusedError
+from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
 from fasttrack.hotpath.arguments import (
@@ -20,7 +20,7 @@ from fasttrack.hotpath.arguments import (
     add_scale,
 )
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
-from fasttrack.hotpath.capture import mark_streams, step_number
+from fasttrack.hotpath.capture import order, step_number
 from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self.interval = 1
+        self._gradients.close()
 
     def training_step(
         self,
@@ -157,7 +158,7 @@ class StepLogger:
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._add_grad_norm(metrics, model, optimizer)
+                gradients = self._add_grad_norm(metrics, model, optimizer, scaler)
             if extra is not None:
                 if type(extra) is dict:
                     metrics.update(extra)
@@ -167,10 +168,17 @@ class StepLogger:
             self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
-            events = _mark(pending, gradients) if waits else ()
+            events: tuple[torch.Event, ...] = ()
+            if waits:
+                readable, events = order(metrics, pending, gradients, self._refuse)
+                if gradients is not None and not readable:
+                    self._gradients.was_dropped(gradients)
+                    gradients = None
             if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
                 self._say_full()
-            if gradients is not None:
+                if gradients is not None:
+                    self._gradients.was_dropped(gradients)
+            elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
             if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
                 self.timed_from = step
@@ -202,7 +210,9 @@ class StepLogger:
             else:
                 raise ValueRefusedError(f"metrics must be a mapping, not {describe(metrics)}")
             pending = self._capture.mapping(values, self._refuse)
-            events = () if pending is None else _mark(pending, None)
+            events: tuple[torch.Event, ...] = ()
+            if pending is not None:
+                _, events = order(values, pending, None, self._refuse)
             if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
@@ -244,14 +254,15 @@ class StepLogger:
             self._read(optimizer, add_loss_scale, metrics, AMP_SCALE, "optimizer")
 
     def _add_grad_norm(
-        self, metrics: dict[str, Captured], model: Any, optimizer: Any
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any, scaler: Any
     ) -> Gradients | None:
         try:
-            norm = self._gradients.capture(model, optimizer)
+            norm = self._gradients.capture(model, optimizer, scaler)
         except Exception as error:  # the model's own code runs here; the row must not suffer
             if is_handlers(error):
                 raise
-            self._refuse(GRAD_NORM, f"model {explain(error)}")
+            known = isinstance(error, FasttrackError)
+            self._refuse(GRAD_NORM, str(error) if known else f"model {explain(error)}")
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -270,18 +281,3 @@ class StepLogger:
     def failed_call(self, method: str, error: Exception) -> None:
         """Count a call that is given up as a whole, and say why."""
         self._notices.lose("failed_calls", method, explain(error), result="the call was ignored")
-
-
-def _mark(
-    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
-) -> tuple[torch.Event, ...]:
-    """Return what the devices must have reached before the values are read."""
-    events: tuple[torch.Event, ...] = ()
-    if pending is not None:
-        for tensor in pending.values():
-            if not tensor.is_cpu:
-                events = mark_streams({tensor.device for tensor in pending.values()})
-                break
-    if gradients is not None:
-        events += mark_streams(gradients.devices)
-    return events
