@@ -265,7 +265,7 @@ def test_keys_on_disk_are_the_documented_ones() -> None:
         *("group", "notes", "config", "mode", "backends", "time", "world_size", "console"),
         *("finish_timeout_s", "upload_timeout_s", "online_timeout_s"),
         *("hang_timeout_s", "pid", "host"),
-        *("executable", "argv", "program", "program_relpath", "cwd"),
+        *("executable", "argv", "program", "program_relpath", "cwd", "sweep_id"),
     }
     assert artifact == {
         *("kind", "number", "type", "name", "aliases", "directory", "files", "size_bytes"),
