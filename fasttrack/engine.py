@@ -87,6 +87,7 @@ class Engine:
         self._on_fork = on_fork
         self._finish_lock = threading.Lock()
         writer = _open_journal(self.run_dir, settings)
+        self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
         """Of a resumed run for which none is given: what it was begun with here."""
         try:
@@ -171,6 +172,17 @@ class Engine:
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
+
+    def _note_in_job(self) -> None:
+        job_runs = self.settings.job_runs
+        if job_runs is None:
+            return
+        if text := job_runs.describe(self.run_id, found=self.settings.resumed):
+            say(text)
+        try:
+            job_runs.note(self.run_id)
+        except OSError as error:
+            self.notices.warn("job_runs", f"this job, requeued, will not find its run: {error}")
 
     # --- what is no row ---------------------------------------------------------------------------
 

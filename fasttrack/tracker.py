@@ -75,7 +75,9 @@ class ExperimentTracker:
             tags: the run's tags, written to W&B as `name:value`; also the parts of its name.
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`,
                 without these tags `{project}_{YYYYMMDD}_{HHMMSS}_{commit}`.
-            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one.
+            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one;
+                "auto" goes on with the one that this Slurm job began before it was requeued, and
+                begins a new one otherwise.
             mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
             entity: W&B user or team; default WANDB_ENTITY, then the account's own.
             enabled: False is the same as mode="disabled".
