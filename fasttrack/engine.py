@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.preemption.watch import Source
     from fasttrack.settings import RunSettings
-    from fasttrack.worker.supervisor import BackendReport, Delivery
+    from fasttrack.worker.delivery_report import BackendReport
+    from fasttrack.worker.supervisor import Delivery
 
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
@@ -161,7 +162,12 @@ class Engine:
                 segment, backends, self.notices.warn, process_hooks.run_first_at_exit
             )
         try:
-            return DeliveryProcess(segment, backends, self.notices.warn)
+            return DeliveryProcess(
+                segment,
+                backends,
+                self.notices.warn,
+                silence_s=2 * self.settings.options.hang_timeout_s,
+            )
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
@@ -388,6 +394,7 @@ def _make_header(settings: RunSettings) -> Header:
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
+        hang_timeout_s=settings.options.hang_timeout_s,
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,

@@ -57,6 +57,11 @@ class Options:
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
+    hang_timeout_s: float = 60.0
+    """Seconds after which a call into W&B's client that should take none, and has not come back,
+    counts as hung: the client is started anew. What may take its time (uploads, finishing) has that
+    on top. A delivery process that gives no sign of life for twice as long is replaced."""
+
     backends: tuple[str, ...] | None = None
     """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
     the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
@@ -119,6 +124,7 @@ class Options:
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
+        require_number("Options.hang_timeout_s", self.hang_timeout_s, least=1)
         if self.overhead_budget is not None:
             require_number("Options.overhead_budget", self.overhead_budget, least=0)
             if not 0 < self.overhead_budget < 1:

@@ -24,6 +24,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "upload_timeout_s": 3600.0,
         "checkpoint_wait_s": 120.0,
         "online_timeout_s": 30.0,
+        "hang_timeout_s": 60.0,
         "backends": None,
         "directory": None,
         "delivery": "process",
