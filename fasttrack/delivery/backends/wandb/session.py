@@ -40,7 +40,8 @@ _PROOF_POLL_S = 0.1
 class WandbSession:
     """Hand rows to a W&B run, each with its `_step`, and prove that it has them.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     def __init__(
@@ -214,6 +215,13 @@ class WandbSession:
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
         return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
+
+    def withdraw(self, artifact: Any) -> None:
+        """Delete a version. See `Session.withdraw`."""
+        try:
+            artifact.delete(delete_aliases=True)
+        except Exception as error:  # the client's own exceptions have no common base here
+            raise BackendLostError(one_line(error)) from error
 
     def uploaded_bytes(self) -> int | None:
         """Ask wandb-core, by a call that wandb keeps to itself. See `Session.uploaded_bytes`."""
