@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
+_COPYING = "fasttrack-copy"  # the name of threads that copy a checkpoint
 _MOST_NAMED = 5  # left-out files that are named; a directory may hold thousands
 
 
@@ -147,6 +148,7 @@ class Recorder:
             self._in_background(
                 f"the copy of {path}",
                 lambda: self._commit(staged, number, "model", aliases, step),
+                copies=True,
             )
 
     def _next_directory(self) -> tuple[int, Path]:
@@ -171,7 +173,7 @@ class Recorder:
             )
         )
 
-    def _in_background(self, what: str, task: Callable[[], None]) -> None:
+    def _in_background(self, what: str, task: Callable[[], None], *, copies: bool = False) -> None:
         def run() -> None:
             try:
                 task()
@@ -179,18 +181,19 @@ class Recorder:
                 self._notices.count("failed_calls")
                 self._notices.warn(f"background:{what}", f"{what} failed: {error!r}")
 
-        thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
+        name = _COPYING if copies else "fasttrack-recorder"
+        thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
 
     @property
-    def busy(self) -> bool:
-        """Whether something is still being copied, or git asked."""
-        return any(thread.is_alive() for thread in self._threads)
+    def copying(self) -> bool:
+        """Whether a checkpoint is still being copied."""
+        return any(thread.name == _COPYING and thread.is_alive() for thread in self._threads)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not self.busy
+        return not any(thread.is_alive() for thread in self._threads)

@@ -138,6 +138,11 @@ class DeliveryReport:
         return all(known.done is not None for known in self._all())
 
     @property
+    def opened(self) -> bool:
+        """Whether every backend has told where rows go to."""
+        return all(known.url or known.directory for known in self._all())
+
+    @property
     def delivered(self) -> bool:
         """Whether every backend has proven that it has all."""
         return all(known.done is not None and known.done.delivered for known in self._all())
@@ -173,6 +178,10 @@ class Delivery(Protocol):
 
     report: DeliveryReport
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work."""
+
     def poll(self) -> None:
         """Take in what was reported; start again what died. Never waits."""
 
@@ -192,6 +201,7 @@ class NoDelivery:
     def __init__(self) -> None:
         """Be done."""
         self.report = DeliveryReport(())
+        self.alive = False
 
     def poll(self) -> None:
         """Nothing to do."""
@@ -253,6 +263,11 @@ class DeliveryProcess:
         self._reports = ours
         self._partial = b""
         self._restart_at_s: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def poll(self) -> None:
         """Take in reports; restart the process if it died before it was done."""
