@@ -21,10 +21,12 @@ from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.entries import FORMAT_VERSION, Header, merge_headers
 from fasttrack.journal.reader import read_header
-from fasttrack.journal.run_directory import run_directory, segments
+from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.life import Life
 from fasttrack.notices import Notices, spell
+from fasttrack.preemption.stop_button import StopButton
+from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
 from fasttrack.validation import check_aliases
 from fasttrack.worker.loop import Worker
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.preemption.watch import Source
     from fasttrack.settings import RunSettings
     from fasttrack.worker.supervisor import Delivery
 
@@ -84,6 +87,7 @@ class Engine:
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
         )
         self._ring = ring
+        self._segment = writer.path
         self._calls = CallMeter()
         # worker thread
         self._overhead = Overhead(
@@ -121,11 +125,11 @@ class Engine:
             self.notices,
             upload_models=settings.upload_models,
             takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
+            copy_wait_s=options.checkpoint_wait_s,
+            is_offline=lambda: self.offline,
         )
         self._recorder.record_metadata(get_metadata)
-        # In the thread mode wandb, being in this process, captures the console by itself.
-        capture_console = options.console and options.delivery == "process"
-        self._console = ConsoleCapture(console_ring) if capture_console else None
+        self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
             _point_out_open_runs()
         self._life = Life(
@@ -202,6 +206,11 @@ class Engine:
     def offline(self) -> bool:
         """Whether offline was asked for, or a backend fell back to it."""
         return self.settings.mode == "offline" or self.delivery.report.offline
+
+    def stop_sources(self) -> list[Source]:
+        """Return who may ask this run's program to stop, beside signals and Slurm."""
+        report = self.delivery.report
+        return [StopFile(stop_path(self._segment)), StopButton(lambda: report.stop_asked)]
 
     def state_and_link(self) -> tuple[str, str]:
         """Return in words what the run does, and where to look at it."""
@@ -291,7 +300,8 @@ def _make_header(settings: RunSettings) -> Header:
         backends=settings.backends,
         time_s=settings.began_s,
         world_size=settings.world_size,
-        console=settings.options.console,
+        console=settings.console,
+        sweep_id=settings.sweep_id,
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,

@@ -54,8 +54,10 @@ class _Mark:
 
     def __del__(self) -> None:
         global _asked_for
+        # The first to die: what it was raised in the handling of dies after it.
         if (
-            sys._getframe().f_back is None
+            _asked_for is None
+            and sys._getframe().f_back is None
             and threading.get_ident() == threading.main_thread().ident
         ):
             _asked_for = self._code

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.loop import Worker
     from fasttrack.worker.supervisor import BackendReport, Delivery
 
+_CUT_SHORT_S = 2.0
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 _POLL_S = 0.02
 
@@ -124,7 +125,8 @@ class Life:
         options = self._options
         try:
             # Still running meanwhile: SIGTERM or Ctrl-C find a journal that they can end.
-            if not self._recorder.wait(options.upload_timeout_s) and self._recorder.copying:
+            whole = self._recorder.wait(options.upload_timeout_s)
+            if not whole and not self._recorder.cut_short(_CUT_SHORT_S):
                 self._notices.warn(
                     "copies", "a checkpoint is still being copied; it is not uploaded"
                 )
@@ -171,7 +173,7 @@ class Life:
             return
         self.lifecycle = Lifecycle.FINISHING
         self._logger.close()
-        if self._recorder.copying:
+        if not self._recorder.cut_short(_CUT_SHORT_S):
             self._notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
         self._close_segment(SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import check_names, require_choice, require_integer, require_number
 
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -54,6 +56,12 @@ class Options:
     upload_timeout_s: float = 3600.0
     """Seconds beyond `finish_timeout_s` that are waited for artifacts being uploaded."""
 
+    checkpoint_wait_s: float = 120.0
+    """Seconds that `log_checkpoint` may wait for a copy of the files, which takes about as long as
+    saving them did, less where the file system clones (XFS, Btrfs, NFS 4.2). What is not copied by
+    then is copied while training goes on, and lost, which is said, if it is overwritten in place
+    before. 0: never wait; right for checkpoints that each have a new name."""
+
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
@@ -69,8 +77,9 @@ class Options:
     """Where delivery runs: "process", a process of its own that costs training nothing, or
     "thread", for notebooks and for code that needs `wandb.run` in this process."""
 
-    console: bool = True
-    """Whether what the program prints becomes the run's console log."""
+    console: bool | None = None
+    """Whether what the program prints becomes the run's console log, secrets redacted; None:
+    unless WANDB_CONSOLE is "off"."""
 
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
@@ -79,6 +88,14 @@ class Options:
     """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
+
+    stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+    """The signals that make `should_stop()` answer True, from its first call on. A handler of the
+    program's own is never replaced."""
+
+    stop_before_end_s: float | None = 120.0
+    """How many seconds before the time limit of its Slurm job `should_stop()` answers True; at most
+    a tenth of the job's time. None: the limit is not looked at."""
 
     overhead_budget: float | None = None
     """The share of the step time that the logging calls may take, such as 0.01; None: any. Where
@@ -107,6 +124,7 @@ class Options:
             "full_wait_s",
             "finish_timeout_s",
             "upload_timeout_s",
+            "checkpoint_wait_s",
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
@@ -118,8 +136,14 @@ class Options:
                     f"(0.01 is one percent), or None, not {self.overhead_budget!r}"
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
-        require_choice("Options.console", self.console, (True, False))
+        require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        if self.stop_before_end_s is not None:
+            require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)
+        names = check_names("Options.stop_signals", self.stop_signals)
+        object.__setattr__(self, "stop_signals", names)
+        for name in names:
+            require_choice("Options.stop_signals", name, _STOP_SIGNALS)
         if self.backends is not None:
             names = check_names("Options.backends", self.backends)
             object.__setattr__(self, "backends", names)  # a list is taken, too

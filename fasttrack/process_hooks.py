@@ -5,6 +5,7 @@
   finished with the exit code, as far as it can be seen (`exit_codes.py`).
 * SIGTERM where the program has no handler of its own: journals are flushed, runs are marked as
   preempting, then the default action happens (`sigterm.py`). A user's handler is never replaced.
+  While somebody listens (the program calls `should_stop()`), he is told, and nothing else happens.
 """
 
 from __future__ import annotations
@@ -92,13 +93,16 @@ def settle_some() -> None:
 
 
 def listen(callback: Callable[[], None]) -> None:
-    """Have SIGTERM call `callback` on the main thread, and do nothing else, until `unlisten`."""
+    """Have SIGTERM call `callback` on the main thread, and not end the process, until `unlisten`.
+
+    Where the program has a handler of its own, nothing is changed.
+    """
     SIGTERM.listeners.append(callback)
     SIGTERM.take()
 
 
 def unlisten(callback: Callable[[], None]) -> None:
-    """Undo `listen`."""
+    """Stop calling `callback`; where nobody else needs SIGTERM, it is as it was."""
     with contextlib.suppress(ValueError):
         SIGTERM.listeners.remove(callback)
     if not _open and not SIGTERM.listeners:
@@ -142,6 +146,7 @@ def _preempt_all() -> None:
 
 
 SIGTERM = Sigterm(_preempt_all)
+on_sigterm = SIGTERM.handle
 
 
 def _after_fork_in_child() -> None:

@@ -1,5 +1,7 @@
 """SIGTERM where the program has no handler of its own: end the runs, then die of it.
 
+While somebody listens (the program calls `should_stop()`), he is told, and nothing else happens.
+
 A handler in Python runs on the main thread, between two instructions: in one long call into native
 code (a hung collective) it never does, and the signal that killed the process before fasttrack was
 there would be lost. So a thread waits beside it: the interpreter writes the number of every signal
@@ -62,7 +64,7 @@ class Sigterm:
         """
         if not _on_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
             return
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGTERM, self.handle)
         with contextlib.suppress(OSError, RuntimeError):  # no descriptor, no thread is left
             self._watch()
 
@@ -91,7 +93,7 @@ class Sigterm:
         """Leave SIGTERM as it was, unless a handler of the user's has replaced ours."""
         if not _on_main_thread():
             return
-        if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+        if signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._close()
 
@@ -113,7 +115,8 @@ class Sigterm:
 
     # --- on a signal ------------------------------------------------------------------------------
 
-    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """Tell who listens, or end the runs and the process: the handler."""
         if self.listeners:
             for listener in list(self.listeners):
                 listener()
@@ -145,7 +148,7 @@ class Sigterm:
     def _ends_runs(self) -> bool:
         # Ignored: our handler has begun on the main thread.
         return not self.listeners and signal.getsignal(signal.SIGTERM) in (
-            self._on_sigterm,
+            self.handle,
             signal.SIG_IGN,
         )
 
@@ -185,7 +188,7 @@ class Sigterm:
             _leave_wakeup_fd(pipe[1])
             for fd in pipe:
                 os.close(fd)
-        if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+        if signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.after_fork_in_parent()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.bystander import Bystander
     from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.options import Options
+    from fasttrack.preemption.watch import StopWatch
 
 
 class ExperimentTracker:
@@ -118,6 +119,8 @@ class ExperimentTracker:
         # The engine's, one look-up nearer; None where the run was never to be recorded.
         self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
+        self._options = settings.options
+        self._watch: StopWatch | None = None  # once should_stop() is called
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
@@ -162,6 +165,7 @@ class ExperimentTracker:
             "_engine": None,
             "_logger": None,
             "_shared_id": None,
+            "_watch": None,
             "_records": self._logger is not None,
         }
 
@@ -275,10 +279,13 @@ class ExperimentTracker:
         """Upload a checkpoint as a version of the artifact `model-<run id>`.
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
-        no backend of the run takes files. Returns as soon as the files are hard-linked into the
-        run's directory, so that the trainer may rotate or delete its own; across file systems they
-        are held open and copied in the background. The delivery process hashes and uploads. Files
-        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
+        no backend of the run takes files. When it returns, the contents are the run's own: delete,
+        rotate and overwrite yours at once. Call it when the save is complete: after `result()` of
+        an asynchronous one, and after a barrier where other ranks save, too.
+
+        Blocks while the files are cloned or copied on the disk, about as long as saving them took,
+        at most `Options.checkpoint_wait_s`; hashing and uploading are the delivery process's. What
+        goes wrong, such as a file that is written to meanwhile, is counted and said.
 
         Args:
             path: a file or a directory. Symbolic links are followed, loops and special files left
@@ -290,6 +297,52 @@ class ExperimentTracker:
             self._engine.log_checkpoint(path, aliases, force)
         elif self._logger is not None:
             self._logger.late_call()
+
+    # --- being asked to stop --------------------------------------------------------------------
+
+    def should_stop(self) -> bool:
+        """Return whether training is asked to stop: save a checkpoint then, `finish()` and leave.
+
+        Call it once a step, on every rank that trains, whether it records or not: it looks at a
+        flag. All ranks get True at the same call, some seconds after the first was asked to stop:
+        they agree through torch.distributed's key-value store, without a collective. Only calls in
+        these seconds may wait, until the slowest rank has heard of it. Once True, it stays True.
+
+        Asked to stop is a program by SIGTERM and SIGUSR1 (`Options.stop_signals`) on any rank, by
+        the near end of its Slurm job (`Options.stop_before_end_s`), by W&B's stop button, by
+        `fasttrack stop RUN`, and by `request_stop()`. The first call begins to listen: until then a
+        signal does what it did. Make it early, on the main thread.
+        """
+        watch = self._watch
+        if watch is None:
+            watch = self._begin_watch()
+        return watch.should_stop()
+
+    def stop_reason(self) -> str | None:
+        """Return why `should_stop()` is True, the same on all ranks; None while it is False.
+
+        The signal's name, "time_limit", "wandb" (its stop button), "command" (`fasttrack stop`), or
+        what `request_stop` was given.
+        """
+        return None if self._watch is None else self._watch.reason
+
+    def request_stop(self, reason: str = "request") -> None:
+        """Have `should_stop()` answer True, on all ranks. For signal handlers of your own, too.
+
+        Never waits. Call `should_stop()` once before, to listen.
+        """
+        if self._watch is not None:
+            self._watch.request(reason)
+
+    def _begin_watch(self) -> StopWatch:
+        from fasttrack.context.distributed import is_main_process
+        from fasttrack.preemption.watch import StopWatch
+
+        engine, options = self._engine, self._options
+        sources = () if engine is None else engine.stop_sources()
+        asks_slurm = is_main_process(options.log_rank)
+        self._watch = StopWatch(options, sources, asks_slurm=asks_slurm)
+        return self._watch
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -373,6 +426,8 @@ class ExperimentTracker:
             preempting: whether the job is to be requeued and the run to go on then; for programs
                 with a SIGTERM handler of their own.
         """
+        if self._watch is not None:
+            self._watch.close()
         if self._engine is not None:
             self._engine.finish(exit_code, preempting=preempting)
 

@@ -37,7 +37,7 @@ class SharedRunId:
         self._run_id: str | None = None
         self._waited = False
         self._pid = os.getpid()
-        self._store = _default_store()
+        self._store = default_store()
         if self._store is None:
             self._notices.warn(
                 "share_run_id",
@@ -83,7 +83,8 @@ class SharedRunId:
         self._notices.warn("share_run_id", f"share_run_id: the run's id is not known here: {why}")
 
 
-def _default_store() -> Any:
+def default_store() -> Any:
+    """Return the store of torch.distributed's ranks; None where that is not initialised."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None

@@ -112,16 +112,28 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """Somebody at the destination asked the training to stop."""
+
+    event: ClassVar[str] = "stop_asked"
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
     """Another process delivers the run."""
 
     event: ClassVar[str] = "busy"
 
 
-Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | Busy"
+Event: TypeAlias = (
+    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Busy"
+)
 
 _CLASSES = {
-    cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, Busy)
+    cls.event: cls
+    for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Busy)
 }
 
 

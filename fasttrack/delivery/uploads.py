@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from fasttrack.artifacts.staging import changed_files
+from fasttrack.artifacts.snapshot import changed_files
 from fasttrack.delivery.events import Upload
 from fasttrack.errors import ArtifactRefusedError, BackendLostError
 from fasttrack.journal.run_directory import files_directory

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from fasttrack.errors import ValueRefusedError
-from fasttrack.hotpath.advice import describe, why_refused
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import describe, why_refused, why_unread
 from fasttrack.hotpath.nesting import flatten
 
 if TYPE_CHECKING:
@@ -140,12 +141,14 @@ class Capture:
                     continue
             try:
                 kept = self._tensor(name, value) if kind is _TENSOR else self.scalar(name, value)
-            except (ValueRefusedError, RuntimeError, TypeError, ValueError) as error:
-                if isinstance(value, Mapping):
+            except Exception as error:  # the value's own code may run
+                if not isinstance(error, ValueRefusedError) and is_handlers(error):
+                    raise
+                if issubclass(kind, Mapping):
                     nested = {} if nested is None else nested
                     nested[name] = value
                 else:
-                    refuse(name, str(error))
+                    refuse(name, why_unread(value, error))
                 refused = [name] if refused is None else [*refused, name]
                 continue
             values[name] = kept

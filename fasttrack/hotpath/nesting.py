@@ -39,12 +39,12 @@ def flatten(
             refuse(prefix, f"what it holds cannot be read: {explain(error)}")
             return
         for key, value in items:
-            if not isinstance(key, (str, int)):
+            if not issubclass(type(key), (str, int)):
                 why = "is no name; use strings, or whole numbers below the first"
                 refuse(f"{prefix}.{spell(key)}", f"{spell(key)} {why}")
                 continue
             name = f"{prefix}.{key}"
-            if isinstance(value, Mapping):
+            if issubclass(type(value), Mapping):  # isinstance() asks the object, which may raise
                 if id(value) not in around and len(around) < _DEEPEST:
                     add(name, value, around)
                 else:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.errors import FasttrackError, ValueRefusedError
-from fasttrack.hotpath.advice import describe
+from fasttrack.errors import ValueRefusedError
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import describe, explain
+from fasttrack.hotpath.arguments import (
+    AMP_SCALE,
+    LEARNING_RATE,
+    add_further,
+    add_learning_rates,
+    add_loss_scale,
+    add_scale,
+)
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
 from fasttrack.hotpath.capture import mark_streams, step_number
-from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
 from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import torch
 
@@ -38,7 +47,6 @@ class StepLogger:
         "_capture",
         "_gradients",
         "_lock",
-        "_lr_names",
         "_metrics_calls",
         "_metrics_step",
         "_notices",
@@ -76,7 +84,6 @@ class StepLogger:
         self._refuse = notices.refuse  # handed on with every call, called hardly ever
         self._wake = wake
         self._open = True
-        self._lr_names: tuple[str, ...] = ()
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._metrics_calls = 0
         # Of the last call of `metrics` that had one: the training step then, and its own step.
@@ -139,27 +146,23 @@ class StepLogger:
             if loss_fm is not None:
                 metrics["loss/fm"] = loss_fm
             if optimizer is not None:
-                groups = optimizer.param_groups
-                metrics["train/lr"] = groups[0]["lr"]
-                if len(groups) > 1:
-                    self._add_learning_rates(metrics, groups)
+                plain = type(optimizer) is self._plain_optimizer
+                if plain and len(groups := optimizer.param_groups) == 1 and "lr" in groups[0]:
+                    metrics[LEARNING_RATE] = groups[0]["lr"]
+                else:
+                    self._add_what_the_optimizer_tells(metrics, optimizer, scaler)
             if scaler is not None:
-                # get_scale() would wait for the device; _scale is the tensor behind it.
-                scale = getattr(scaler, "_scale", None)
-                metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
-            elif type(optimizer) is not self._plain_optimizer:
-                scale = deepspeed_loss_scale(optimizer)
-                if scale is not None:
-                    metrics["train/amp_scale"] = scale
-                elif type(optimizer).__module__.startswith("torch.optim."):
-                    self._plain_optimizer = type(optimizer)  # asking in vain takes a microsecond
+                self._read(scaler, add_scale, metrics, AMP_SCALE, "scaler")
             gradients = None
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
                 gradients = self._add_grad_norm(metrics, model, optimizer)
             if extra is not None:
-                metrics.update(extra)
+                if type(extra) is dict:
+                    metrics.update(extra)
+                else:
+                    self._read(extra, add_further, metrics, "extra", "it")
             ticks = tuple(self.ticks)
             self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
@@ -173,6 +176,8 @@ class StepLogger:
                 self.timed_from = step
             self._timed.append((LOGGED, perf_counter() - now_s, now_s))
         except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
             self.failed_call("log_training_step", error)
 
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
@@ -189,12 +194,13 @@ class StepLogger:
                 if type(step) is not int:
                     step = step_number(step)
                 self._metrics_step = (self.step, step)
-            try:
-                values = {**metrics}
-            except TypeError:
-                raise ValueRefusedError(
-                    f"metrics must be a mapping, not {describe(metrics)}"
-                ) from None
+            values: dict[Any, Any] = {}
+            if type(metrics) is dict:
+                values.update(metrics)
+            elif isinstance(metrics, Mapping):
+                self._read(metrics, add_further, values, "log_metrics", "metrics")
+            else:
+                raise ValueRefusedError(f"metrics must be a mapping, not {describe(metrics)}")
             pending = self._capture.mapping(values, self._refuse)
             events = () if pending is None else _mark(pending, None)
             if not self._ring.push((step, time(), values, pending, None, None, events)):
@@ -202,6 +208,8 @@ class StepLogger:
             if start_s:
                 self._timed.append((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
             self.failed_call("log_metrics", error)
 
     def _last_step(self) -> int:
@@ -209,14 +217,31 @@ class StepLogger:
         then, step = self._metrics_step
         return step if then == self.step else self.step or 0
 
-    def _add_learning_rates(
-        self, metrics: dict[str, Captured], groups: Sequence[Mapping[str, Any]]
+    def _read(
+        self,
+        argument: Any,
+        add: Callable[[dict[str, Captured], Any, Callable[[str, str], None]], object],
+        metrics: dict[str, Captured],
+        metric: str,
+        word: str,
     ) -> None:
-        if len(groups) != len(self._lr_names):
-            rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
-            self._lr_names = ("train/lr", *rest)
-        for name, group in zip(self._lr_names, groups, strict=False):
-            metrics[name] = group["lr"]
+        """Let `add` read an argument; whatever is wrong with it costs its own metrics only."""
+        try:
+            add(metrics, argument, self._refuse)
+        except Exception as error:  # the argument's own code runs here; the row must not suffer
+            if is_handlers(error):
+                raise
+            self._refuse(metric, f"{word} {explain(error)}")
+
+    def _add_what_the_optimizer_tells(
+        self, metrics: dict[str, Captured], optimizer: Any, scaler: Any
+    ) -> None:
+        self._read(optimizer, add_learning_rates, metrics, LEARNING_RATE, "optimizer")
+        kind = type(optimizer)
+        if kind.__module__.startswith("torch.optim.") and hasattr(kind, "add_param_group"):
+            self._plain_optimizer = kind  # it has no loss scale, and raises nothing
+        elif scaler is None:
+            self._read(optimizer, add_loss_scale, metrics, AMP_SCALE, "optimizer")
 
     def _add_grad_norm(
         self, metrics: dict[str, Captured], model: Any, optimizer: Any
@@ -224,7 +249,9 @@ class StepLogger:
         try:
             norm = self._gradients.capture(model, optimizer)
         except Exception as error:  # the model's own code runs here; the row must not suffer
-            self._notices.refuse(GRAD_NORM, repr(error))
+            if is_handlers(error):
+                raise
+            self._refuse(GRAD_NORM, f"model {explain(error)}")
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -242,8 +269,7 @@ class StepLogger:
 
     def failed_call(self, method: str, error: Exception) -> None:
         """Count a call that is given up as a whole, and say why."""
-        why = str(error) if isinstance(error, FasttrackError) else repr(error)
-        self._notices.lose("failed_calls", method, why, result="the call was ignored")
+        self._notices.lose("failed_calls", method, explain(error), result="the call was ignored")
 
 
 def _mark(

@@ -9,13 +9,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
+from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.events import (
     Done,
     LeftOut,
     Offline,
     Online,
     Progress,
+    StopAsked,
     Trouble,
     Upload,
     decode,
@@ -62,9 +63,13 @@ class DeliveryReport:
     def __init__(self, backends: Sequence[str]) -> None:
         """Expect reports of `backends`; of none, all is done already."""
         self.backends = {name: BackendReport() for name in backends}
+        self.stop_asked = False
+        """Whether somebody at a destination asked the training to stop."""
 
     def apply(self, event: Event, warn: Callable[[str, str], None]) -> None:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
+        if isinstance(event, StopAsked):
+            self.stop_asked = True
         if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, LeftOut, Done)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())

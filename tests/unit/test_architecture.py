@@ -20,7 +20,10 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-BASE = {"errors", "handler_errors", "notices", "options", "stats", "validation"}
+BASE = {
+    *("errors", "handler_errors", "notices", "options", "redaction", "stats"),
+    "validation",
+}
 # What the trainer may know of delivery: how it is started, what it reports, the backends' names.
 BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # What each layer may import, itself aside. A module is of the layer that its name begins with; the
@@ -32,15 +35,16 @@ ALLOWED = {
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
+    "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
     "context": BASE,
-    "settings": BASE | {"context", "delivery.backends.registry"},
+    "settings": BASE | {"context", "delivery.backends.registry", "journal.run_directory"},
     "hotpath": BASE | {"context"},
     "artifacts": BASE | {"journal", "context"},
-    "worker": BASE | {"hotpath", "journal", "context", "artifacts.staging", *BORDER},
+    "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"journal", "artifacts.staging"},
+    "delivery": BASE | {"journal", "artifacts.snapshot"},
     "runs": BASE | {"journal", "settings", "command", *BORDER},
     "views": BASE | {"runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
@@ -53,7 +57,8 @@ ALLOWED = {
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
-    | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"},
+    | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
+    | {"preemption"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},

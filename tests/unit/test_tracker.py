@@ -140,6 +140,8 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "display",
         "errors",
         "exit_codes",
+        "handler_errors",
+        "notices",
         "options",
         "settings",
         "stats",

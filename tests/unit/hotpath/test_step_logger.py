@@ -11,59 +11,11 @@ import numpy as np
 import pytest
 import torch
 from support.journals import read_rows
+from support.step_loggers import Bench
 from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack import ExperimentTracker
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY, CallMeter
-from fasttrack.hotpath.capture import Capture
-from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import RawRecord
-from fasttrack.hotpath.ring import Ring
-from fasttrack.hotpath.step_logger import StepLogger
-from fasttrack.notices import Notices
-
-
-class Bench:
-    """A logger whose ring nobody drains by itself."""
-
-    def __init__(self, log_interval: int = 10, capacity: int = 1024) -> None:
-        """Build it."""
-        self.notices = Notices()
-        self.calls = CallMeter()
-        self.ring: Ring[RawRecord] = Ring(capacity, 0.0)
-        self.wakes = 0
-        self.logger = StepLogger(
-            self.ring,
-            Capture("snapshot"),
-            GradientSource("worker", 2**30, self.notices.warn),
-            self.calls,
-            self.notices,
-            log_interval=log_interval,
-            wake=self.wake,
-        )
-
-    def wake(self) -> None:
-        """Count."""
-        self.wakes += 1
-
-    def log(self, step: Any, loss: Any = 0.5, **given: Any) -> None:
-        """Log a training step."""
-        self.logger.training_step(
-            loss,
-            step,
-            given.get("batch_size"),
-            given.get("optimizer"),
-            given.get("model"),
-            given.get("scaler"),
-            given.get("loss_ar"),
-            given.get("loss_fm"),
-            given.get("grad_norm"),
-            given.get("extra"),
-        )
-
-    def records(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return step and values of what was pushed."""
-        return [(step, values) for step, _, values, *_ in self.ring.pop(1024)]
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY
 
 
 def rows(tracker: ExperimentTracker) -> list[tuple[int, dict[str, float]]]:
@@ -460,34 +412,6 @@ def test_metrics_that_are_no_mapping_are_counted_and_said_once(
     assert written_values(tracker) == [{"a": 1}]
     assert tracker.stats().failed_calls == 2
     assert capsys.readouterr().err.count("the call was ignored") == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"optimizer": object()},
-        {"optimizer": SimpleNamespace(param_groups=[{}])},
-        {"optimizer": SimpleNamespace(param_groups=None)},
-        {"scaler": object()},
-        {"extra": 5},
-    ],
-    ids=["optimizer", "group", "groups", "scaler", "extra"],
-)
-def test_broken_object_costs_its_call_only(
-    make: Trackers,
-    capsys: pytest.CaptureFixture[str],
-    arguments: dict[str, Any],
-) -> None:
-    """Whatever a user's object raises stays out of training."""
-    tracker = make()
-
-    tracker.log_training_step(1.0, 0, **arguments)
-    tracker.log_training_step(1.0, 1, **arguments)
-    tracker.log_training_step(2.0, 2)
-
-    assert [row["loss/total"] for row in written_values(tracker)] == [2.0]
-    assert tracker.stats().failed_calls == 2
-    assert capsys.readouterr().err.count("log_training_step:") == 1
 
 
 def test_model_that_is_no_module_costs_the_norm_only(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.version_1 import SCENARIOS, copy_run
 
-from fasttrack.artifacts.staging import changed_files
+from fasttrack.artifacts.snapshot import changed_files
 from fasttrack.journal.cursor import SegmentLedger, load_cursor
 from fasttrack.journal.entries import Artifact, Entry, Header, Metadata, Row, merge_headers
 from fasttrack.journal.follower import Follower

@@ -1,0 +1,442 @@
+"""One run of one scenario: a real trainer, faults that strike it, and what must hold afterwards.
+
+A scenario is a value; `run_one` carries it out for a seed, which fixes what is struck and at which
+row, and returns an `Outcome`. `Bench` is what a scenario's function has at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faults import claims, processes
+from faults.processes import HungError, wait_until
+from faults.rows import Counts, FoundRow, compare, read_history, read_journal, read_offline
+from faults.trainer import Spec
+from support.wandb_server import WandbServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from faults.processes import Process
+
+ROOT = Path(__file__).resolve().parents[2]
+FINISH_TIMEOUT_S = 20.0
+_END_S = 60.0  # beyond what `finish()` was given, on a machine that has other things to do
+LEAVE_S = FINISH_TIMEOUT_S + _END_S
+_SYNC_TRIES = 6
+_UNFLUSHED_S = 1.0  # flush_interval_s is 0.2; a machine that is busy wakes the worker later
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A kind of fault."""
+
+    name: str
+    family: str
+    act: Callable[[Bench], None]
+    """Starts the trainer and strikes; what it leaves running is waited for."""
+    promise: str
+    """What must hold, in words for the table."""
+    rows: int = 300
+    fast: int = 1
+    """How many seeds CI runs."""
+    promised: bool = True
+    """Whether the README promises it; else its outcome is documented, not judged."""
+
+
+@dataclass
+class Outcome:
+    """What became of one run."""
+
+    scenario: str
+    seed: int
+    rows: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+    hung: int = 0
+    said_wrongly: int = 0
+    recovery_s: float = 0.0
+    counted: int = 0
+    """Rows that are missing and that the trainer counted and said."""
+    remarks: list[str] = field(default_factory=list)
+    skipped: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether all held."""
+        return not (self.lost or self.doubled or self.wrong or self.hung or self.said_wrongly)
+
+
+class Skip(Exception):
+    """The machine cannot do what the scenario needs."""
+
+
+class Bench:
+    """One run: its directory, its server, its processes and what is known of them.
+
+    Threads: one.
+    """
+
+    def __init__(self, scenario: Scenario, seed: int, base: Path, server: WandbServer) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.random = random.Random(f"{scenario.name}:{seed}")
+        self.base = base
+        self.server = server
+        self.mark = uuid.uuid4().hex
+        self.outcome = Outcome(scenario.name, seed)
+        self.trainers: list[Trainer] = []
+        self.over_s = time.monotonic()
+        """When the fault was over; from then on recovery is measured."""
+        self.prefix: list[str] = []
+        """What commands are run by, before their own words (a mount namespace, a limit)."""
+        self.variables: dict[str, str] = {}
+        """Environment variables beside the usual ones."""
+        self.server_is_back = True
+        self.expects_delivery = True
+        """Whether all of it must be delivered in the end."""
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of all processes of the run."""
+        home = self.base / "home"
+        home.mkdir(exist_ok=True)
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LD_LIBRARY_PATH")}
+        return {
+            **kept,
+            **self.server.env(),
+            "HOME": str(home),
+            "TMPDIR": str(self.base),
+            "WANDB_DIR": str(self.base),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "PYTHONUNBUFFERED": "1",
+            processes.MARK: self.mark,
+            **self.variables,
+        }
+
+    def train(self, **spec: Any) -> Trainer:
+        """Start a trainer; the arguments are fields of `Spec`."""
+        number = len(self.trainers)
+        options = {"finish_timeout_s": FINISH_TIMEOUT_S, **spec.pop("options", {})}
+        made = Spec(
+            notes=str(self.base / f"notes-{number}.jsonl"),
+            **{"seed": self.seed, "rows": self.scenario.rows, "options": options, **spec},
+        )
+        self.trainers.append(Trainer(self, made, number))
+        return self.trainers[-1]
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    @property
+    def run_dirs(self) -> list[Path]:
+        """The journal directories under the base."""
+        return sorted(p for p in (self.base / "wandb" / "fasttrack").glob("*") if p.is_dir())
+
+    def processes(self, role: str) -> list[Process]:
+        """Return the living processes of one role."""
+        return processes.find(self.mark, role)
+
+    def await_process(self, role: str, timeout_s: float = 60.0) -> Process:
+        """Wait until there is a process of one role; return it."""
+        found: list[Process] = []
+
+        def look() -> bool:
+            found[:] = self.processes(role)
+            return bool(found)
+
+        wait_until(look, f"a process: {role}", timeout_s)
+        return found[0]
+
+    def kill(self, role: str, signum: int = signal.SIGKILL) -> int:
+        """Send a signal to all processes of one role; return how many there were."""
+        if role == "trainer":
+            now_s = time.monotonic()
+            for trainer in self.trainers:
+                trainer.killed_s = now_s if signum == signal.SIGKILL else trainer.killed_s
+        return sum(processes.send(process, signum) for process in self.processes(role))
+
+    def last_for(self, seconds: float) -> None:
+        """Let a fault last: how long it does is part of the scenario, nothing is hoped for."""
+        time.sleep(seconds)
+
+    def fault_is_over(self) -> None:
+        """Note that from now on all should become well."""
+        self.over_s = time.monotonic()
+
+    def remark(self, text: str) -> None:
+        """Keep a remark for whoever looks at the outcome."""
+        self.outcome.remarks.append(text)
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait for the trainers and what they left, then deliver by hand until all is delivered."""
+        for trainer in self.trainers:
+            trainer.await_end()
+        self.over_s = max(self.over_s, *(t.stopped_s() for t in self.trainers))
+        for trainer in self.trainers:
+            claims.check_trainer(self, trainer)
+        self.await_nobody()
+        for run_dir in self.run_dirs:
+            claims.check_status(self, run_dir)
+            self.sync(run_dir)
+            claims.check_status(self, run_dir)
+        self.outcome.recovery_s = round(time.monotonic() - self.over_s, 1)
+
+    def await_nobody(self) -> None:
+        """Wait until no process of the run is left; go on without those that stay."""
+        try:
+            wait_until(lambda: not processes.find(self.mark), "the last process leaves", LEAVE_S)
+        except HungError as hung:
+            self.outcome.hung += 1
+            self.remark(f"{hung}; killed: {processes.kill_all(self.mark)}")
+
+    def sync(self, run_dir: Path, tries: int = _SYNC_TRIES) -> bool:
+        """Deliver one run by hand; return whether it came to be delivered."""
+        for number in range(tries):
+            result = self.command("sync", str(run_dir), "--json")
+            told = _parse(result.stdout)
+            delivered = bool(told and all(run["delivered"] for run in told))
+            if delivered != (result.returncode == 0):
+                self.remark(f"sync ended with {result.returncode} and said {result.stdout[:300]}")
+                self.outcome.said_wrongly += 1
+            if delivered:
+                claims.check_online(self, run_dir, "sync")
+                return True
+            self.remark(f"sync {number}: {result.stdout[-300:]}{result.stderr[-300:]}")
+        if self.expects_delivery:
+            self.remark(f"{run_dir.name} was not delivered in {tries} tries")
+            self.outcome.hung += 1
+        return False
+
+    def command(
+        self, *arguments: str, timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of fasttrack's commands to its end."""
+        try:
+            return subprocess.run(
+                [*self.prefix, sys.executable, "-m", "fasttrack", *arguments],
+                env=self.environment(),
+                cwd=self.base,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HungError(f"fasttrack {' '.join(arguments)}: not within {timeout_s} s") from error
+
+    # --- judging ----------------------------------------------------------------------------------
+
+    def journal(self, run_dir: Path) -> list[FoundRow]:
+        """Return the rows in a run's journal."""
+        return read_journal(run_dir)
+
+    def online(self, run_id: str) -> list[FoundRow]:
+        """Return the rows that the server has of a run."""
+        run = self.server.runs.get(run_id)
+        return [] if run is None else read_history(run.history)
+
+    def offline(self, run_id: str) -> list[FoundRow]:
+        """Return the rows in a run's offline directories."""
+        found = (self.base / "wandb").glob(f"offline-run-*-{run_id}")
+        return [row for directory in sorted(found) for row in read_offline(directory)]
+
+    def judge(self) -> None:
+        """Compare what was logged, the journal and the server; add it to the outcome."""
+        for run_dir in self.run_dirs:
+            self._judge_run(run_dir, [t for t in self.trainers if t.run_id == run_dir.name])
+
+    def _judge_run(self, run_dir: Path, trainers: list[Trainer]) -> None:
+        journal = self.journal(run_dir)
+        kept = {row.id for row in journal}
+        must: set[int] = set()
+        may: set[int] = set()
+        for trainer in trainers:
+            must |= trainer.must_be_kept()
+            may |= trainer.may_be_kept()
+        missing = sorted(must - kept)
+        counted = min(len(missing), sum(trainer.counted() for trainer in trainers))
+        self.outcome.counted += counted
+        in_journal = compare(kept & may if trainers else kept, journal, self.seed)
+        self.add(in_journal, f"journal of {run_dir.name}")
+        if len(missing) > counted:
+            self.outcome.lost += len(missing) - counted
+            self.remark(f"not in the journal: {missing[:10]}, {len(missing)} rows")
+        if self.expects_delivery:
+            self.outcome.rows += len(kept)
+            arrived = compare(kept, self.online(run_dir.name), self.seed)
+            self.add(arrived, f"server's run {run_dir.name}")
+        else:
+            self.outcome.rows += len(kept)
+
+    def add(self, counts: Counts, where: str) -> None:
+        """Add what was found wrong at one place."""
+        self.outcome.lost += len(counts.lost)
+        self.outcome.doubled += len(counts.doubled)
+        self.outcome.wrong += len(counts.wrong)
+        if not counts.clean:
+            self.remark(
+                f"{where}: lost {counts.lost[:10]}, doubled {counts.doubled[:10]}, "
+                f"wrong {counts.wrong[:10]} (of {counts.checked} rows)"
+            )
+
+
+class Trainer:
+    """A training process.
+
+    Threads: one.
+    """
+
+    def __init__(self, bench: Bench, spec: Spec, number: int) -> None:
+        self.bench = bench
+        self.spec = spec
+        self.killed_s: float | None = None
+        """When SIGKILL was sent (the monotonic clock, which processes share)."""
+        self.said_path = bench.base / f"said-{number}.txt"
+        command = [
+            *bench.prefix,
+            sys.executable,
+            "-W",
+            "error",
+            str(ROOT / "tests/faults/trainer.py"),
+        ]
+        with self.said_path.open("wb") as said:
+            self.process = subprocess.Popen(
+                [*command, json.dumps(asdict(spec))],
+                env=bench.environment(),
+                cwd=bench.base,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def notes(self, what: str | None = None) -> list[dict[str, Any]]:
+        """Return what the trainer noted so far."""
+        path = Path(self.spec.notes)
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return [n for line in lines if what in (None, (n := json.loads(line))["what"])]
+
+    @property
+    def said(self) -> str:
+        """What it printed."""
+        return self.said_path.read_text(errors="replace")
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id, once the tracker is made."""
+        found = self.notes("open")
+        return found[0]["run_id"] if found else None
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return Path(self.notes("open")[0]["directory"])
+
+    def await_note(self, what: str, timeout_s: float = 60.0, **facts: Any) -> dict[str, Any]:
+        """Wait for a note with these facts; return it."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            found[:] = [n for n in self.notes(what) if all(n.get(k) == v for k, v in facts.items())]
+            return bool(found) or self.process.poll() is not None
+
+        wait_until(look, f"the trainer's note {what} {facts}", timeout_s)
+        if not found:
+            raise HungError(f"the trainer ended without {what} {facts}: {self.said[-2000:]}")
+        return found[0]
+
+    def await_row(self, row_id: int, timeout_s: float = 60.0) -> None:
+        """Wait until a row was logged."""
+        self.await_note("logged", timeout_s, id=row_id)
+
+    def await_end(self) -> int:
+        """Wait until the process has ended; return its exit code.
+
+        Raises:
+            HungError: it has not, within what `finish()` may take.
+        """
+        timeout_s = self.spec.rows * self.spec.pace_s + FINISH_TIMEOUT_S + _END_S
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise HungError(f"the trainer is still there: {self.said[-2000:]}") from error
+
+    def stopped_s(self) -> float:
+        """Return when it logged its last row, began to finish or was killed."""
+        times_s = [float(n["time"]) for n in self.notes() if n["what"] != "finished"]
+        return max([self.killed_s or 0.0, *times_s])
+
+    def must_be_kept(self) -> set[int]:
+        """Return the ids of the rows that the journal must have."""
+        notes = self.notes()
+        logged = [note for note in notes if note["what"] == "logged"]
+        if self.killed_s is None:
+            return {note["id"] for note in logged}
+        last_kept = max((n["id"] for n in notes if n["what"] == "kept"), default=-1)
+        early = self.killed_s - _UNFLUSHED_S
+        return {n["id"] for n in logged if n["id"] <= last_kept or n["time"] < early}
+
+    def may_be_kept(self) -> set[int]:
+        """Return the ids of all rows that it may have logged: one more than it noted."""
+        ids = {note["id"] for note in self.notes("logged")}
+        return ids | {max(ids, default=self.spec.first - 1) + 1}
+
+    def counted(self) -> int:
+        """Return how many rows it said were lost."""
+        return claims.said_lost(self.said)
+
+
+def run_one(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcome:
+    """Carry out one scenario with one seed; never raises for what the product did."""
+    base = Path(tempfile.mkdtemp(prefix=f"faults-{scenario.name[:30]}-{seed}-"))
+    with WandbServer() as server:
+        bench = Bench(scenario, seed, base, server)
+        try:
+            scenario.act(bench)
+            bench.settle()
+            bench.judge()
+        except HungError as hung:
+            bench.outcome.hung += 1
+            bench.remark(str(hung))
+        except Skip as skip:
+            bench.outcome.skipped = str(skip)
+        except Exception:  # a mistake of the rig's: as bad as a fault that was found
+            bench.outcome.hung += 1
+            bench.remark(traceback.format_exc())
+        finally:
+            server.fault = None
+            left = processes.kill_all(bench.mark)
+            for trainer in bench.trainers:
+                trainer.process.wait()
+            if left:
+                bench.remark(f"killed at the end: {left}")
+    if keep:
+        bench.remark(f"kept: {base}")
+    else:
+        shutil.rmtree(base, ignore_errors=True)
+    return bench.outcome
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
