@@ -24,7 +24,7 @@ from fasttrack.journal.reader import read_header
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.life import Life
-from fasttrack.notices import Notices, spell
+from fasttrack.notices import Notices, say, spell
 from fasttrack.preemption.stop_button import StopButton
 from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
@@ -72,6 +72,7 @@ class Engine:
         self.run_dir = run_directory(settings.base_dir, settings.run_id)
         self.notices = Notices()
         writer = _open_journal(self.run_dir, settings)
+        self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
         """Of a resumed run for which none is given: what it was begun with here."""
         try:
@@ -107,6 +108,7 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
+            find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
             ring,
@@ -158,12 +160,28 @@ class Engine:
                 segment, backends, self.notices.warn, process_hooks.run_first_at_exit
             )
         try:
-            return DeliveryProcess(segment, backends, self.notices.warn)
+            return DeliveryProcess(
+                segment,
+                backends,
+                self.notices.warn,
+                silence_s=2 * self.settings.options.hang_timeout_s,
+            )
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
+
+    def _note_in_job(self) -> None:
+        job_runs = self.settings.job_runs
+        if job_runs is None:
+            return
+        if text := job_runs.describe(self.run_id, found=self.settings.resumed):
+            say(text)
+        try:
+            job_runs.note(self.run_id)
+        except OSError as error:
+            self.notices.warn("job_runs", f"this job, requeued, will not find its run: {error}")
 
     # --- what is no row ---------------------------------------------------------------------------
 
@@ -305,6 +323,7 @@ def _make_header(settings: RunSettings) -> Header:
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
+        hang_timeout_s=settings.options.hang_timeout_s,
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,

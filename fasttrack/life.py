@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
     from fasttrack.settings import RunSettings
     from fasttrack.stats import Stats
+    from fasttrack.worker.delivery_report import BackendReport
     from fasttrack.worker.loop import Worker
-    from fasttrack.worker.supervisor import BackendReport, Delivery
+    from fasttrack.worker.supervisor import Delivery
 
 _CUT_SHORT_S = 2.0
 _PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
@@ -242,6 +243,9 @@ class Life:
 
     def _say_result(self) -> None:
         stats, report = self._stats(), self._delivery.report
+        self._logger.say_if_nothing_was_logged(
+            self._worker.training_steps, stats.effective_interval
+        )
         for line in stats.describe_losses():
             say(line)
         if not report.backends:

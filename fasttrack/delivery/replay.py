@@ -142,7 +142,7 @@ class Replay:
                     self._ending.pause(POLL_S)
                 else:
                     break
-                self._report_progress()
+                self._report_progress(uploading=uploads.pending)
             self._report_damage(follower)
             size_bytes = follower.sizes_bytes.get(path, 0)
             if size_bytes != state.size_bytes:  # what was proven before was less

@@ -49,6 +49,9 @@ class Backend(Protocol):
     takes_artifacts: bool
     """Whether sessions take files; where not, the run's artifacts are not for this backend."""
 
+    helper: str | None
+    """Name of the program that the client starts and does its work in; None: it has none."""
+
     def open(self, header: Header, *, online: bool, timeout_s: float) -> Session:
         """Open the run that `header` describes, at its destination or in a local stand-in.
 

@@ -103,6 +103,7 @@ class MemoryBackend:
 
     has_offline = True
     takes_artifacts = True
+    helper: str | None = None
 
     def __init__(self, place: Place, destination: MemoryDestination | None = None) -> None:
         """Deliver to `destination`; None: to `destination_of` the run's id."""

@@ -40,6 +40,7 @@ class TensorBoardBackend:
 
     has_offline = False
     takes_artifacts = False
+    helper: str | None = None
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is imported or opened yet."""

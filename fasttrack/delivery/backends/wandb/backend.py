@@ -57,6 +57,7 @@ class WandbBackend:
 
     has_offline = True
     takes_artifacts = True
+    helper: str | None = "wandb-core"
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is imported or opened yet."""
