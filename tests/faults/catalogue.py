@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import kills, network, stops
+from faults import disk, kills, network, stops
 
-FAMILIES = (kills, network, stops)
+FAMILIES = (kills, network, stops, disk)
 SCENARIOS = {scenario.name: scenario for family in FAMILIES for scenario in family.SCENARIOS}

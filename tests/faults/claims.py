@@ -41,7 +41,7 @@ def check_trainer(bench: Bench, trainer: Trainer) -> None:
 
 def check_status(bench: Bench, run_dir: Path) -> None:
     """Hold what `fasttrack show --json` says against what is there."""
-    result = bench.command("show", str(run_dir), "--json")
+    result = bench.command("show", bench.inside(run_dir), "--json")
     try:
         told = json.loads(result.stdout)
     except ValueError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from faults.catalogue import SCENARIOS
 from faults.rig import Outcome, Scenario, run_one
-from faults.table import write_table
+from faults.table import COLUMNS, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,17 @@ def _is_chosen(scenario: Scenario, patterns: list[str]) -> bool:
 def _say(outcome: Outcome) -> None:
     counts = " ".join(
         f"{name}={getattr(outcome, name)}"
-        for name in ("rows", "lost", "doubled", "wrong", "hung", "said_wrongly", "recovery_s")
+        for name in (
+            "rows",
+            "lost",
+            "doubled",
+            "wrong",
+            "hung",
+            "raised",
+            "said_wrongly",
+            "counted",
+            "recovery_s",
+        )
     )
     word = f"skipped ({outcome.skipped})" if outcome.skipped else "ok" if outcome.clean else "BAD"
     print(f"{word:<4} {outcome.scenario} seed {outcome.seed}: {counts}", flush=True)
