@@ -143,9 +143,7 @@ class Engine:
             is_offline=lambda: self.offline,
         )
         self._recorder.record_metadata(get_metadata)
-        # In the thread mode wandb, being in this process, captures the console by itself.
-        capture_console = options.console and options.delivery == "process"
-        self._console = ConsoleCapture(console_ring) if capture_console else None
+        self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
             _point_out_open_runs()
         process_hooks.register(self)
@@ -371,7 +369,8 @@ def _make_header(settings: RunSettings) -> Header:
         backends=settings.backends,
         time_s=settings.began_s,
         world_size=settings.world_size,
-        console=settings.options.console,
+        console=settings.console,
+        sweep_id=settings.sweep_id,
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,

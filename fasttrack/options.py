@@ -69,8 +69,9 @@ class Options:
     """Where delivery runs: "process", a process of its own that costs training nothing, or
     "thread", for notebooks and for code that needs `wandb.run` in this process."""
 
-    console: bool = True
-    """Whether what the program prints becomes the run's console log."""
+    console: bool | None = None
+    """Whether what the program prints becomes the run's console log, secrets redacted; None:
+    unless WANDB_CONSOLE is "off"."""
 
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
@@ -120,7 +121,7 @@ class Options:
                     f"(0.01 is one percent), or None, not {self.overhead_budget!r}"
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
-        require_choice("Options.console", self.console, (True, False))
+        require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)

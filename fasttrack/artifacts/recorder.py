@@ -14,11 +14,11 @@ import yaml
 from fasttrack.artifacts.snapshot import gb
 from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
-from fasttrack.context.redaction import redact
 from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata
 from fasttrack.journal.run_directory import staged_directory
 from fasttrack.notices import say
+from fasttrack.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -57,6 +57,7 @@ def _settle(trainer_pid: int | None) -> None:
     """Become a process that no signal to the job ends and that training does not feel."""
     # wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs.
     sys.modules["numpy"] = None  # type: ignore[assignment]
+    os.umask(0o077)  # W&B's own files hold every row, the configuration and the console
     if trainer_pid is None:
         return
     for name in _IGNORED_SIGNALS:

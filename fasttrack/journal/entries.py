@@ -63,6 +63,8 @@ class Header:
     """Ranks in the job."""
     console: bool = True
     """Whether what the program prints is captured."""
+    sweep_id: str | None = None
+    """The W&B sweep that the run is a trial of; None: of none."""
     finish_timeout_s: float = 60.0
     """How long delivery may take once the trainer has left."""
     upload_timeout_s: float = 3600.0
@@ -350,7 +352,7 @@ def merge_headers(headers: list[Header]) -> Header | None:
         return None
     merged = {name: getattr(headers[-1], name) for name, *_ in _FIELDS[Header]}
     for earlier in reversed(headers[:-1]):
-        for name in ("name", "tags", "group", "notes", "entity"):
+        for name in ("name", "tags", "group", "notes", "entity", "sweep_id"):
             if merged[name] is None:
                 merged[name] = getattr(earlier, name)
     return Header(**merged)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from fasttrack.journal.entries import encode
 from fasttrack.worker.bursts import Bursts
+from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
-from fasttrack.worker.rows import RowEncoder, encode_console
+from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
     from fasttrack.hotpath.records import Console, RawRecord
@@ -76,6 +77,7 @@ class Worker:
         self._stopping = False
         self._thread: threading.Thread | None = None
         # worker thread
+        self._printed = ConsoleEncoder()
         self._rows_lost = 0
         self.ring_high_water = 0
 
@@ -142,7 +144,7 @@ class Worker:
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([encode(finish)])
+        self._append([*self._printed.end(), encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -189,9 +191,9 @@ class Worker:
         that was pushed before it began.
         """
         handled = 0
-        printed = self._console.pop(self._console.capacity)
+        printed = self._printed.encode(self._console.pop(self._console.capacity))
         if printed:
-            self._append(encode_console(printed))
+            self._append(printed)
         if self._lines:
             self._append([self._lines.popleft() for _ in range(len(self._lines))])
         bursts = self._bursts

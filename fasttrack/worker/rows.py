@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.journal import entries
-from fasttrack.journal.entries import encode, encode_row
+from fasttrack.journal.entries import encode_row
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from fasttrack.hotpath.records import Console, RawRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
@@ -134,14 +132,3 @@ class RowEncoder:
             else:
                 kept[plain] = value
         return kept
-
-
-def encode_console(written: Iterable[Console]) -> list[bytes]:
-    """Return the lines of what was printed: one for all that one stream got without a break."""
-    lines = []
-    for stream, run in itertools.groupby(written, key=lambda piece: piece.stream):
-        pieces = list(run)
-        text = "".join([piece.text for piece in pieces])
-        clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
-        lines.append(encode(entries.Console(stream, clean, pieces[0].time_s)))
-    return lines

@@ -36,6 +36,7 @@ class ServerRun:
     notes: str | None = None
     host: str | None = None
     program: str | None = None
+    sweep: str | None = None
     state: str = "running"
     exit_code: int | None = None
     preempting: bool = False
@@ -92,6 +93,7 @@ class ServerRun:
         self.notes = variables.get("notes") or self.notes
         self.host = variables.get("host") or self.host
         self.program = variables.get("program") or self.program
+        self.sweep = variables.get("sweep") or self.sweep
         if variables.get("tags") is not None:
             self.tags = list(variables["tags"])
         if variables.get("config"):

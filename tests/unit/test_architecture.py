@@ -20,7 +20,10 @@ MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in ROOT.rglob("*.py")
 }
-BASE = {"errors", "handler_errors", "notices", "options", "stats", "validation"}
+BASE = {
+    *("errors", "handler_errors", "notices", "options", "redaction", "stats"),
+    "validation",
+}
 # What the trainer may know of delivery: how it is started, what it reports, the backends' names.
 BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
 # What each layer may import, itself aside. A module is of the layer that its name begins with; the
@@ -36,7 +39,7 @@ ALLOWED = {
     "command": BASE,
     "journal": BASE,
     "context": BASE,
-    "settings": BASE | {"context", "delivery.backends.registry"},
+    "settings": BASE | {"context", "delivery.backends.registry", "journal.run_directory"},
     "hotpath": BASE | {"context"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},

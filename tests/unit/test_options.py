@@ -27,7 +27,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "backends": None,
         "directory": None,
         "delivery": "process",
-        "console": True,
+        "console": None,
         "log_rank": 0,
         "share_run_id": False,
         "stop_signals": ("SIGTERM", "SIGUSR1"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.delivery.backends.wandb.client import (
@@ -27,7 +28,9 @@ from fasttrack.delivery.backends.wandb.client import (
     import_wandb,
     inert,
     one_line,
+    pin_identity,
     probe,
+    release_streams,
 )
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
@@ -65,6 +68,8 @@ class WandbBackend:
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> WandbSession:
         """Start the W&B run. See `Backend.open`."""
+        if not self._place.in_trainer:
+            pin_identity(header)
         wandb = import_wandb()
         notes = load_notes(self._place.ledger)
         self._stopped = False
@@ -95,6 +100,13 @@ class WandbBackend:
         return self._session
 
     def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
+        known = wandb.setup().settings  # of the environment: it counts more than `init`'s arguments
+        if known.launch or (known.sweep_id and (known.sweep_id, known.run_id) != _trial(header)):
+            raise BackendUnavailableError(
+                f"the client would file {header.run_id}'s rows under another run: this process's "
+                "environment says so (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another",
+                final=True,
+            )
         before = online_directories(self._base, header.run_id)
         try:
             run: Run = wandb.init(
@@ -118,6 +130,9 @@ class WandbBackend:
                 shutil.rmtree(folder, ignore_errors=True)
             final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
             raise BackendUnavailableError(one_line(error), final=final) from error
+        Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's
+        if self._place.in_trainer:
+            release_streams(run)
         return run
 
     def _settings(self, wandb: Any, header: Header, timeout_s: float) -> Any:
@@ -130,6 +145,7 @@ class WandbBackend:
             "stop_fn": self._stop,
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
+            "sagemaker_disable": True,  # it would choose a run id of its own
         }
         segment = self._place.run_dir / segment_name(header.attempt)
         metadata = read_metadata(segment) if segment.is_file() else None
@@ -148,6 +164,12 @@ class WandbBackend:
                 "console": "wrap" if header.console else "off",
                 "silent": True,
             }
+        else:
+            # What is printed here reaches the journal, and from there W&B, without secrets.
+            can_tell = hasattr(wandb.Run, "_console_raw_callback")
+            settings["console"] = "wrap_raw" if header.console and can_tell else "off"
+            # The client would record this process's own command line with whatever stands in it.
+            settings["x_disable_meta"] = list(header.argv) != sys.argv
         return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
 
     def _stop(self) -> None:
@@ -161,3 +183,7 @@ class WandbBackend:
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
                 import_wandb().teardown(exit_code=1)
+
+
+def _trial(header: Header) -> tuple[str | None, str]:
+    return header.sweep_id, header.run_id

@@ -9,10 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import BackendUnavailableError
+from fasttrack.redaction import redact_text
 
+if TYPE_CHECKING:
+    from fasttrack.journal.entries import Header
+
+_IDENTITY = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_RUN_ID")
 # What the client raises from a run whose wandb-core has died, besides its own errors.
 CORE_DIED = (OSError, RuntimeError)
 
@@ -36,14 +41,40 @@ def import_wandb() -> Any:
     return wandb
 
 
+def pin_identity(header: Header) -> None:
+    """Make this process's environment say of the run what its header says; before wandb is loaded.
+
+    Where the environment names a sweep, the client ignores the id, project and entity that `init`
+    is given and takes the environment's. A trial's own are the same; what is delivered later, or by
+    hand, must neither fall into a sweep nor out of it.
+    """
+    for name in _IDENTITY:
+        os.environ.pop(name, None)
+    if header.sweep_id is not None:
+        os.environ["WANDB_SWEEP_ID"] = header.sweep_id
+        os.environ["WANDB_RUN_ID"] = header.run_id
+        os.environ["WANDB_PROJECT"] = header.project
+        if header.entity is not None:
+            os.environ["WANDB_ENTITY"] = header.entity
+
+
+def release_streams(run: Any) -> None:
+    """Let go of this process's stdout and stderr, which the client has wrapped."""
+    for name in ("_out_redir", "_err_redir"):
+        wrapper = getattr(run, name, None)
+        if wrapper is not None:
+            wrapper.uninstall()
+            setattr(run, name, None)
+
+
 def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """Return the exceptions that calls of a run may raise."""
     return (import_wandb().errors.Error, *CORE_DIED, *more)
 
 
 def one_line(error: object) -> str:
-    """Return an exception's text for a message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return an exception's text for a message, without what looks secret in it."""
+    return redact_text(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def probe(base_url: str, timeout_s: float) -> None:

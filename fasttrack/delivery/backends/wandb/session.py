@@ -175,7 +175,11 @@ class WandbSession:
         return True
 
     def console(self, stream: str, text: str) -> None:
-        """Write to this process's own stream, which wandb has wrapped."""
+        """Write to this process's own stream, which wandb has wrapped; a trainer's it has not."""
+        if self._place.in_trainer:
+            with contextlib.suppress(AttributeError, *failures()):
+                self._run._console_raw_callback(stream, text)  # type: ignore[union-attr]
+            return
         target = sys.stderr if stream == "stderr" else sys.stdout
         with contextlib.suppress(OSError, ValueError):
             target.write(text)
