@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from faults.catalogue import SCENARIOS
 from faults.rig import Outcome, Scenario, run_one
-from faults.table import COLUMNS, write_table
+from faults.table import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -111,6 +111,8 @@ class Bench:
         """Environment variables beside the usual ones."""
         self.wandb = base / "wandb"
         """Where the run's files are, as the rig sees it."""
+        self.directories = [self.wandb]
+        """All such places: a run may be in several."""
         self.keepers: list[subprocess.Popen[str]] = []
         """Processes of the rig's own that must live as long as the run."""
         self.expects_delivery = True
@@ -151,12 +153,15 @@ class Bench:
 
     @property
     def run_dirs(self) -> list[Path]:
-        """The journal directories under the base."""
-        return sorted(p for p in (self.wandb / "fasttrack").glob("*") if p.is_dir())
+        """The journal directories."""
+        found = [path for place in self.directories for path in (place / "fasttrack").glob("*")]
+        return sorted(path for path in found if path.is_dir())
 
     def inside(self, path: Path) -> str:
         """Return what the run's processes call a path that the rig sees."""
-        return str(self.base / "wandb" / path.relative_to(self.wandb))
+        if path.is_relative_to(self.wandb):
+            return str(self.base / "wandb" / path.relative_to(self.wandb))
+        return str(path)
 
     def processes(self, role: str | None = None) -> list[Process]:
         """Return the run's living processes, or those of one role; the rig's own are none."""
@@ -218,7 +223,7 @@ class Bench:
     def await_nobody(self) -> None:
         """Wait until no process of the run is left; go on without those that stay."""
         try:
-            wait_until(lambda: not processes.find(self.mark), "the last process leaves", LEAVE_S)
+            wait_until(lambda: not self.processes(), "the last process leaves", LEAVE_S)
         except HungError as hung:
             self.outcome.hung += 1
             self.remark(f"{hung}; killed: {processes.kill(self.processes())}")
@@ -270,36 +275,44 @@ class Bench:
 
     def offline(self, run_id: str) -> list[FoundRow]:
         """Return the rows in a run's offline directories."""
-        found = self.wandb.glob(f"offline-run-*-{run_id}")
-        return [row for directory in sorted(found) for row in read_offline(directory)]
+        places = [p for place in self.directories for p in place.glob(f"offline-run-*-{run_id}")]
+        return [row for directory in sorted(places) for row in read_offline(directory)]
+
+    def finish_lines(self, run_dir: Path) -> list[dict[str, Any]]:
+        """Return the lines by which the attempts of a run ended in its journal."""
+        lines = [line for p in run_dir.glob("segment-*") for line in p.read_bytes().splitlines()]
+        entries = [_parse(line) for line in lines if b'"finish"' in line]
+        return [entry for entry in entries if entry and entry["kind"] == "finish"]
+
+    def require(self, holds: bool, otherwise: str) -> None:
+        """Count it as raised, with a remark, unless something holds that concerns no row."""
+        if not holds:
+            self.outcome.raised += 1
+            self.remark(otherwise)
 
     def judge(self) -> None:
-        """Compare what was logged, the journal and the server; add it to the outcome."""
-        for run_dir in self.run_dirs:
-            self._judge_run(run_dir, [t for t in self.trainers if t.run_id == run_dir.name])
+        """Compare what was logged, the journals and the server; add it to the outcome."""
+        run_ids = {run_dir.name for run_dir in self.run_dirs}
+        for run_id in sorted(run_ids):
+            self._judge_run(run_id, [t for t in self.trainers if t.run_id == run_id])
 
-    def _judge_run(self, run_dir: Path, trainers: list[Trainer]) -> None:
-        journal = self.journal(run_dir)
+    def _judge_run(self, run_id: str, trainers: list[Trainer]) -> None:
+        places = [run_dir for run_dir in self.run_dirs if run_dir.name == run_id]
+        journal = [row for place in places for row in self.journal(place)]
         kept = {row.id for row in journal}
-        must: set[int] = set()
-        may: set[int] = set()
-        for trainer in trainers:
-            must |= trainer.must_be_kept()
-            may |= trainer.may_be_kept()
+        must = set().union(*(trainer.must_be_kept() for trainer in trainers))
+        may = set().union(*(trainer.may_be_kept() for trainer in trainers))
         missing = sorted(must - kept)
         counted = min(len(missing), sum(trainer.counted() for trainer in trainers))
         self.outcome.counted += counted
-        in_journal = compare(kept & may if trainers else kept, journal, self.seed)
-        self.add(in_journal, f"journal of {run_dir.name}")
+        self.outcome.rows += len(kept)
+        self.add(compare(kept & may, journal, self.seed), f"journal of {run_id}")
         if len(missing) > counted:
             self.outcome.lost += len(missing) - counted
             self.remark(f"not in the journal: {missing[:10]}, {len(missing)} rows")
         if self.expects_delivery:
-            self.outcome.rows += len(kept)
-            arrived = compare(kept, self.online(run_dir.name), self.seed)
-            self.add(arrived, f"server's run {run_dir.name}")
-        else:
-            self.outcome.rows += len(kept)
+            arrived = compare(kept, self.online(run_id), self.seed)
+            self.add(arrived, f"server's run {run_id}")
 
     def add(self, counts: Counts, where: str) -> None:
         """Add what was found wrong at one place."""
@@ -457,7 +470,7 @@ def run_one(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcome:
     return bench.outcome
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:
