@@ -143,6 +143,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "handler_errors",
         "notices",
         "options",
+        "redaction",
         "settings",
         "stats",
         "tracker",
