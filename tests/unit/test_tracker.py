@@ -139,6 +139,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "delivery",
         "display",
         "errors",
+        "handler_errors",
         "options",
         "settings",
         "stats",
