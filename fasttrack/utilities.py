@@ -10,7 +10,7 @@ import torch
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
-from fasttrack.hotpath.gradients import fused_norm, why_local_norm_is_wrong
+from fasttrack.hotpath.norms import fused_norm, why_local_norm_is_wrong
 from fasttrack.worker.gpu import GpuSampler
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.errors import ValueRefusedError
+import numpy as np
+
+from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
 from fasttrack.hotpath.arguments import (
@@ -20,8 +22,10 @@ from fasttrack.hotpath.arguments import (
     add_scale,
 )
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
-from fasttrack.hotpath.capture import mark_streams, step_number
-from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
+from fasttrack.hotpath.capture import order, step_number
+from fasttrack.hotpath.meeting import Meeting
+from fasttrack.hotpath.pause import Pause
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients, OddSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +51,7 @@ class StepLogger:
         "_capture",
         "_gradients",
         "_lock",
+        "_meeting",
         "_metrics_calls",
         "_metrics_step",
         "_notices",
@@ -85,6 +90,7 @@ class StepLogger:
         self._wake = wake
         self._open = True
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
+        self._meeting = Meeting(notices.warn)
         self._metrics_calls = 0
         # Of the last call of `metrics` that had one: the training step then, and its own step.
         self._metrics_step: tuple[int | None, int] = (None, 0)
@@ -111,6 +117,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self.interval = 1
+        self._gradients.close()
 
     def training_step(
         self,
@@ -130,13 +137,19 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
+            if batch_size is not None and type(batch_size) is not int:
+                batch_size = self._size(batch_size)
             self.ticks.append((now_s, batch_size))
-            self.step = step
+            before, self.step = self.step, step
             if step % self.interval:
                 if step >= self.timed_from:
                     self.timed_from = step + SKIPPED_EVERY
                     self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
+                    self._meeting.missed(before, step, self.interval)
+                if isinstance(batch_size, OddSize):
+                    self.timed_from = step  # the next call comes here, too, and leaves nothing
                 return
+            self._meeting.calls = 0
             if not self._open:
                 self.late_call()
                 return
@@ -157,7 +170,7 @@ class StepLogger:
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._add_grad_norm(metrics, model, optimizer)
+                gradients = self._add_grad_norm(metrics, model, optimizer, scaler)
             if extra is not None:
                 if type(extra) is dict:
                     metrics.update(extra)
@@ -167,10 +180,17 @@ class StepLogger:
             self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
-            events = _mark(pending, gradients) if waits else ()
+            events: tuple[torch.Event, ...] = ()
+            if waits:
+                readable, events = order(metrics, pending, gradients, self._refuse)
+                if gradients is not None and not readable:
+                    self._gradients.was_dropped(gradients)
+                    gradients = None
             if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
                 self._say_full()
-            if gradients is not None:
+                if gradients is not None:
+                    self._gradients.was_dropped(gradients)
+            elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
             if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
                 self.timed_from = step
@@ -202,7 +222,9 @@ class StepLogger:
             else:
                 raise ValueRefusedError(f"metrics must be a mapping, not {describe(metrics)}")
             pending = self._capture.mapping(values, self._refuse)
-            events = () if pending is None else _mark(pending, None)
+            events: tuple[torch.Event, ...] = ()
+            if pending is not None:
+                _, events = order(values, pending, None, self._refuse)
             if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
@@ -212,10 +234,26 @@ class StepLogger:
                 raise
             self.failed_call("log_metrics", error)
 
+    def pause(self) -> Pause:
+        """Do what `ExperimentTracker.pause` says."""
+        return Pause(self.ticks)
+
     def _last_step(self) -> int:
         """Return the step of the last call of any kind; 0 before any."""
         then, step = self._metrics_step
         return step if then == self.step else self.step or 0
+
+    def _size(self, batch_size: Any) -> Any:
+        """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
+        if issubclass(type(batch_size), (float, np.number)):
+            return batch_size
+        odd = OddSize(describe(batch_size))
+        kept = [
+            (at_s, odd if type(size) is type(batch_size) else size) for at_s, size in self.ticks
+        ]
+        self.ticks.clear()
+        self.ticks.extend(kept)
+        return odd
 
     def _read(
         self,
@@ -244,14 +282,15 @@ class StepLogger:
             self._read(optimizer, add_loss_scale, metrics, AMP_SCALE, "optimizer")
 
     def _add_grad_norm(
-        self, metrics: dict[str, Captured], model: Any, optimizer: Any
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any, scaler: Any
     ) -> Gradients | None:
         try:
-            norm = self._gradients.capture(model, optimizer)
+            norm = self._gradients.capture(model, optimizer, scaler)
         except Exception as error:  # the model's own code runs here; the row must not suffer
             if is_handlers(error):
                 raise
-            self._refuse(GRAD_NORM, f"model {explain(error)}")
+            known = isinstance(error, FasttrackError)
+            self._refuse(GRAD_NORM, str(error) if known else f"model {explain(error)}")
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -262,6 +301,11 @@ class StepLogger:
     def _say_full(self) -> None:
         self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
 
+    def say_if_nothing_was_logged(self, logged: int, interval: int) -> None:
+        """Say so at the end of a run where there were calls, but none that was logged."""
+        if self.step is not None and not logged:
+            self._meeting.say(interval, f", the last time at {self.step}")
+
     def late_call(self) -> None:
         """Count a call that came after the end."""
         self._notices.count("late_calls")
@@ -270,18 +314,3 @@ class StepLogger:
     def failed_call(self, method: str, error: Exception) -> None:
         """Count a call that is given up as a whole, and say why."""
         self._notices.lose("failed_calls", method, explain(error), result="the call was ignored")
-
-
-def _mark(
-    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
-) -> tuple[torch.Event, ...]:
-    """Return what the devices must have reached before the values are read."""
-    events: tuple[torch.Event, ...] = ()
-    if pending is not None:
-        for tensor in pending.values():
-            if not tensor.is_cpu:
-                events = mark_streams({tensor.device for tensor in pending.values()})
-                break
-    if gradients is not None:
-        events += mark_streams(gradients.devices)
-    return events
