@@ -171,6 +171,8 @@ class Uploads:
         return reason
 
     def _failed(self, entry: Artifact, reason: str) -> None:
+        if self._closed:  # the session's end broke it off; the next one tries again
+            return
         self.failures.append(f"{entry.name}: {reason}")
         self._tell(entry, "failed", reason)
 

@@ -69,6 +69,7 @@ class WandbSession:
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
+        self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
         self._presence = Presence(run.settings.base_url, self._path) if online else None
@@ -139,6 +140,7 @@ class WandbSession:
         run = self._run
         if run is None:
             raise BackendLostError("the run has ended")
+        self.uploading = self._online
         try:
             run.log_artifact(artifact, aliases=list(aliases))
             if not self._online:
@@ -148,6 +150,8 @@ class WandbSession:
             raise ArtifactRefusedError(one_line(error)) from error
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
+        finally:
+            self.uploading = False
         return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
 
     def withdraw(self, artifact: Any) -> None:
