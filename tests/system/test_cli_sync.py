@@ -83,7 +83,10 @@ def test_offline_run_arrives_whole_and_once(server: WandbServer, run: Path) -> N
     assert second.stdout == "ab12: already delivered (4 rows read back from the server)\n"
     assert [metrics(row) for row in posted] == ROWS
     assert server.runs["ab12"].history == posted
-    assert (listed["delivered"], listed["proofs"]) == ("server", ["4 rows read back from the server"])
+    assert (listed["delivered"], listed["proofs"]) == (
+        "server",
+        ["4 rows read back from the server"],
+    )
     assert listed["url"].startswith(server.url)
 
 
