@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.preemption.watch import Source
     from fasttrack.settings import RunSettings
-    from fasttrack.worker.supervisor import BackendReport, Delivery
+    from fasttrack.worker.delivery_report import BackendReport
+    from fasttrack.worker.supervisor import Delivery
 
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
@@ -86,6 +87,7 @@ class Engine:
         self._on_fork = on_fork
         self._finish_lock = threading.Lock()
         writer = _open_journal(self.run_dir, settings)
+        self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
         """Of a resumed run for which none is given: what it was begun with here."""
         try:
@@ -121,6 +123,7 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
+            find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
             ring,
@@ -159,12 +162,28 @@ class Engine:
                 segment, backends, self.notices.warn, process_hooks.run_first_at_exit
             )
         try:
-            return DeliveryProcess(segment, backends, self.notices.warn)
+            return DeliveryProcess(
+                segment,
+                backends,
+                self.notices.warn,
+                silence_s=2 * self.settings.options.hang_timeout_s,
+            )
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
+
+    def _note_in_job(self) -> None:
+        job_runs = self.settings.job_runs
+        if job_runs is None:
+            return
+        if text := job_runs.describe(self.run_id, found=self.settings.resumed):
+            say(text)
+        try:
+            job_runs.note(self.run_id)
+        except OSError as error:
+            self.notices.warn("job_runs", f"this job, requeued, will not find its run: {error}")
 
     # --- what is no row ---------------------------------------------------------------------------
 
@@ -290,6 +309,7 @@ class Engine:
 
     def _say_result(self) -> None:
         stats, report = self.stats(), self.delivery.report
+        self.logger.say_if_nothing_was_logged(self._worker.training_steps, stats.effective_interval)
         for line in stats.describe_losses():
             say(line)
         if not report.backends:
@@ -374,6 +394,7 @@ def _make_header(settings: RunSettings) -> Header:
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
+        hang_timeout_s=settings.options.hang_timeout_s,
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,

@@ -57,6 +57,11 @@ class Options:
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
 
+    hang_timeout_s: float = 60.0
+    """Seconds after which a call into W&B's client that should take none, and has not come back,
+    counts as hung: the client is started anew. What may take its time (uploads, finishing) has that
+    on top. A delivery process that gives no sign of life for twice as long is replaced."""
+
     backends: tuple[str, ...] | None = None
     """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
     the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
@@ -95,6 +100,12 @@ class Options:
     most 100 times `log_interval`, and shrinks again when there is room. That is said once and
     recorded as `fasttrack/effective_interval`. `log_metrics` is never left out."""
 
+    find_pauses: bool = True
+    """Whether a step that took more than half a second and ten times as long as the last ones
+    (their median) holds a pause, an evaluation or a checkpoint: what it took beyond them is
+    `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
+    times it must be. False: only what `tracker.pause()` marks."""
+
     def __post_init__(self) -> None:
         """Validate."""
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
@@ -113,6 +124,7 @@ class Options:
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
+        require_number("Options.hang_timeout_s", self.hang_timeout_s, least=1)
         if self.overhead_budget is not None:
             require_number("Options.overhead_budget", self.overhead_budget, least=0)
             if not 0 < self.overhead_budget < 1:
@@ -122,6 +134,7 @@ class Options:
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False, None))
+        require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)

@@ -16,7 +16,6 @@ from fasttrack.context.config import as_config, config_refusal, encodable, to_pl
 from fasttrack.context.distributed import get_world_size, is_main_process
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
 from fasttrack.errors import ConfigurationError
-from fasttrack.notices import say
 from fasttrack.options import Options
 from fasttrack.validation import (
     check_names,
@@ -30,9 +29,13 @@ from fasttrack.validation import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fasttrack.context.job_runs import JobRuns
+
 DEFAULT_PROJECT = "vla-lego"
 DEFAULT_BACKENDS = ("wandb",)
 MODES = ("online", "offline", "disabled")
+AUTO_ID = "auto"
+"""The `resume_id` that has the job's run looked up."""
 _OLD_MODES = {"dryrun": "offline", "run": "online"}
 _CONSOLES = ("auto", "off", "wrap", "redirect", "wrap_raw", "wrap_emu")
 _TRUE = ("1", "true", "yes", "on")
@@ -53,7 +56,9 @@ class RunSettings:
     run_id: str | None
     """None only where nothing is recorded."""
     resumed: bool
-    """Whether `run_id` was given, so that the run may be there already."""
+    """Whether `run_id` was given, or found, so that the run may be there already."""
+    job_runs: JobRuns | None
+    """Where to note the run, so that this job finds it when it starts again; None: nowhere."""
     sweep_id: str | None
     """The W&B sweep that the run is a trial of; None: of none."""
     mode: str
@@ -134,6 +139,8 @@ def resolve_settings(
     plain_config = as_config({} if config is None else config)
     if plain_config is None:
         raise ConfigurationError(config_refusal(config))
+    look_up = resume_id == AUTO_ID
+    resume_id = None if look_up else resume_id
     chosen_id = resolve_run_id(resume_id, sweep_id)
     base_dir = resolve_base_dir(options.directory)
     required, source = resolve_required_tags(required_tags, given=tags is not None)
@@ -145,8 +152,10 @@ def resolve_settings(
     }
     records = chosen_mode != "disabled" and is_main_process(options.log_rank)
     run_id, now_s = chosen_id, time.time()
+    job_runs = None
     if records:
         # Elsewhere neither is needed, nor the modules that are loaded for them.
+        from fasttrack.context.job_runs import JobRuns, current_job
         from fasttrack.context.naming import make_run_id, make_run_name
         from fasttrack.journal.run_directory import run_directory
         from fasttrack.redaction import redact, redact_text
@@ -157,16 +166,25 @@ def resolve_settings(
         chosen_tags = redact(chosen_tags)
         notes = None if notes is None else redact_text(notes)
         group = None if group is None else redact_text(group)
+        name = None if name is None else redact_text(name)
+        if look_up and chosen_id is None and (job := current_job()) is not None:
+            job_runs = JobRuns(
+                run_directory(base_dir, "x").parent,
+                job,
+                project=(chosen_project, chosen_entity),
+                details=(group, name, chosen_tags),
+            )
+            chosen_id = resume_id = job_runs.find()
         run_id = chosen_id or make_run_id()
-        if name is not None:
-            name = redact_text(name)
-        elif chosen_id is None or not (resume_id or run_directory(base_dir, chosen_id).is_dir()):
+        is_new = chosen_id is None or not (resume_id or run_directory(base_dir, chosen_id).is_dir())
+        if name is None and is_new:
             now = datetime.fromtimestamp(now_s)
             name = make_run_name(chosen_project, chosen_tags, now)
     return RunSettings(
         records=records,
         run_id=run_id,
         resumed=chosen_id is not None,
+        job_runs=job_runs,
         sweep_id=sweep_id,
         mode=chosen_mode,
         project=encodable(chosen_project),
@@ -349,6 +367,7 @@ def resolve_base_dir(directory: str | None = None) -> Path:
 def _sweep_parameters() -> dict[str, Any]:
     """Return what the sweep's agent has chosen; {} where it has left no file, which is said."""
     from fasttrack.context.sweep import read_parameters
+    from fasttrack.notices import say
 
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
     if not path:

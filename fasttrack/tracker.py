@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -75,7 +77,9 @@ class ExperimentTracker:
             tags: the run's tags, written to W&B as `name:value`; also the parts of its name.
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`,
                 without these tags `{project}_{YYYYMMDD}_{HHMMSS}_{commit}`.
-            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one.
+            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one;
+                "auto" goes on with the one that this Slurm job began before it was requeued, and
+                begins a new one otherwise.
             mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
             entity: W&B user or team; default WANDB_ENTITY, then the account's own.
             enabled: False is the same as mode="disabled".
@@ -241,6 +245,18 @@ class ExperimentTracker:
         logger = self._logger
         if logger is not None:
             logger.metrics(metrics, step)
+
+    def pause(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is no training: an evaluation, a checkpoint.
+
+        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
+        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
+        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
+        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
+        Never waits.
+        """
+        logger = self._logger
+        return nullcontext() if logger is None else logger.pause()
 
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.

@@ -19,7 +19,7 @@ from fasttrack import ExperimentTracker, Options
 from fasttrack.engine import describe_delivered
 from fasttrack.journal.entries import Artifact, Config, Finish
 from fasttrack.stats import Stats
-from fasttrack.worker.supervisor import BackendReport
+from fasttrack.worker.delivery_report import BackendReport
 
 
 def written_files(base: Path) -> list[Path]:
@@ -139,6 +139,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "delivery",
         "display",
         "errors",
+        "handler_errors",
         "options",
         "settings",
         "stats",
