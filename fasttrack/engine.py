@@ -86,6 +86,7 @@ class Engine:
         self.lifecycle = Lifecycle.RUNNING
         self._on_fork = on_fork
         self._finish_lock = threading.Lock()
+        self._gave_up = False  # on the worker, at the end
         writer = _open_journal(self.run_dir, settings)
         self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
@@ -248,6 +249,7 @@ class Engine:
             out_of_order=counts.get("out_of_order", 0),
             journal_errors=counts.get("journal_error", 0),
             worker_errors=counts.get("worker_errors", 0),
+            cut_off=self._worker.records_left if self._gave_up else 0,
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
             ring_high_water=self._worker.ring_high_water,
@@ -294,7 +296,12 @@ class Engine:
         if self._console is not None:
             self._console.stop()
         if not self._worker.stop(timeout_s):
-            self.notices.warn("stuck", "the worker waits for the device; its last rows are lost")
+            self._gave_up = True
+            self.notices.warn(
+                "stuck",
+                f"the worker waits for the device, or the disk, longer than {timeout_s:g} s; "
+                f"{self._worker.records_left} records are left behind",
+            )
             return False
         now_s = time.time()
         self._worker.end_segment(

@@ -81,6 +81,7 @@ class Worker:
         # worker thread
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
+        self._in_hand = 0  # records that are no longer in the ring and not yet rows
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -116,6 +117,11 @@ class Worker:
     def training_steps(self) -> int:
         """Calls of `log_training_step` so far that were not left out for the interval."""
         return self._rows.training_steps
+
+    @property
+    def records_left(self) -> int:
+        """Records that have not come to the disk yet. Looks at the whole ring."""
+        return self._ring.count() + self._in_hand + self._writer.held_rows
 
     @property
     def delivery_lag_rows(self) -> int:
@@ -218,6 +224,13 @@ class Worker:
         return handled
 
     def _handle(self, records: list[RawRecord]) -> None:
+        self._in_hand = len(records)
+        try:
+            self._write_rows(records)
+        finally:
+            self._in_hand = 0
+
+    def _write_rows(self, records: list[RawRecord]) -> None:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it

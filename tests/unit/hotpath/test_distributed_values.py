@@ -111,11 +111,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 )
             )
     try:
-        outputs = [rank.communicate(timeout=HANG_GUARD_S)[0] for rank in ranks]
+        outputs = [process.communicate(timeout=HANG_GUARD_S)[0] for process in ranks]
     finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
+        for process in ranks:
+            process.kill()
+            process.wait()
     assert outputs[0], "".join(error.read_text() for error in errors)
     result: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
     return result
