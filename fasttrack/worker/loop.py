@@ -77,6 +77,7 @@ class Worker:
         self._flush_done = 0
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
         # worker thread
         self._printed = ConsoleEncoder()
@@ -119,8 +120,10 @@ class Worker:
         return self._rows.training_steps
 
     @property
-    def records_left(self) -> int:
-        """Records that have not come to the disk yet. Looks at the whole ring."""
+    def left_behind(self) -> int:
+        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
+        if not self._gave_up:
+            return 0
         return self._ring.count() + self._in_hand + self._writer.held_rows
 
     @property
@@ -152,7 +155,8 @@ class Worker:
         self.wake()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            return not self._thread.is_alive()
+            self._gave_up = self._thread.is_alive()
+            return not self._gave_up
         return True
 
     def end_segment(self, finish: Finish) -> None:
