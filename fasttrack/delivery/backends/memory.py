@@ -233,6 +233,11 @@ class MemorySession:
         self._store.artifacts.append(artifact)
         return f"{artifact.name} is in memory" if self._online else None
 
+    def withdraw(self, artifact: StoredArtifact) -> None:
+        """Forget an artifact. See `Session.withdraw`."""
+        self._destination.called("withdraw")
+        self._store.artifacts.remove(artifact)
+
     def uploaded_bytes(self) -> int | None:
         """Return the size of the artifacts. See `Session.uploaded_bytes`."""
         kept = self._store.artifacts

@@ -112,6 +112,9 @@ class TensorBoardSession:
         """Refuse: TensorBoard takes no files. See `Session.upload`."""
         raise ArtifactRefusedError("TensorBoard takes no artifacts")
 
+    def withdraw(self, artifact: Any) -> None:
+        """Do nothing: none was taken. See `Session.withdraw`."""
+
     def uploaded_bytes(self) -> int | None:
         """Return None: nothing is sent. See `Session.uploaded_bytes`."""
         return None
