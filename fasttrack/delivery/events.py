@@ -112,6 +112,13 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The process runs; told every few seconds."""
+
+    event: ClassVar[str] = "beat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopAsked:
     """Somebody at the destination asked the training to stop."""
 
@@ -128,13 +135,11 @@ class Busy:
 
 
 Event: TypeAlias = (
-    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Busy"
+    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Beat | Busy"
 )
 
-_CLASSES = {
-    cls.event: cls
-    for cls in (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Busy)
-}
+_KINDS = (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Beat, Busy)
+_CLASSES = {cls.event: cls for cls in _KINDS}
 
 
 def encode(event: Event) -> bytes:

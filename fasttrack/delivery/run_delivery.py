@@ -19,7 +19,9 @@ from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import POLL_S, EndingWatch
 from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
+from fasttrack.delivery.guard import GuardedBackend
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
+from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.destinations import segments_by_backend
 from fasttrack.journal.entries import Header, merge_headers
 from fasttrack.journal.reader import count_rows, read_header
@@ -48,6 +50,7 @@ class RunDelivery:
         trainer_alive: Callable[[], bool],
         report: Callable[[Event], None],
         in_trainer: bool = False,
+        watchdog: Watchdog | None = None,
         make: Callable[[str, Place], Backend] = make_backend,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
@@ -59,6 +62,7 @@ class RunDelivery:
             trainer_alive: tells whether more rows may come.
             report: told what happens.
             in_trainer: whether this is the training process.
+            watchdog: watches the calls of backends; None: nothing does.
             make: returns the backend of a name.
             clock: unix time in seconds.
             pause: waits, in seconds.
@@ -85,6 +89,7 @@ class RunDelivery:
         self._trainer_alive = trainer_alive
         self._report = report
         self._in_trainer = in_trainer
+        self._watchdog = Watchdog() if watchdog is None else watchdog
         self._make = make
         self._clock = clock
         self._pause = pause
@@ -171,7 +176,7 @@ class RunDelivery:
             leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
             clock=self._clock,
         )
-        backend = self._make(name, place)
+        backend = GuardedBackend(self._make(name, place), name, header, self._watchdog)
         if backend.takes_artifacts:
             staged.takers[name] = paths
         newest = paths[-1] == self._segments[-1]

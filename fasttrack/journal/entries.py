@@ -71,6 +71,8 @@ class Header:
     """How much longer while artifacts are uploaded."""
     online_timeout_s: float = 30.0
     """How long a server is tried before delivery falls back to offline."""
+    hang_timeout_s: float = 60.0
+    """After how long a client's call that should take no time counts as hung."""
     pid: int = 0
     host: str = ""
     executable: str = ""

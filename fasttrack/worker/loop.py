@@ -45,6 +45,7 @@ class Worker:
         overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
+        find_pauses: bool = True,
         gpu: GpuSampler | None = None,
         bursts: Bursts | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Worker:
             self._gpu,
             self._bursts,
             gpu_stats_interval=gpu_stats_interval,
+            find_pauses=find_pauses,
             own_metrics=self._own_metrics,
         )
         # any thread
@@ -75,10 +77,12 @@ class Worker:
         self._flush_done = 0
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
         # worker thread
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
+        self._in_hand = 0  # records that are no longer in the ring and not yet rows
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -111,6 +115,18 @@ class Worker:
         return self._rows.rows - self._rows_lost - self._writer.held_rows
 
     @property
+    def training_steps(self) -> int:
+        """Calls of `log_training_step` so far that were not left out for the interval."""
+        return self._rows.training_steps
+
+    @property
+    def left_behind(self) -> int:
+        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
+        if not self._gave_up:
+            return 0
+        return self._ring.count() + self._in_hand + self._writer.held_rows
+
+    @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
         report = self._delivery.report
@@ -139,7 +155,8 @@ class Worker:
         self.wake()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            return not self._thread.is_alive()
+            self._gave_up = self._thread.is_alive()
+            return not self._gave_up
         return True
 
     def end_segment(self, finish: Finish) -> None:
@@ -211,6 +228,13 @@ class Worker:
         return handled
 
     def _handle(self, records: list[RawRecord]) -> None:
+        self._in_hand = len(records)
+        try:
+            self._write_rows(records)
+        finally:
+            self._in_hand = 0
+
+    def _write_rows(self, records: list[RawRecord]) -> None:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it

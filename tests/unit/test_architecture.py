@@ -24,8 +24,13 @@ BASE = {
     *("errors", "handler_errors", "notices", "options", "redaction", "stats"),
     "validation",
 }
-# What the trainer may know of delivery: how it is started, what it reports, the backends' names.
-BORDER = {"delivery.backends.registry", "delivery.events", "delivery.spawn"}
+# What the trainer may know of delivery: how it is started and ended, what it reports, the backends.
+BORDER = {
+    "delivery.backends.registry",
+    "delivery.children",
+    "delivery.events",
+    "delivery.spawn",
+}
 # What each layer may import, itself aside. A module is of the layer that its name begins with; the
 # longest name in the table counts. A new folder or module at the top gets a line here; nothing may
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
@@ -55,6 +60,7 @@ ALLOWED = {
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
     "engine": {"*"},
+    "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
     | {"preemption"},
@@ -105,7 +111,10 @@ def may_import(module: str, target: str) -> bool:
     """Return whether a module of the package may import another."""
     name, wanted = module.removeprefix("fasttrack."), target.removeprefix("fasttrack.")
     if module == "fasttrack" or wanted.split(".")[0] == name.split(".")[0]:
-        return "worker.delivery_thread" not in (name, wanted) or wanted in ("worker.supervisor",)
+        return "worker.delivery_thread" not in (name, wanted) or wanted in (
+            "worker.supervisor",
+            "worker.delivery_report",
+        )
     allowed = ALLOWED[layer_of(name)]
     return "*" in allowed or any(
         wanted == entry or wanted.startswith(f"{entry}.") for entry in allowed

@@ -24,6 +24,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "upload_timeout_s": 3600.0,
         "checkpoint_wait_s": 120.0,
         "online_timeout_s": 30.0,
+        "hang_timeout_s": 60.0,
         "backends": None,
         "directory": None,
         "delivery": "process",
@@ -33,6 +34,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "stop_signals": ("SIGTERM", "SIGUSR1"),
         "stop_before_end_s": 120.0,
         "overhead_budget": None,
+        "find_pauses": True,
     }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fasttrack.delivery import events
 from fasttrack.delivery.events import (
+    Beat,
     Busy,
     Done,
     Event,
@@ -16,6 +17,7 @@ from fasttrack.delivery.events import (
     Offline,
     Online,
     Progress,
+    StopAsked,
     Trouble,
     Upload,
 )
@@ -36,6 +38,8 @@ EVERY_KIND: list[Event] = [
     ),
     LeftOut(backend="wandb", what="segment-0001.jsonl:3 (not JSON)"),
     Done(backend="wandb", delivered=True, already=True, offline=True, rows=3, proof="3 rows"),
+    StopAsked(backend="wandb"),
+    Beat(),
     Busy(),
 ]
 

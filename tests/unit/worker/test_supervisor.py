@@ -21,7 +21,8 @@ from fasttrack.delivery.events import (
     Upload,
     encode,
 )
-from fasttrack.worker.supervisor import DeliveryProcess, DeliveryReport, NoDelivery, wait
+from fasttrack.worker.delivery_report import DeliveryReport
+from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery, wait
 
 
 class Piped(DeliveryProcess):

@@ -23,11 +23,12 @@ from fasttrack.journal.reader import read_segment
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
 from fasttrack.worker.bursts import Bursts
+from fasttrack.worker.delivery_report import DeliveryReport
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
-from fasttrack.worker.supervisor import DeliveryReport, NoDelivery
+from fasttrack.worker.supervisor import NoDelivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

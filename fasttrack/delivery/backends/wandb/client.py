@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -67,9 +68,13 @@ def release_streams(run: Any) -> None:
             setattr(run, name, None)
 
 
-def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return the exceptions that calls of a run may raise."""
-    return (import_wandb().errors.Error, *CORE_DIED, *more)
+def failures(*more: type[Exception]) -> tuple[type[BaseException], ...]:
+    """Return the exceptions that calls of a run may raise.
+
+    The client's own have no common base (MailboxClosedError, once wandb-core is dead); the others
+    are whatever its socket raises, and what asyncio takes for no error.
+    """
+    return (Exception, asyncio.CancelledError, *more)
 
 
 def one_line(error: object) -> str:
