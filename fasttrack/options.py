@@ -42,11 +42,19 @@ class Options:
     """Seconds between the worker's rounds: the longest that a row stays in memory, beside the
     device's lag. Longer intervals cost more, not less: memory that went cold is slow."""
 
+    wait_for_delivery: str = "auto"
+    """Who waits until delivery has proven that it has all: "finish", `finish()` itself; "exit", the
+    process when it ends, for all its runs together, so that `finish()` returns as soon as the
+    journal is closed; "never", nobody: delivery, once it is up, does the rest alone, if what runs
+    the job lets it outlive the trainer. What is not proven is said. "auto" is "exit" for runs in
+    offline mode, where nothing can be out of reach, and "finish" online and where somebody
+    types."""
+
     finish_timeout_s: float = 60.0
-    """Seconds that `finish()` waits for everything to be delivered."""
+    """Seconds from `finish()` on that are waited for everything to be delivered."""
 
     upload_timeout_s: float = 3600.0
-    """Seconds beyond `finish_timeout_s` that `finish()` waits for artifacts being uploaded."""
+    """Seconds beyond `finish_timeout_s` that are waited for artifacts being uploaded."""
 
     checkpoint_wait_s: float = 120.0
     """Seconds that `log_checkpoint` may wait for a copy of the files, which takes about as long as
@@ -111,6 +119,13 @@ class Options:
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        waits = ("auto", "finish", "exit", "never")
+        require_choice("Options.wait_for_delivery", self.wait_for_delivery, waits)
+        if self.wait_for_delivery == "never" and self.delivery == "thread":
+            raise ConfigurationError(
+                "Options.wait_for_delivery='never' needs a delivery that outlives the process; "
+                "delivery='thread' does not"
+            )
         if self.directory is not None and not isinstance(self.directory, str):
             raise ConfigurationError(
                 f"Options.directory must be a string or None, not {self.directory!r}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
+from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
@@ -457,12 +458,4 @@ class ExperimentTracker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
-        self.finish(_exit_code(error))
-
-
-def _exit_code(error: BaseException | None) -> int:
-    if error is None:
-        return 0
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+        self.finish(exit_code_of(error))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress
 from fasttrack.delivery.uploads import Uploads
-from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
 from fasttrack.journal.follower import Follower
 
@@ -111,8 +110,9 @@ class Replay:
             ending = self._ending.find_or_vanished()
             self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
-            if proof is None:
-                raise BackendLostError("the backend does not have all rows after a finish")
+            for path in pending:
+                for name, why in self._ledger.segment(path.name).refused.items():
+                    self._report(LeftOut(backend=self._backend, what=f"metric {name!r} {why}"))
             proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
             if uploads.pending:
                 self.reason = "an artifact was not uploaded in time"
@@ -134,6 +134,7 @@ class Replay:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
                 batch = follower.read()
                 self._session.check()
+                uploads.check()
                 if batch is not None:
                     for entry in batch.entries:
                         self._take(entry, state, path, uploads)
@@ -179,6 +180,7 @@ class Replay:
         """Wait until all artifacts are uploaded, or have had their time."""
         while uploads.pending and self._ending.seconds_left() + self._upload_timeout_s > 0:
             self._session.check()
+            uploads.check()
             self._report_progress(uploading=True)
             self._ending.pause(POLL_S)
 
