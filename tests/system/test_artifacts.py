@@ -256,6 +256,46 @@ def staged_weights(base: Path, tracker: ExperimentTracker) -> Path:
     return files_directory(run_dir(base, tracker.get_run_id()) / entry.directory) / "weights.pt"
 
 
+def test_a_file_that_becomes_shorter_while_it_is_sent_does_not_hold_up_the_end(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client would send it for ever. The rows arrive, and later artifacts do."""
+    with (checkpoint / "weights.pt").open("ab") as file:
+        file.truncate(20_000_000)  # more than fits into a socket's buffers
+    server.fault = Fault("hang", "artifact")
+    with make_tracker(mode="online") as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        os.truncate(staged_weights(tmp_path, tracker), 1000)
+        server.fault = None
+        tracker.log_checkpoint(checkpoint / "latest", aliases=["whole"], force=True)
+
+    (artifact,) = artifacts_of(server, "model")
+    assert artifact.files == {"latest": b"step10"}
+    assert "weights.pt changed after the call, in place" in capsys.readouterr().err
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(tmp_path, tracker)
+
+
+def test_a_version_is_deleted_whose_files_were_overwritten_before_it_was_committed(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can tell what was sent; it does not stand as what was logged."""
+    with make_tracker(mode="online") as tracker:
+        server.fault = Fault("hang", "graphql", operation="CommitArtifact")
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        staged_weights(tmp_path, tracker).write_bytes(b"x" * len(WEIGHTS))
+        server.fault = None
+    states = [(artifact.state, artifact.aliases) for artifact in server.artifacts]
+
+    assert states == [("DELETED", [])]
+    assert "while it was uploaded; the version was removed" in capsys.readouterr().err
+    assert is_staging_gone(tmp_path, tracker)
+
+
 def test_offline_a_staged_file_that_is_written_to_does_not_hold_up_the_rows(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

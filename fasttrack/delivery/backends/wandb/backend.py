@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
 from fasttrack.delivery.backends.wandb.session import WandbSession
+from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.contents import numbered_rows
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.reader import read_metadata
@@ -229,6 +231,8 @@ class WandbBackend:
         if self._session is not None:
             self._session.leave()
             self._session.close()
+            if self._session.uploading:  # teardown waits for its end, which may never come
+                kill_children(os.getpid(), self.helper)
             self._session = None
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
