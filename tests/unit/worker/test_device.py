@@ -118,7 +118,7 @@ def values_of(scenario: dict[str, Any], name: str) -> dict[int, float]:
     return {step: values[name] for step, values in scenario["rows"] if name in values}
 
 
-def true_values(name: str) -> dict[int, float]:
+def true_values(name: str) -> dict[int, Any]:
     """Return what the device computed."""
     steps = range(STEPS)
     if name == "loss/total":
