@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from support.runs import (
+    HANG_GUARD_S,
     deliver,
     delivery_pid,
     journal_entries,
@@ -406,6 +407,32 @@ def test_offline_checkpoints_are_uploaded_by_wandb_sync_too(
     assert [a.version for a in artifacts_of(server, "model")] == ["v0"]
     assert len(server.runs[str(tracker.get_run_id())].history) == 1
     assert is_staging_gone(tmp_path, tracker)
+
+
+def test_of_a_copy_only_our_own_sync_delivers_the_artifacts(
+    server: WandbServer, tmp_path: Path, checkpoint: Path
+) -> None:
+    """The client's record names the files where they lay; what the documents say of it is true."""
+    with make_tracker() as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, force=True)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "wandb", elsewhere / "wandb")
+    theirs = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "sync", str(offline_dirs(elsewhere)[0])],
+        check=False,
+        capture_output=True,
+        timeout=HANG_GUARD_S,
+    )
+    left_out = artifacts_of(server, "model")
+    done = sync(elsewhere, tracker)
+
+    assert (theirs.returncode, left_out) == (0, [])
+    assert done["delivered"]
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(elsewhere, tracker)
 
 
 def test_a_refused_artifact_is_said_and_kept_for_a_later_sync(
