@@ -9,6 +9,7 @@
     └── BackendError                             a destination of delivery:
         ├── BackendUnavailableError              it could not be opened
         ├── BackendLostError                     it was open and takes no more rows
+        │   └── UnprovenError                    what it took is not proven to be there
         └── ArtifactRefusedError                 it does not take an artifact
 
 The constructor raises the first two and, where delivery cannot be started, the base; the functions
@@ -57,6 +58,10 @@ class BackendUnavailableError(BackendError):
 
 class BackendLostError(BackendError):
     """An open backend takes no more rows; what it has not proven must be replayed."""
+
+
+class UnprovenError(BackendLostError):
+    """Whether the backend has every row is not proven, and another session now would not help."""
 
 
 class ArtifactRefusedError(BackendError):

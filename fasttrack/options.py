@@ -42,11 +42,19 @@ class Options:
     """Seconds between the worker's rounds: the longest that a row stays in memory, beside the
     device's lag. Longer intervals cost more, not less: memory that went cold is slow."""
 
+    wait_for_delivery: str = "auto"
+    """Who waits until delivery has proven that it has all: "finish", `finish()` itself; "exit", the
+    process when it ends, for all its runs together, so that `finish()` returns as soon as the
+    journal is closed; "never", nobody: delivery, once it is up, does the rest alone, if what runs
+    the job lets it outlive the trainer. What is not proven is said. "auto" is "exit" for runs in
+    offline mode, where nothing can be out of reach, and "finish" online and where somebody
+    types."""
+
     finish_timeout_s: float = 60.0
-    """Seconds that `finish()` waits for everything to be delivered."""
+    """Seconds from `finish()` on that are waited for everything to be delivered."""
 
     upload_timeout_s: float = 3600.0
-    """Seconds beyond `finish_timeout_s` that `finish()` waits for artifacts being uploaded."""
+    """Seconds beyond `finish_timeout_s` that are waited for artifacts being uploaded."""
 
     checkpoint_wait_s: float = 120.0
     """Seconds that `log_checkpoint` may wait for a copy of the files, which takes about as long as
@@ -100,11 +108,24 @@ class Options:
     most 100 times `log_interval`, and shrinks again when there is room. That is said once and
     recorded as `fasttrack/effective_interval`. `log_metrics` is never left out."""
 
+    find_pauses: bool = True
+    """Whether a step that took more than half a second and ten times as long as the last ones
+    (their median) holds a pause, an evaluation or a checkpoint: what it took beyond them is
+    `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
+    times it must be. False: only what `tracker.pause()` marks."""
+
     def __post_init__(self) -> None:
         """Validate."""
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        waits = ("auto", "finish", "exit", "never")
+        require_choice("Options.wait_for_delivery", self.wait_for_delivery, waits)
+        if self.wait_for_delivery == "never" and self.delivery == "thread":
+            raise ConfigurationError(
+                "Options.wait_for_delivery='never' needs a delivery that outlives the process; "
+                "delivery='thread' does not"
+            )
         if self.directory is not None and not isinstance(self.directory, str):
             raise ConfigurationError(
                 f"Options.directory must be a string or None, not {self.directory!r}"
@@ -128,6 +149,7 @@ class Options:
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False, None))
+        require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)

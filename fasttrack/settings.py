@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
-from fasttrack.context.job_runs import AUTO, JobRuns, current_job
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
 from fasttrack.errors import ConfigurationError
-from fasttrack.notices import say
 from fasttrack.options import Options
 from fasttrack.validation import (
     check_names,
@@ -31,9 +29,13 @@ from fasttrack.validation import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fasttrack.context.job_runs import JobRuns
+
 DEFAULT_PROJECT = "vla-lego"
 DEFAULT_BACKENDS = ("wandb",)
 MODES = ("online", "offline", "disabled")
+AUTO_ID = "auto"
+"""The `resume_id` that has the job's run looked up."""
 _OLD_MODES = {"dryrun": "offline", "run": "online"}
 _CONSOLES = ("auto", "off", "wrap", "redirect", "wrap_raw", "wrap_emu")
 _TRUE = ("1", "true", "yes", "on")
@@ -137,7 +139,7 @@ def resolve_settings(
     plain_config = as_config({} if config is None else config)
     if plain_config is None:
         raise ConfigurationError(config_refusal(config))
-    look_up = resume_id == AUTO
+    look_up = resume_id == AUTO_ID
     resume_id = None if look_up else resume_id
     chosen_id = resolve_run_id(resume_id, sweep_id)
     base_dir = resolve_base_dir(options.directory)
@@ -153,6 +155,7 @@ def resolve_settings(
     job_runs = None
     if records:
         # Elsewhere neither is needed, nor the modules that are loaded for them.
+        from fasttrack.context.job_runs import JobRuns, current_job
         from fasttrack.context.naming import make_run_id, make_run_name
         from fasttrack.journal.run_directory import run_directory
         from fasttrack.redaction import redact, redact_text
@@ -364,6 +367,7 @@ def resolve_base_dir(directory: str | None = None) -> Path:
 def _sweep_parameters() -> dict[str, Any]:
     """Return what the sweep's agent has chosen; {} where it has left no file, which is said."""
     from fasttrack.context.sweep import read_parameters
+    from fasttrack.notices import say
 
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
     if not path:

@@ -75,7 +75,7 @@ class Stats:
             lines.append(f"{sum(lost.values())} rows were lost ({_listed(lost)}); see stats()")
         if self.reasons:
             number = sum(self.reasons.values())
-            lines.append(f"{number} values and calls were not logged ({_listed(self.reasons)})")
+            lines.append(f"not logged, {number} in all: {_listed(self.reasons)}")
         return lines
 
 

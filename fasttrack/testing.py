@@ -48,7 +48,11 @@ class MemoryTracker(ExperimentTracker):
         self._remove_directory = weakref.finalize(self, _remove, directory, os.getpid())
         given = arguments.pop("options", None) or Options()
         options = dataclasses.replace(
-            given, backends=("memory",), delivery="thread", directory=directory
+            given,
+            backends=("memory",),
+            delivery="thread",
+            directory=directory,
+            wait_for_delivery="finish",
         )
         defaults = {"project": "test", "required_tags": (), "log_interval": 1, "mode": "online"}
         try:

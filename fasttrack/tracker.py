@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
+from fasttrack.exit_codes import exit_code_of
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -244,6 +247,18 @@ class ExperimentTracker:
         if logger is not None:
             logger.metrics(metrics, step)
 
+    def pause(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is no training: an evaluation, a checkpoint.
+
+        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
+        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
+        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
+        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
+        Never waits.
+        """
+        logger = self._logger
+        return nullcontext() if logger is None else logger.pause()
+
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.
 
@@ -438,12 +453,4 @@ class ExperimentTracker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
-        self.finish(_exit_code(error))
-
-
-def _exit_code(error: BaseException | None) -> int:
-    if error is None:
-        return 0
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+        self.finish(exit_code_of(error))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "GradientSource",
+    "Notices",
     "Ring",
     "StepMapper",
     "StepMeter",

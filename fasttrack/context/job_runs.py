@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-AUTO = "auto"
-"""The `resume_id` that has the run looked up here."""
 _DIRECTORY = ".jobs"
 _FIELDS = {"run_id", "start", "began_s", "likeness", "details", "time_s"}
 _LONGEST_S = (

@@ -14,7 +14,7 @@ import tenacity
 from fasttrack.delivery.events import Done, Offline, Online, Trouble
 from fasttrack.delivery.ledger import Proofs
 from fasttrack.delivery.replay import Replay
-from fasttrack.errors import BackendLostError, BackendUnavailableError
+from fasttrack.errors import BackendLostError, BackendUnavailableError, UnprovenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,6 +128,8 @@ class Courier:
             except BackendLostError as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, UnprovenError):
+                    return False
             if self._ending.seconds_left() < pause_s:
                 return False
             self._ending.wait(pause_s)
@@ -145,6 +147,8 @@ class Courier:
             except BackendLostError as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, UnprovenError):
+                    return False
             self._ending.wait(1.0)
         return False
 

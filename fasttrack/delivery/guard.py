@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
-    from fasttrack.delivery.backends.base import Backend, Session
+    from fasttrack.delivery.backends.base import Backend, Holding, Session
     from fasttrack.delivery.watchdog import Call, Watchdog
     from fasttrack.journal.entries import Header
 
@@ -59,6 +60,10 @@ class GuardedBackend:
         budget_s = self._header.hang_timeout_s
         with self._watchdog.call(self._name, "letting go of it", budget_s, self.helper):
             self._backend.abandon()
+
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return what can be read. See `Backend.holdings`."""
+        return self._backend.holdings(header, segments)
 
 
 class _GuardedSession:

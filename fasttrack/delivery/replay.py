@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress
 from fasttrack.delivery.uploads import Uploads
-from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
 from fasttrack.journal.follower import Follower
 
@@ -111,8 +110,9 @@ class Replay:
             ending = self._ending.find_or_vanished()
             self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
-            if proof is None:
-                raise BackendLostError("the backend does not have all rows after a finish")
+            for path in pending:
+                for name, why in self._ledger.segment(path.name).refused.items():
+                    self._report(LeftOut(backend=self._backend, what=f"metric {name!r} {why}"))
             proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
             if uploads.pending:
                 self.reason = "an artifact was not uploaded in time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from fasttrack.notices import say
@@ -36,6 +37,10 @@ class Bystander:
     def metrics(self, metrics: Any, step: Any) -> None:
         """Ignore metrics."""
         self.late_call()
+
+    def pause(self) -> AbstractContextManager[None]:
+        """Return what does nothing: whoever shares its code with the trainer may pause."""
+        return nullcontext()
 
     def late_call(self) -> None:
         """Count a call that is ignored; say so at the first."""

@@ -8,6 +8,8 @@ from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
@@ -21,7 +23,9 @@ from fasttrack.hotpath.arguments import (
 )
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
 from fasttrack.hotpath.capture import order, step_number
-from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
+from fasttrack.hotpath.meeting import Meeting
+from fasttrack.hotpath.pause import Pause
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients, OddSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +51,7 @@ class StepLogger:
         "_capture",
         "_gradients",
         "_lock",
+        "_meeting",
         "_metrics_calls",
         "_metrics_step",
         "_notices",
@@ -85,6 +90,7 @@ class StepLogger:
         self._wake = wake
         self._open = True
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
+        self._meeting = Meeting(notices.warn)
         self._metrics_calls = 0
         # Of the last call of `metrics` that had one: the training step then, and its own step.
         self._metrics_step: tuple[int | None, int] = (None, 0)
@@ -131,13 +137,19 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
+            if batch_size is not None and type(batch_size) is not int:
+                batch_size = self._size(batch_size)
             self.ticks.append((now_s, batch_size))
-            self.step = step
+            before, self.step = self.step, step
             if step % self.interval:
                 if step >= self.timed_from:
                     self.timed_from = step + SKIPPED_EVERY
                     self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
+                    self._meeting.missed(before, step, self.interval)
+                if isinstance(batch_size, OddSize):
+                    self.timed_from = step  # the next call comes here, too, and leaves nothing
                 return
+            self._meeting.calls = 0
             if not self._open:
                 self.late_call()
                 return
@@ -222,10 +234,26 @@ class StepLogger:
                 raise
             self.failed_call("log_metrics", error)
 
+    def pause(self) -> Pause:
+        """Do what `ExperimentTracker.pause` says."""
+        return Pause(self.ticks)
+
     def _last_step(self) -> int:
         """Return the step of the last call of any kind; 0 before any."""
         then, step = self._metrics_step
         return step if then == self.step else self.step or 0
+
+    def _size(self, batch_size: Any) -> Any:
+        """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
+        if issubclass(type(batch_size), (float, np.number)):
+            return batch_size
+        odd = OddSize(describe(batch_size))
+        kept = [
+            (at_s, odd if type(size) is type(batch_size) else size) for at_s, size in self.ticks
+        ]
+        self.ticks.clear()
+        self.ticks.extend(kept)
+        return odd
 
     def _read(
         self,
@@ -272,6 +300,11 @@ class StepLogger:
 
     def _say_full(self) -> None:
         self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
+
+    def say_if_nothing_was_logged(self, logged: int, interval: int) -> None:
+        """Say so at the end of a run where there were calls, but none that was logged."""
+        if self.step is not None and not logged:
+            self._meeting.say(interval, f", the last time at {self.step}")
 
     def late_call(self) -> None:
         """Count a call that came after the end."""

@@ -130,9 +130,12 @@ class SegmentWriter:
         return sum(map(is_row, list(self._held)))
 
     def close(self) -> None:
-        """Flush the file to the device and close it. Blocks on the disk."""
+        """Flush the file to the device and close it, once. Blocks on the disk."""
+        fd, self._fd = self._fd, -1  # the number is soon somebody else's
+        if fd < 0:
+            return
         try:
-            os.fsync(self._fd)
+            os.fsync(fd)
         except OSError:
             pass  # a file system without fsync; the rows are in the page cache
-        os.close(self._fd)
+        os.close(fd)

@@ -134,6 +134,11 @@ class DeliveryReport:
         return all(known.done is not None for known in self._all())
 
     @property
+    def opened(self) -> bool:
+        """Whether every backend has told where rows go to."""
+        return all(known.url or known.directory for known in self._all())
+
+    @property
     def delivered(self) -> bool:
         """Whether every backend has proven that it has all."""
         return all(known.done is not None and known.done.delivered for known in self._all())

@@ -81,6 +81,11 @@ class DeliveryThread:
             self._on_open()
         self.report.apply(event, self._warn)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def poll(self) -> None:
         """Nothing to do: the thread reports by itself."""
 

@@ -45,6 +45,7 @@ class Worker:
         overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
+        find_pauses: bool = True,
         gpu: GpuSampler | None = None,
         bursts: Bursts | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Worker:
             self._gpu,
             self._bursts,
             gpu_stats_interval=gpu_stats_interval,
+            find_pauses=find_pauses,
             own_metrics=self._own_metrics,
         )
         # any thread
@@ -109,6 +111,11 @@ class Worker:
     def rows_written(self) -> int:
         """Rows on disk so far."""
         return self._rows.rows - self._rows_lost - self._writer.held_rows
+
+    @property
+    def training_steps(self) -> int:
+        """Calls of `log_training_step` so far that were not left out for the interval."""
+        return self._rows.training_steps
 
     @property
     def delivery_lag_rows(self) -> int:

@@ -25,7 +25,7 @@ _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 class RowEncoder:
     """Turn records into rows, and rows into the journal's lines.
 
-    Threads: worker only; `rows` is read by any.
+    Threads: worker only; `rows` and `training_steps` are read by any.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class RowEncoder:
         bursts: Bursts,
         *,
         gpu_stats_interval: int,
+        find_pauses: bool,
         own_metrics: Callable[[], dict[str, float]],
     ) -> None:
         """Number rows from 0.
@@ -48,6 +49,7 @@ class RowEncoder:
             gpu: sampled once in `gpu_stats_interval` training steps.
             bursts: rested between rows.
             gpu_stats_interval: also how often `own_metrics` join a row.
+            find_pauses: see `StepMeter`.
             own_metrics: what fasttrack itself costs and has lost.
         """
         self._resolver = resolver
@@ -57,11 +59,13 @@ class RowEncoder:
         self._bursts = bursts
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
-        self._meter = StepMeter(get_world_size)
+        self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
         self._last_step = -_LARGEST_STEP
         self._gpu_period: int | None = None
         self.rows = 0
         """How many were made; the number of the next one."""
+        self.training_steps = 0
+        """How many of the records were training steps."""
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:
         """Return the lines of `records`: at most one each. Waits for the device.
@@ -77,6 +81,7 @@ class RowEncoder:
             if ticks is None:
                 metrics_calls += 1
             else:
+                self.training_steps += 1
                 self._add_training_metrics(step, values, ticks)
             usual = self._last_step <= step <= _LARGEST_STEP and _RESERVED.isdisjoint(values)
             if values and (usual or self._check(step, values)):
@@ -94,9 +99,13 @@ class RowEncoder:
         return lines
 
     def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
-        values.update(self._meter.measure(ticks))
-        if ticks:  # else another thread's call took this one's
-            self._overhead.add_steps(step, ticks[0][0], ticks[-1][0], len(ticks))
+        meter = self._meter
+        for name, value in meter.measure(ticks).items():
+            values.setdefault(name, value)  # the user's own, where there is one
+        if meter.steps:  # else another thread's call took this one's
+            self._overhead.add_steps(
+                step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s
+            )
         period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
             if self._gpu_period is not None:  # at first there is nothing to tell

@@ -32,6 +32,10 @@ class Delivery(Protocol):
 
     report: DeliveryReport
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work."""
+
     def poll(self) -> None:
         """Take in what was reported; start again what died. Never waits."""
 
@@ -51,6 +55,7 @@ class NoDelivery:
     def __init__(self) -> None:
         """Be done."""
         self.report = DeliveryReport(())
+        self.alive = False
 
     def poll(self) -> None:
         """Nothing to do."""
@@ -134,6 +139,11 @@ class DeliveryProcess:
         self._partial = b""
         self._heard = False
         self._up_s = self._silent_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def poll(self) -> None:
         """Take in reports; replace the process if it died, or lies still, before it was done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults import kills, network, stops
+from faults import copies, disk, kills, methods, network, signals, stops
 
-FAMILIES = (kills, network, stops)
+FAMILIES = (kills, network, stops, disk, signals, methods, copies)
 SCENARIOS = {scenario.name: scenario for family in FAMILIES for scenario in family.SCENARIOS}

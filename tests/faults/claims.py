@@ -41,7 +41,7 @@ def check_trainer(bench: Bench, trainer: Trainer) -> None:
 
 def check_status(bench: Bench, run_dir: Path) -> None:
     """Hold what `fasttrack show --json` says against what is there."""
-    result = bench.command("show", str(run_dir), "--json")
+    result = bench.command("show", bench.inside(run_dir), "--json")
     try:
         told = json.loads(result.stdout)
     except ValueError:
@@ -60,8 +60,9 @@ def check_status(bench: Bench, run_dir: Path) -> None:
 
 def check_online(bench: Bench, run_dir: Path, who: str) -> None:
     """Count it as said wrongly unless the server has the journal's rows, each once."""
-    kept = [row.id for row in bench.journal(run_dir)]
-    counts = compare(kept, bench.online(run_dir.name), bench.seed)
+    kept = {row.id for row in bench.journal(run_dir)}
+    found = [row for row in bench.online(run_dir.name) if row.id in kept]
+    counts = compare(kept, found, bench.seed)
     _judge(bench, who, "delivered", counts.clean, counts.lost)
 
 

@@ -80,7 +80,17 @@ def _is_chosen(scenario: Scenario, patterns: list[str]) -> bool:
 def _say(outcome: Outcome) -> None:
     counts = " ".join(
         f"{name}={getattr(outcome, name)}"
-        for name in ("rows", "lost", "doubled", "wrong", "hung", "said_wrongly", "recovery_s")
+        for name in (
+            "rows",
+            "lost",
+            "doubled",
+            "wrong",
+            "hung",
+            "raised",
+            "said_wrongly",
+            "counted",
+            "recovery_s",
+        )
     )
     word = f"skipped ({outcome.skipped})" if outcome.skipped else "ok" if outcome.clean else "BAD"
     print(f"{word:<4} {outcome.scenario} seed {outcome.seed}: {counts}", flush=True)

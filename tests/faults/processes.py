@@ -67,9 +67,8 @@ def send(process: Process, signum: int) -> bool:
     return True
 
 
-def kill_all(mark: str) -> list[str]:
+def kill(left: list[Process]) -> list[str]:
     """Kill what is left of a run; return what that was."""
-    left = find(mark)
     for process in left:
         send(process, signal.SIGKILL)
         send(process, signal.SIGCONT)

@@ -69,6 +69,8 @@ class Outcome:
     wrong: int = 0
     hung: int = 0
     said_wrongly: int = 0
+    raised: int = 0
+    """Trainers that ended otherwise than they would have without us."""
     recovery_s: float = 0.0
     counted: int = 0
     """Rows that are missing and that the trainer counted and said."""
@@ -78,7 +80,8 @@ class Outcome:
     @property
     def clean(self) -> bool:
         """Whether all held."""
-        return not (self.lost or self.doubled or self.wrong or self.hung or self.said_wrongly)
+        bad = (self.lost, self.doubled, self.wrong, self.hung, self.said_wrongly, self.raised)
+        return not any(bad)
 
 
 class Skip(Exception):
@@ -106,7 +109,12 @@ class Bench:
         """What commands are run by, before their own words (a mount namespace, a limit)."""
         self.variables: dict[str, str] = {}
         """Environment variables beside the usual ones."""
-        self.server_is_back = True
+        self.wandb = base / "wandb"
+        """Where the run's files are, as the rig sees it."""
+        self.directories = [self.wandb]
+        """All such places: a run may be in several."""
+        self.keepers: list[subprocess.Popen[str]] = []
+        """Processes of the rig's own that must live as long as the run."""
         self.expects_delivery = True
         """Whether all of it must be delivered in the end."""
 
@@ -145,12 +153,20 @@ class Bench:
 
     @property
     def run_dirs(self) -> list[Path]:
-        """The journal directories under the base."""
-        return sorted(p for p in (self.base / "wandb" / "fasttrack").glob("*") if p.is_dir())
+        """The journal directories."""
+        found = [path for place in self.directories for path in (place / "fasttrack").glob("*")]
+        return sorted(path for path in found if path.is_dir())
 
-    def processes(self, role: str) -> list[Process]:
-        """Return the living processes of one role."""
-        return processes.find(self.mark, role)
+    def inside(self, path: Path) -> str:
+        """Return what the run's processes call a path that the rig sees."""
+        if path.is_relative_to(self.wandb):
+            return str(self.base / "wandb" / path.relative_to(self.wandb))
+        return str(path)
+
+    def processes(self, role: str | None = None) -> list[Process]:
+        """Return the run's living processes, or those of one role; the rig's own are none."""
+        keepers = {keeper.pid for keeper in self.keepers}
+        return [p for p in processes.find(self.mark, role) if p.pid not in keepers]
 
     def await_process(self, role: str, timeout_s: float = 60.0) -> Process:
         """Wait until there is a process of one role; return it."""
@@ -168,7 +184,9 @@ class Bench:
         if role == "trainer":
             now_s = time.monotonic()
             for trainer in self.trainers:
-                trainer.killed_s = now_s if signum == signal.SIGKILL else trainer.killed_s
+                if signum == signal.SIGKILL:
+                    trainer.killed_s = now_s
+                    trainer.ends_with |= {-signal.SIGKILL}
         return sum(processes.send(process, signum) for process in self.processes(role))
 
     def last_for(self, seconds: float) -> None:
@@ -188,7 +206,10 @@ class Bench:
     def settle(self) -> None:
         """Wait for the trainers and what they left, then deliver by hand until all is delivered."""
         for trainer in self.trainers:
-            trainer.await_end()
+            code = trainer.await_end()
+            if code not in trainer.ends_with:
+                self.outcome.raised += 1
+                self.remark(f"the trainer ended with {code}: {trainer.said[-3000:]}")
         self.over_s = max(self.over_s, *(t.stopped_s() for t in self.trainers))
         for trainer in self.trainers:
             claims.check_trainer(self, trainer)
@@ -202,15 +223,15 @@ class Bench:
     def await_nobody(self) -> None:
         """Wait until no process of the run is left; go on without those that stay."""
         try:
-            wait_until(lambda: not processes.find(self.mark), "the last process leaves", LEAVE_S)
+            wait_until(lambda: not self.processes(), "the last process leaves", LEAVE_S)
         except HungError as hung:
             self.outcome.hung += 1
-            self.remark(f"{hung}; killed: {processes.kill_all(self.mark)}")
+            self.remark(f"{hung}; killed: {processes.kill(self.processes())}")
 
     def sync(self, run_dir: Path, tries: int = _SYNC_TRIES) -> bool:
         """Deliver one run by hand; return whether it came to be delivered."""
         for number in range(tries):
-            result = self.command("sync", str(run_dir), "--json")
+            result = self.command("sync", self.inside(run_dir), "--json")
             told = _parse(result.stdout)
             delivered = bool(told and all(run["delivered"] for run in told))
             if delivered != (result.returncode == 0):
@@ -254,36 +275,44 @@ class Bench:
 
     def offline(self, run_id: str) -> list[FoundRow]:
         """Return the rows in a run's offline directories."""
-        found = (self.base / "wandb").glob(f"offline-run-*-{run_id}")
-        return [row for directory in sorted(found) for row in read_offline(directory)]
+        places = [p for place in self.directories for p in place.glob(f"offline-run-*-{run_id}")]
+        return [row for directory in sorted(places) for row in read_offline(directory)]
+
+    def finish_lines(self, run_dir: Path) -> list[dict[str, Any]]:
+        """Return the lines by which the attempts of a run ended in its journal."""
+        lines = [line for p in run_dir.glob("segment-*") for line in p.read_bytes().splitlines()]
+        entries = [_parse(line) for line in lines if b'"finish"' in line]
+        return [entry for entry in entries if entry and entry["kind"] == "finish"]
+
+    def require(self, holds: bool, otherwise: str) -> None:
+        """Count it as raised, with a remark, unless something holds that concerns no row."""
+        if not holds:
+            self.outcome.raised += 1
+            self.remark(otherwise)
 
     def judge(self) -> None:
-        """Compare what was logged, the journal and the server; add it to the outcome."""
-        for run_dir in self.run_dirs:
-            self._judge_run(run_dir, [t for t in self.trainers if t.run_id == run_dir.name])
+        """Compare what was logged, the journals and the server; add it to the outcome."""
+        run_ids = {run_dir.name for run_dir in self.run_dirs}
+        for run_id in sorted(run_ids):
+            self._judge_run(run_id, [t for t in self.trainers if t.run_id == run_id])
 
-    def _judge_run(self, run_dir: Path, trainers: list[Trainer]) -> None:
-        journal = self.journal(run_dir)
+    def _judge_run(self, run_id: str, trainers: list[Trainer]) -> None:
+        places = [run_dir for run_dir in self.run_dirs if run_dir.name == run_id]
+        journal = [row for place in places for row in self.journal(place)]
         kept = {row.id for row in journal}
-        must: set[int] = set()
-        may: set[int] = set()
-        for trainer in trainers:
-            must |= trainer.must_be_kept()
-            may |= trainer.may_be_kept()
+        must = set().union(*(trainer.must_be_kept() for trainer in trainers))
+        may = set().union(*(trainer.may_be_kept() for trainer in trainers))
         missing = sorted(must - kept)
         counted = min(len(missing), sum(trainer.counted() for trainer in trainers))
         self.outcome.counted += counted
-        in_journal = compare(kept & may if trainers else kept, journal, self.seed)
-        self.add(in_journal, f"journal of {run_dir.name}")
+        self.outcome.rows += len(kept)
+        self.add(compare(kept & may, journal, self.seed), f"journal of {run_id}")
         if len(missing) > counted:
             self.outcome.lost += len(missing) - counted
             self.remark(f"not in the journal: {missing[:10]}, {len(missing)} rows")
         if self.expects_delivery:
-            self.outcome.rows += len(kept)
-            arrived = compare(kept, self.online(run_dir.name), self.seed)
-            self.add(arrived, f"server's run {run_dir.name}")
-        else:
-            self.outcome.rows += len(kept)
+            arrived = compare(kept, self.online(run_id), self.seed)
+            self.add(arrived, f"server's run {run_id}")
 
     def add(self, counts: Counts, where: str) -> None:
         """Add what was found wrong at one place."""
@@ -306,6 +335,8 @@ class Trainer:
     def __init__(self, bench: Bench, spec: Spec, number: int) -> None:
         self.bench = bench
         self.spec = spec
+        self.ends_with = {0}
+        """The exit codes that are right."""
         self.killed_s: float | None = None
         """When SIGKILL was sent (the monotonic clock, which processes share)."""
         self.said_path = bench.base / f"said-{number}.txt"
@@ -347,8 +378,9 @@ class Trainer:
 
     @property
     def run_dir(self) -> Path:
-        """The run's directory."""
-        return Path(self.notes("open")[0]["directory"])
+        """The run's directory, as the rig sees it."""
+        assert self.run_id is not None
+        return self.bench.wandb / "fasttrack" / self.run_id
 
     def await_note(self, what: str, timeout_s: float = 60.0, **facts: Any) -> dict[str, Any]:
         """Wait for a note with these facts; return it."""
@@ -423,7 +455,10 @@ def run_one(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcome:
             bench.remark(traceback.format_exc())
         finally:
             server.fault = None
-            left = processes.kill_all(bench.mark)
+            left = processes.kill(bench.processes())
+            processes.kill(processes.find(bench.mark))  # the rig's own
+            for keeper in bench.keepers:
+                keeper.communicate()
             for trainer in bench.trainers:
                 trainer.process.wait()
             if left:
@@ -435,7 +470,7 @@ def run_one(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcome:
     return bench.outcome
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:

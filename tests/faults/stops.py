@@ -52,7 +52,7 @@ def _kill_sync(bench: Bench) -> None:
     for _ in range(3):
         before = bench.server.requests
         process = subprocess.Popen(
-            [sys.executable, "-m", "fasttrack", "sync", str(trainer.run_dir)],
+            [sys.executable, "-m", "fasttrack", "sync", bench.inside(trainer.run_dir)],
             env=bench.environment(),
             cwd=bench.base,
             stdout=subprocess.DEVNULL,

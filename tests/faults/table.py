@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-_COLUMNS = ("rows", "lost", "doubled", "wrong", "hung", "said_wrongly")
+COLUMNS = ("rows", "lost", "doubled", "wrong", "hung", "raised", "said_wrongly")
 _HEAD = (
-    "| scenario | seeds | rows checked | lost | doubled | wrong | hung | delivered said wrongly | "
-    "worst recovery s |\n|---|---|---|---|---|---|---|---|---|"
+    "| scenario | seeds | rows checked | lost | doubled | wrong | hung | raised | "
+    "delivered said wrongly | worst recovery s |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -24,7 +24,7 @@ def make_table(results: dict[str, dict[str, Any]]) -> str:
         outcomes = [o for o in results.get(name, {}).values() if not o["skipped"]]
         if not outcomes:
             continue
-        sums = " | ".join(f"{sum(o[column] for o in outcomes):,}" for column in _COLUMNS)
+        sums = " | ".join(f"{sum(o.get(column, 0) for o in outcomes):,}" for column in COLUMNS)
         worst_s = max(o["recovery_s"] for o in outcomes)
         mark = "" if scenario.promised else " (not promised)"
         lines.append(f"| `{name}`{mark} | {len(outcomes)} | {sums} | {worst_s:.1f} |")

@@ -226,7 +226,7 @@ def test_the_table_sums_over_seeds(tmp_path: Path) -> None:
 
     write_table(readme, {name: {str(o.seed): asdict(o) for o in outcomes}})
 
-    line = f"| `{name}` | 2 | 1,300 | 1 | 0 | 0 | 0 | 1 | 2.0 |"
+    line = f"| `{name}` | 2 | 1,300 | 1 | 0 | 0 | 0 | 0 | 1 | 2.0 |"
     text = readme.read_text()
     assert line in text
     assert "old" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ _HISTORY = "wandb-history.jsonl"
 _EVENTS = "wandb-events.jsonl"
 _SUMMARY = "wandb-summary.json"
 _CONSOLE = "output.log"
+_MOST_SAMPLES = 10_000
 _NO_PARQUET: Json = {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
 
 
@@ -49,6 +51,10 @@ class ServerRun:
     summary_json: str = "{}"
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     """The lines of the file stream: file name, then offset."""
+
+    lose_steps: set[int] = field(default_factory=set)
+    """`_step`s of lines that never arrive, once each, as if the client had dropped them."""
+    _lost_offsets: list[int] = field(default_factory=list)
 
     @property
     def storage_id(self) -> str:
@@ -101,12 +107,15 @@ class ServerRun:
         self.summary_json = variables.get("summaryMetrics") or self.summary_json
         by_client = not variables.get("id")  # the public API edits a run by its storage id
         if by_client and self.state != "running":
+            self._lost_offsets = []  # of another session, which counted otherwise
             self.state, self.exit_code, self.preempting = "running", None, False
 
     def stream(self, post: Json) -> None:
         """Take over one file_stream post. An offset that is sent again is overwritten."""
         for name, chunk in (post.get("files") or {}).items():
             lines = dict(enumerate(chunk["content"], chunk.get("offset", 0)))
+            if name == _HISTORY and (self.lose_steps or self._lost_offsets):
+                lines = self._without_lost(lines)
             self.streams.setdefault(name, {}).update(lines)
             if name == _SUMMARY and lines:
                 self.summary_json = lines[max(lines)]
@@ -115,6 +124,20 @@ class ServerRun:
         if post.get("complete"):
             self.exit_code = int(post.get("exitcode") or 0)
             self.state = "failed" if self.exit_code else "finished"
+
+    def _without_lost(self, lines: dict[int, str]) -> dict[int, str]:
+        """Return what arrives of a session's history: what it dropped leaves no hole."""
+        kept = {}
+        for offset, line in lines.items():
+            step = json.loads(line).get("_step")
+            if offset in self._lost_offsets:
+                continue
+            if step in self.lose_steps:
+                self.lose_steps.discard(step)
+                self._lost_offsets.append(offset)
+                continue
+            kept[offset - sum(lost < offset for lost in self._lost_offsets)] = line
+        return kept
 
     def node(self) -> Json:
         """Return the run as GraphQL shows it: every field that some query asks for."""
@@ -228,5 +251,14 @@ class RunStore:
         if run is None:
             return {"project": {"run": None}}
         steps = range(variables["minStep"], variables["maxStep"])
-        page = [line for line in run.lines(_HISTORY) if json.loads(line).get("_step") in steps]
-        return {"project": {"run": {"history": page[: variables["pageSize"]]}}}
+        page = [line for line in run.lines(_HISTORY) if _step_of(line) in steps]
+        most = min(variables["pageSize"], _MOST_SAMPLES)
+        if len(page) > most:  # samples, evenly spaced
+            page = [page[number * len(page) // most] for number in range(most)]
+        return {"project": {"run": {"history": page}}}
+
+
+@functools.lru_cache(maxsize=2**17)
+def _step_of(line: str) -> int | None:
+    step: int | None = json.loads(line).get("_step")
+    return step

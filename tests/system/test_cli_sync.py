@@ -37,7 +37,7 @@ pytestmark = pytest.mark.server
 ROWS = [{"loss": 0.0}, {"loss": 0.5}, {"loss": 1.0}, {"eval/loss": 0.25}]
 KEYS = {
     *("run_id", "directory", "delivered", "already", "busy", "rows", "proof", "url", "reason"),
-    "backends",
+    *("backends", "left_out"),
 }
 
 
@@ -77,13 +77,16 @@ def test_offline_run_arrives_whole_and_once(server: WandbServer, run: Path) -> N
 
     assert (first.exit_code, first.stderr) == (0, "")
     assert first.stdout == (
-        f"ab12: 4 rows delivered (the server's last step is 3)\n  {listed['url']}\n"
+        f"ab12: 4 rows delivered (4 rows read back from the server)\n  {listed['url']}\n"
     )
     assert (second.exit_code, second.stderr) == (0, "")
-    assert second.stdout == "ab12: already delivered (the server's last step is 3)\n"
+    assert second.stdout == "ab12: already delivered (4 rows read back from the server)\n"
     assert [metrics(row) for row in posted] == ROWS
     assert server.runs["ab12"].history == posted
-    assert (listed["delivered"], listed["proofs"]) == ("server", ["the server's last step is 3"])
+    assert (listed["delivered"], listed["proofs"]) == (
+        "server",
+        ["4 rows read back from the server"],
+    )
     assert listed["url"].startswith(server.url)
 
 

@@ -60,6 +60,7 @@ ALLOWED = {
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
     "engine": {"*"},
+    "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
     | {"preemption"},

@@ -34,6 +34,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "stop_signals": ("SIGTERM", "SIGUSR1"),
         "stop_before_end_s": 120.0,
         "overhead_budget": None,
+        "find_pauses": True,
     }
 
 

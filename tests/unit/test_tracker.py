@@ -16,8 +16,8 @@ from support.runs import make_tracker, offline_dirs, run_script, wait_until, wan
 from support.trackers import HANG_GUARD_S, Trackers
 
 from fasttrack import ExperimentTracker, Options
-from fasttrack.engine import describe_delivered
 from fasttrack.journal.entries import Artifact, Config, Finish
+from fasttrack.life import describe_delivered
 from fasttrack.stats import Stats
 from fasttrack.worker.delivery_report import BackendReport
 
@@ -139,6 +139,8 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "delivery",
         "display",
         "errors",
+        "exit_codes",
+        "handler_errors",
         "options",
         "settings",
         "stats",

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fasttrack.delivery.contents import as_it_is
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from fasttrack.delivery.contents import Held
     from fasttrack.journal.cursor import Ledger
     from fasttrack.journal.entries import Artifact, Header, Row
 
@@ -36,6 +39,20 @@ class Place:
     """Told what of the run the destination never takes, and why; all the rest is delivered."""
     clock: Callable[[], float] = time.time
     """Unix time in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Rows of a run that lie in one place."""
+
+    place: str
+    """Which, in words."""
+    segments: tuple[Path, ...]
+    """Whose rows are to be there."""
+    rows: Callable[[], Iterable[Held]]
+    """Reads them; raises BackendLostError where that fails."""
+    kept: Callable[[Row], Held] = as_it_is
+    """Returns of a row what the place can be expected to hold."""
 
 
 class Backend(Protocol):
@@ -64,6 +81,17 @@ class Backend(Protocol):
     def abandon(self) -> None:
         """Let go of a session that was lost, so that the run can be opened again. Never raises."""
 
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return where rows of the run lie, for `fasttrack verify`; opens no session.
+
+        Args:
+            header: the run's.
+            segments: those that are for this backend, oldest first.
+
+        Raises:
+            BackendUnavailableError: the destination cannot be read from here.
+        """
+
 
 class Session(Protocol):
     """An open run at one destination.
@@ -81,8 +109,9 @@ class Session(Protocol):
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
         """Find out what of `pending` the destination holds already; return what is still to do.
 
-        What is found is noted in the ledger: `arrived` rows are never handed over again, and a
-        segment that is there whole gets its proof. Called once, before the first row.
+        What is found is noted in the ledger: `arrived` rows are never handed over again. Where
+        `recheck` is set, all rows are looked for, not only the newest. Called once, before the
+        first row.
 
         Args:
             segments: all segments of the run, oldest first.
@@ -148,10 +177,18 @@ class Session(Protocol):
             BackendLostError: the destination is gone, or not all could be flushed in time.
         """
 
-    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
-        """Return in words what proves that all rows have arrived, or None; after `finish`.
+    def prove(self, *, artifacts: int, timeout_s: float) -> str:
+        """Return in words what proves that all rows have arrived; after `finish`.
+
+        The rows are proven by what the destination itself shows, never by the client's word: their
+        number, and their values.
 
         Args:
             artifacts: how many artifacts were handed over; `upload` proves those online.
-            timeout_s: how long the destination may be asked.
+            timeout_s: how long the destination may take until it shows all of them.
+
+        Raises:
+            BackendLostError: rows are missing; another session hands them over again.
+            UnprovenError: the destination does not show what it holds, or holds other rows in the
+                place of ours.
         """

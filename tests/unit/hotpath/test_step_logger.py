@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_value
 
 from fasttrack import ExperimentTracker
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.records import OddSize
 
 
 def rows(tracker: ExperimentTracker) -> list[tuple[int, dict[str, float]]]:
@@ -473,3 +476,93 @@ def test_a_closing_run_and_a_stretching_interval_do_not_wait_for_each_other() ->
 
     assert not any(thread.is_alive() for thread in threads)
     assert bench.logger.interval == 1
+
+
+# --- batch sizes and pauses -----------------------------------------------------------------------
+
+
+def test_a_batch_that_is_passed_for_its_size_is_not_kept() -> None:
+    """It may be large: what it is stands in its place, also of the steps that were noted before."""
+    bench = Bench(log_interval=1000)
+    batch: Any = torch.ones(64)
+    kept = sys.getrefcount(batch)
+    logger = bench.logger
+    for step in range(1, 100):
+        if step < logger.timed_from:
+            logger.ticks.append((float(step), batch))
+            logger.step = step
+        else:
+            bench.log(step, batch_size=batch)
+
+    assert sys.getrefcount(batch) == kept
+    assert {size for _, size in logger.ticks} == {OddSize("Tensor")}
+    assert len(logger.ticks) == 99
+
+
+@pytest.mark.parametrize("size", ["8", True, torch.tensor(8), [8], -8, math.nan, Ellipsis], ids=str)
+def test_a_wrong_batch_size_costs_the_samples_only(
+    make: Trackers, capsys: pytest.CaptureFixture[str], size: Any
+) -> None:
+    """It is refused with every row that it spoils, and said once."""
+    tracker = make()
+    for step in range(3):
+        tracker.log_training_step(0.5, step, size)
+
+    rows = written_values(tracker)
+    assert [row["loss/total"] for row in rows] == [0.5] * 3
+    assert all("perf/steps_per_sec" in row for row in rows[1:])
+    assert not any("perf/samples_per_sec" in row for row in rows)
+    assert tracker.stats().refused == 2
+    assert capsys.readouterr().err.count("perf/samples_per_sec: batch_size must be") == 1
+
+
+def test_a_marked_pause_is_not_in_the_throughput(make: Trackers) -> None:
+    """Nested, entered twice, left by an exception; its time is a metric of its own."""
+    tracker = make(log_interval=2)
+    began_s = time.perf_counter()
+    tracker.log_training_step(0.5, 0)
+    pause = tracker.pause()
+    with pause, tracker.pause(), pause:
+        time.sleep(0.05)
+    with pytest.raises(KeyError), tracker.pause():
+        raise KeyError("x")
+    for step in range(1, 5):
+        tracker.log_training_step(0.5, step)
+    elapsed_s = time.perf_counter() - began_s
+
+    _, paused, after = written_values(tracker)
+    assert 0.05 <= paused["perf/pause_s"] < elapsed_s
+    assert 2 / paused["perf/steps_per_sec"] + paused["perf/pause_s"] < elapsed_s
+    assert paused["perf/step_time_ms/max"] < (elapsed_s - 0.05) * 1e3
+    assert "perf/pause_s" not in after
+
+
+def test_the_pause_of_another_thread_counts(make: Trackers) -> None:
+    """An evaluation that runs beside nothing; the step goes on when it is over."""
+    tracker = make()
+
+    def evaluate() -> None:
+        with tracker.pause():
+            time.sleep(0.05)
+
+    tracker.log_training_step(0.5, 0)
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    thread.join(HANG_GUARD_S)
+    tracker.log_training_step(0.5, 1)
+
+    assert written_values(tracker)[1]["perf/pause_s"] >= 0.05
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_tracker_that_does_not_record_pauses_for_nothing(finished: bool, make: Trackers) -> None:
+    """Disabled, or finished: the block runs, and its exceptions pass."""
+    tracker = make(enabled=finished)
+    tracker.finish()
+    with tracker.pause(), tracker.pause():
+        ran = True
+    with pytest.raises(KeyError), tracker.pause():
+        raise KeyError("x")
+
+    assert ran
+    assert tracker.stats().late_calls == 0

@@ -17,11 +17,14 @@ What is worked around here, each seen with wandb 0.31 (which is why older ones a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from fasttrack.delivery.backends.base import Holding
 from fasttrack.delivery.backends.wandb.client import (
     CORE_DIED,
     failures,
@@ -32,18 +35,31 @@ from fasttrack.delivery.backends.wandb.client import (
     probe,
     release_streams,
 )
+from fasttrack.delivery.backends.wandb.history import (
+    STEP_KEY,
+    ServerHistory,
+    as_held,
+    file_rows,
+    kept,
+)
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
-from fasttrack.delivery.backends.wandb.session import STEP_KEY, WandbSession
+from fasttrack.delivery.backends.wandb.session import WandbSession
+from fasttrack.delivery.contents import numbered_rows
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.reader import read_metadata
 from fasttrack.journal.run_directory import base_directory, segment_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from wandb import Run
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.contents import Held
+    from fasttrack.journal.cursor import SegmentLedger
     from fasttrack.journal.entries import Header
 
 _PROBE_TIMEOUT_S = 5.0
@@ -176,14 +192,63 @@ class WandbBackend:
     def _stop(self) -> None:
         self._stopped = True
 
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return the server, and the offline directories not uploaded. See `Backend.holdings`."""
+        ledger, notes = self._place.ledger, load_notes(self._place.ledger)
+        local = [p for p in segments if _is_offline_only(ledger.segments.get(p.name))]
+        remote = tuple(path for path in segments if path not in local)
+        found = []
+        if local:
+            folders = [self._base / "wandb" / name for name in notes.offline_directories]
+            files = [file for folder in folders for file in folder.glob("run-*.wandb")]
+            names = ", ".join(folder.name for folder in folders)
+            found.append(
+                Holding(
+                    place=names or "no offline directory",
+                    segments=tuple(local),
+                    rows=lambda: as_held(file_rows(files)),
+                    kept=kept,
+                )
+            )
+        if remote:
+            path = _path_of(ledger.url, header)
+            history = ServerHistory(path)
+            passes = itertools.chain((False,), itertools.repeat(True))
+
+            def rows() -> Iterator[Held]:
+                lowest = min((numbered.row.step for numbered in numbered_rows(remote)), default=0)
+                return as_held(history.rows(max(0, lowest), closely=next(passes)))
+
+            found.append(
+                Holding(place=f"the server's {path}", segments=remote, rows=rows, kept=kept)
+            )
+        return found
+
     def abandon(self) -> None:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
         if self._session is not None:
+            self._session.leave()
             self._session.close()
             self._session = None
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
                 import_wandb().teardown(exit_code=1)
+
+
+def _is_offline_only(state: SegmentLedger | None) -> bool:
+    return state is not None and state.offline_proof is not None and state.proof is None
+
+
+def _path_of(url: str | None, header: Header) -> str:
+    """Return a run's `entity/project/id`, from its page's address if it has been online."""
+    if url is not None:
+        *_, entity, project, _, run_id = map(unquote, urlsplit(url).path.split("/"))
+        return f"{entity}/{project}/{run_id}"
+    try:
+        entity = header.entity or import_wandb().Api().default_entity
+    except failures(ValueError) as error:
+        raise BackendUnavailableError(one_line(error)) from error
+    return f"{entity}/{header.project}/{header.run_id}"
 
 
 def _trial(header: Header) -> tuple[str | None, str]:
