@@ -91,13 +91,35 @@ def test_a_call_that_hangs_loses_its_helper_first(
     assert watched.hangs == []
 
 
-def test_a_stopped_helper_is_ended_too(watched: Watched, helper: subprocess.Popen[bytes]) -> None:
-    """As it is when somebody sends it SIGSTOP."""
+def test_a_helper_that_stays_stopped_is_ended(
+    watched: Watched, helper: subprocess.Popen[bytes]
+) -> None:
+    """Long before the call's own time is over: a finish has a minute, and is waited for as long."""
     helper.send_signal(signal.SIGSTOP)
-    with watched.dog.call("wandb", "its check", 5, HELPER):
-        watched.run(5)
+    os.waitid(os.P_PID, helper.pid, os.WSTOPPED)
+    with watched.dog.call("wandb", "its finish", 3600, HELPER):
+        watched.run(19)
+        assert helper.poll() is None
+        watched.run(1)
 
     assert helper.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_a_helper_that_goes_on_in_time_is_let_be(
+    watched: Watched, helper: subprocess.Popen[bytes]
+) -> None:
+    """However often it is stopped."""
+    with watched.dog.call("wandb", "its finish", 3600, HELPER):
+        for _ in range(5):
+            helper.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, helper.pid, os.WSTOPPED)
+            watched.run(15)
+            helper.send_signal(signal.SIGCONT)
+            os.waitid(os.P_PID, helper.pid, os.WCONTINUED)
+            watched.run(1)
+
+    assert helper.poll() is None
+    assert watched.cuts == []
 
 
 def test_a_call_whose_helper_is_dead_has_ten_seconds_left(
