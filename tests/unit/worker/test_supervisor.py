@@ -84,7 +84,7 @@ def test_one_backend_is_told_of_without_its_name() -> None:
         report,
         Online(backend="wandb", url="https://x"),
         Trouble(backend="wandb", reason="HTTP 500", rows=3),
-        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS"),
+        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS", network=True),
         Progress(backend="wandb", rows=5),
     )
 
@@ -96,6 +96,16 @@ def test_one_backend_is_told_of_without_its_name() -> None:
     ]
     assert (report.url, report.offline, report.rows) == ("https://x", True, 5)
     assert report.directory == "/w/offline-run-1"
+
+
+def test_a_refusal_is_not_called_a_matter_of_the_network() -> None:
+    """Whoever reads "Network unavailable" looks for the fault in the wrong place."""
+    report = DeliveryReport(("wandb",))
+    refused = Offline(backend="wandb", directory="/w/offline-run-1", reason="no W&B account")
+
+    assert said_by(report, refused)[0] == "Not online, logging offline: no W&B account"
+    said_by(report, upload("uploading"))
+    assert report.uploading == ["model-ab12 (10.0 GB, kept offline)"]
 
 
 def test_several_backends_are_done_when_the_last_one_is() -> None:
