@@ -149,7 +149,11 @@ class Life:
         if self._console is not None:
             self._console.stop()
         if not self._worker.stop(timeout_s):
-            self._notices.warn("stuck", "the worker waits for the device; its last rows are lost")
+            self._notices.warn(
+                "stuck",
+                f"the worker waits for the device, or the disk, longer than {timeout_s:g} s; "
+                f"{self._worker.left_behind} records are left behind",
+            )
             return False
         if not self._segment_closed.acquire(blocking=False):
             return True

@@ -28,6 +28,7 @@ COMMANDS = {
     "show": ("fasttrack.cli.show", "Show one run: metadata, config, metrics, delivery."),
     "sync": ("fasttrack.cli.sync", "Deliver runs now, and prove it."),
     "tail": ("fasttrack.cli.tail", "Print a run's last rows, and follow it."),
+    "verify": ("fasttrack.cli.verify", "Compare a run with what its destinations hold."),
 }
 """Name -> (module, help in one line): `--help` must not load what the commands need."""
 

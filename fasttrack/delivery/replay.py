@@ -134,6 +134,7 @@ class Replay:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
                 batch = follower.read()
                 self._session.check()
+                uploads.check()
                 if batch is not None:
                     for entry in batch.entries:
                         self._take(entry, state, path, uploads)
@@ -179,6 +180,7 @@ class Replay:
         """Wait until all artifacts are uploaded, or have had their time."""
         while uploads.pending and self._ending.seconds_left() + self._upload_timeout_s > 0:
             self._session.check()
+            uploads.check()
             self._report_progress(uploading=True)
             self._ending.pause(POLL_S)
 

@@ -77,10 +77,12 @@ class Worker:
         self._flush_done = 0
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
         # worker thread
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
+        self._in_hand = 0  # records that are no longer in the ring and not yet rows
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -118,6 +120,13 @@ class Worker:
         return self._rows.training_steps
 
     @property
+    def left_behind(self) -> int:
+        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
+        if not self._gave_up:
+            return 0
+        return self._ring.count() + self._in_hand + self._writer.held_rows
+
+    @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
         report = self._delivery.report
@@ -146,7 +155,8 @@ class Worker:
         self.wake()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            return not self._thread.is_alive()
+            self._gave_up = self._thread.is_alive()
+            return not self._gave_up
         return True
 
     def end_segment(self, finish: Finish) -> None:
@@ -218,6 +228,13 @@ class Worker:
         return handled
 
     def _handle(self, records: list[RawRecord]) -> None:
+        self._in_hand = len(records)
+        try:
+            self._write_rows(records)
+        finally:
+            self._in_hand = 0
+
+    def _write_rows(self, records: list[RawRecord]) -> None:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it

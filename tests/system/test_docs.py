@@ -95,6 +95,19 @@ def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) ->
     assert row.values == dict(zip(said, (0.14, 0.91), strict=True))
 
 
+@pages.runs("tracker.pause()")
+def test_a_marked_evaluation_is_a_pause(snippet: Snippet) -> None:
+    """Its time stands in the next row."""
+    with journal_tracker() as tracker:
+        tracker.log_training_step(0.5, 0)
+        snippet.run({"tracker": tracker, "evaluate": lambda: 0.75})
+        tracker.log_training_step(0.5, 1)
+
+    _, evaluated, last = (row.values for row in read_rows(directory_of(tracker)))
+    assert evaluated == {"eval/accuracy": 0.75}
+    assert last["perf/pause_s"] > 0
+
+
 @pages.runs("overhead_budget")
 def test_a_budget_is_an_option(journal_only: None, snippet: Snippet) -> None:
     """It is taken, and the run ends well."""

@@ -96,7 +96,8 @@ class Backend(Protocol):
 class Session(Protocol):
     """An open run at one destination.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     url: str | None
@@ -158,6 +159,13 @@ class Session(Protocol):
         Raises:
             ArtifactRefusedError: the destination does not take it.
             BackendLostError: it is gone.
+        """
+
+    def withdraw(self, artifact: Any) -> None:
+        """Remove the version that `upload` has just made of `artifact`, with its aliases.
+
+        Raises:
+            BackendLostError: the destination does not, or went away.
         """
 
     def uploaded_bytes(self) -> int | None:

@@ -184,7 +184,8 @@ class MemorySession:
     def log(self, row: Row) -> bool:
         """Keep a row. See `Session.log`."""
         number, self._number = self._number, self._number + 1
-        if self._known.has(self._segment, number):
+        lacking = self._known.lacking(self._segment, number, row)
+        if lacking is None:
             return False
         if self._there > 0:
             self._there -= 1
@@ -193,7 +194,7 @@ class MemorySession:
         if row.step in self._destination.lost_steps:
             self._destination.lost_steps.remove(row.step)
             return True
-        self._store.rows.append(dataclasses.replace(row, values={**row.values}))
+        self._store.rows.append(dataclasses.replace(lacking, values={**lacking.values}))
         return True
 
     def _compare(self) -> Comparison:
@@ -231,6 +232,11 @@ class MemorySession:
         self._destination.called("upload")
         self._store.artifacts.append(artifact)
         return f"{artifact.name} is in memory" if self._online else None
+
+    def withdraw(self, artifact: StoredArtifact) -> None:
+        """Forget an artifact. See `Session.withdraw`."""
+        self._destination.called("withdraw")
+        self._store.artifacts.remove(artifact)
 
     def uploaded_bytes(self) -> int | None:
         """Return the size of the artifacts. See `Session.uploaded_bytes`."""

@@ -88,10 +88,11 @@ class TensorBoardSession:
         """Write a row. See `Session.log`."""
         assert self._segment is not None
         number, self._number = self._number, self._number + 1
-        if self._known.has(self._segment.name, number):
+        lacking = self._known.lacking(self._segment.name, number, row)
+        if lacking is None:
             return False
         try:
-            self._open_file().write_row(row)
+            self._open_file().write_row(lacking)
         except OSError as error:
             raise self._lost(error) from error
         return True
@@ -110,6 +111,9 @@ class TensorBoardSession:
     def upload(self, artifact: Any, aliases: Sequence[str]) -> str | None:
         """Refuse: TensorBoard takes no files. See `Session.upload`."""
         raise ArtifactRefusedError("TensorBoard takes no artifacts")
+
+    def withdraw(self, artifact: Any) -> None:
+        """Do nothing: none was taken. See `Session.withdraw`."""
 
     def uploaded_bytes(self) -> int | None:
         """Return None: nothing is sent. See `Session.uploaded_bytes`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import http.client
 import importlib
 import os
+import shutil
 import socket
 import ssl
 import urllib.error
@@ -50,6 +52,33 @@ def import_wandb() -> Any:
         with contextlib.suppress(ImportError, AttributeError):  # since 0.31
             importlib.import_module(_TELEMETRY).disable()
     return wandb
+
+
+def keep_files_in(directory: Path, *, only_if_needed: bool) -> None:
+    """Have the client put its caches and what it stages below `directory`, until this process ends.
+
+    They lie in HOME else, which on clusters is read-only, full or slow. What the user has set stays
+    as it is. Must come before the client's helper is started.
+
+    Args:
+        directory: need not exist.
+        only_if_needed: whether the places in HOME will do where they can be written.
+    """
+    defaults = import_wandb().env
+    for name, default in (
+        (defaults.DATA_DIR, defaults.get_data_dir),
+        (defaults.CACHE_DIR, defaults.get_cache_dir),
+    ):
+        if name in os.environ or (only_if_needed and _can_be_written(Path(default()))):
+            continue
+        os.environ[name] = str(directory / name.lower())
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _can_be_written(directory: Path) -> bool:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 def pin_identity(header: Header) -> None:

@@ -36,7 +36,8 @@ _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 class WandbSession:
     """Hand rows to a W&B run, each with its `_step`, and prove that it has them.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class WandbSession:
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
+        self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
         self._presence = Presence(run.settings.base_url, self._path) if online else None
@@ -151,6 +153,7 @@ class WandbSession:
         run = self._run
         if run is None:
             raise BackendLostError("the run has ended")
+        self.uploading = self._online
         try:
             run.log_artifact(artifact, aliases=list(aliases))
             if not self._online:
@@ -160,7 +163,16 @@ class WandbSession:
             raise ArtifactRefusedError(one_line(error)) from error
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
+        finally:
+            self.uploading = False
         return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
+
+    def withdraw(self, artifact: Any) -> None:
+        """Delete a version. See `Session.withdraw`."""
+        try:
+            artifact.delete(delete_aliases=True)
+        except Exception as error:  # the client's own exceptions have no common base here
+            raise BackendLostError(one_line(error)) from error
 
     def uploaded_bytes(self) -> int | None:
         """Ask wandb-core, by a call that wandb keeps to itself. See `Session.uploaded_bytes`."""
