@@ -62,7 +62,7 @@ def test_a_server_that_is_not_reached_is_told_by_how(
     """DNS, TLS and a refusal are mended in different places."""
 
     def urlopen(*_: object, **__: object) -> None:
-        raise urllib.error.URLError(reason)  # type: ignore[arg-type]
+        raise urllib.error.URLError(reason)
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     with pytest.raises(BackendUnavailableError, match=words) as caught:

@@ -27,6 +27,12 @@ _IDENTITY = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_
 # What the client raises from a run whose wandb-core has died, besides its own errors.
 CORE_DIED = (OSError, RuntimeError)
 
+_STOPPED = """
+query RunStoppedStatus($entity: String, $project: String, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { stopped } }
+}
+"""
+
 
 def import_wandb() -> Any:
     """Return the module `wandb`.
@@ -177,3 +183,17 @@ def public_run(path: str, timeout_s: float = 60.0) -> Any:
         with contextlib.suppress(OSError):  # not empty: it is used
             folder.rmdir()
     return run
+
+
+def stop_was_asked(path: str, timeout_s: float = 10.0) -> bool:
+    """Return whether somebody pressed the stop button of the run `entity/project/id`.
+
+    Asks the server, by a call that wandb keeps to itself; where it does not answer, nobody has.
+    """
+    names = dict(zip(("entity", "project", "run"), path.split("/"), strict=True))
+    try:
+        api = import_wandb().Api(timeout=int(timeout_s))
+        told = api._service_api.execute_graphql(_STOPPED, names, timeout=timeout_s)
+        return bool(told["project"]["run"]["stopped"])
+    except Exception:  # the client's own exceptions have no common base here
+        return False
