@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from support.runs import (
     wait_until,
     wandb_rows,
 )
+from support.unprivileged import run_unprivileged
 from support.wandb_server import Fault, WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
@@ -311,6 +313,35 @@ def test_offline_a_staged_file_that_is_written_to_does_not_hold_up_the_rows(
     assert "weights.pt changed after the call, in place" in said
     assert "rows kept: 1" in said
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["below WANDB_DIR", "where the user says"])
+def test_artifacts_need_nothing_in_home(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, own: bool
+) -> None:
+    """It is read-only on some clusters, and small on others. What the user has set is used."""
+    home, elsewhere = tmp_path / "closed", tmp_path / "elsewhere"
+    home.mkdir(mode=0o500)
+    places = {"WANDB_DATA_DIR": str(elsewhere), "WANDB_CACHE_DIR": str(elsewhere)} if own else {}
+    result = run_unprivileged(
+        "-c",
+        textwrap.dedent("""
+            from support.runs import make_tracker
+            with make_tracker(mode="online") as tracker:
+                tracker.log_training_step(1.0, 0)
+                tracker.log_config({"lr": 1})
+                tracker.log_checkpoint("checkpoint", force=True)
+        """),
+        HOME=str(home),
+        **places,
+    )
+
+    assert "rows delivered: 1" in result.stderr
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    assert len(artifacts_of(server, "config")) == 1
+    assert list(home.iterdir()) == []
+    assert elsewhere.exists() is own
+    assert not list((tmp_path / "wandb" / "fasttrack").glob("*/client"))
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
