@@ -292,6 +292,34 @@ def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Sni
     assert [row["a"] for row in only.history] == [1, 2]
 
 
+@pages.runs('resume_id="auto"', "if tracker.should_stop()")
+def test_requeued_job_goes_on_after_it_has_left_in_time(
+    journal_only: None, snippets: tuple[Snippet, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start is asked to stop in its third step; the second finds its run."""
+    auto, loop = snippets
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = auto.run(training_script())["tracker"]
+    assert not first.should_stop()
+    saved: list[int] = []
+
+    def train_step() -> None:
+        saved.append(0)
+        if len(saved) == 3:
+            first.request_stop()
+
+    names = {"first_step": 0, "steps": 10, "save_checkpoint": saved.clear, "sys": sys}
+    with pytest.raises(SystemExit) as left:
+        loop.run({**names, "tracker": first, "train_step": train_step})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with auto.run(training_script())["tracker"] as second:
+        pass
+
+    assert (left.value.code, saved) == (143, [])
+    assert second.get_run_id() == first.get_run_id()
+    assert [header.resumed for header in read_headers(directory_of(first))] == [False, True]
+
+
 @pytest.mark.server
 @pytest.mark.deepspeed
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
