@@ -219,12 +219,16 @@ class ExperimentTracker:
             optimizer: `train/lr` is its first parameter group's; further groups are
                 `train/lr/<name or number>`. DeepSpeed's tells its fp16 loss scale and grad norm.
             model: for `train/grad_norm`, the L2 norm over its gradients as they are at the call,
-                so call before `zero_grad()`. A DeepSpeed engine gives its own, after `step()`.
-            scaler: a GradScaler, for `train/amp_scale`.
+                so call between `backward()` and `zero_grad()`. A DeepSpeed engine gives its own,
+                after `step()`.
+            scaler: a GradScaler, for `train/amp_scale`. With it and `optimizer` at every call the
+                norm is that of unscaled gradients, wherever you call; without it what is logged
+                before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
             grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
-                spares computing one and is the only right one for sharded gradients.
+                spares computing one and is the only right one for sharded gradients (a replicated
+                DTensor will do).
             extra: further metrics by name; nested as in `log_metrics`.
         """
         logger = self._logger
