@@ -84,6 +84,24 @@ def test_a_callback_without_a_loss_logs_the_rest(snippet: Snippet) -> None:
     assert tracker.stats().refused == 0
 
 
+@pages.runs("scaler.scale(loss).backward()")
+def test_under_a_scaler_both_places_log_the_same_norm(snippet: Snippet) -> None:
+    """The true one, as the page says."""
+    model = torch.nn.Linear(4, 1)
+    loss = model(torch.ones(8, 4)).square().mean()
+    true = torch.nn.utils.get_total_norm(
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    )
+    with journal_tracker(log_interval=1) as tracker:
+        names = {"tracker": tracker, "model": model, "loss": loss, "step": 0, "batch_size": 8}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        snippet.run({**names, "optimizer": optimizer, "scaler": scaler})
+
+    norms = [row.values["train/grad_norm"] for row in read_rows(directory_of(tracker))]
+    assert norms == pytest.approx([true.item()] * 2, rel=1e-4)
+
+
 @pages.runs("top1")
 def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) -> None:
     """As W&B shows them."""
@@ -272,6 +290,34 @@ def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Sni
 
     (only,) = server.runs.values()
     assert [row["a"] for row in only.history] == [1, 2]
+
+
+@pages.runs('resume_id="auto"', "if tracker.should_stop()")
+def test_requeued_job_goes_on_after_it_has_left_in_time(
+    journal_only: None, snippets: tuple[Snippet, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start is asked to stop in its third step; the second finds its run."""
+    auto, loop = snippets
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = auto.run(training_script())["tracker"]
+    assert not first.should_stop()
+    saved: list[int] = []
+
+    def train_step() -> None:
+        saved.append(0)
+        if len(saved) == 3:
+            first.request_stop()
+
+    names = {"first_step": 0, "steps": 10, "save_checkpoint": saved.clear, "sys": sys}
+    with pytest.raises(SystemExit) as left:
+        loop.run({**names, "tracker": first, "train_step": train_step})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with auto.run(training_script())["tracker"] as second:
+        pass
+
+    assert (left.value.code, saved) == (143, [])
+    assert second.get_run_id() == first.get_run_id()
+    assert [header.resumed for header in read_headers(directory_of(first))] == [False, True]
 
 
 @pytest.mark.server

@@ -171,8 +171,11 @@ class Session(Protocol):
     def uploaded_bytes(self) -> int | None:
         """Return how much of the session's files was sent; None where that is not known."""
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Hand on the rows that were held back, and look whether more are taken.
+
+        Returns:
+            Whether somebody at the destination asked the training to stop.
 
         Raises:
             BackendLostError: none are.

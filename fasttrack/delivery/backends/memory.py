@@ -62,6 +62,8 @@ class MemoryDestination:
         self.server = Store()
         self.offline: list[Store] = []
         """The stand-ins, one per offline session."""
+        self.stop_asked = False
+        """Whether the training is to stop: set it."""
         self.lost_steps: list[int] = []
         """Steps of rows that are taken and not kept, once each, as a full disk does it."""
         self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
@@ -243,9 +245,10 @@ class MemorySession:
         kept = self._store.artifacts
         return sum(len(data) for artifact in kept for data in artifact.files.values())
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Fail if told to. See `Session.check`."""
         self._destination.called("check")
+        return self._destination.stop_asked
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Keep how the run ended. See `Session.finish`."""

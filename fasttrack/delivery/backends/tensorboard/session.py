@@ -119,7 +119,7 @@ class TensorBoardSession:
         """Return None: nothing is sent. See `Session.uploaded_bytes`."""
         return None
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Write what was held back, for TensorBoard to see. See `Session.check`."""
         try:
             self._write_texts()
@@ -127,6 +127,7 @@ class TensorBoardSession:
                 self._file.flush()
         except OSError as error:
             raise self._lost(error) from error
+        return False
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Write what was held back to the disk itself. See `Session.finish`."""

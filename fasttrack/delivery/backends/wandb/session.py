@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from fasttrack.delivery.backends.wandb.client import (
     failures,
     import_wandb,
-    inert,
     one_line,
+    stop_was_asked,
 )
 from fasttrack.delivery.backends.wandb.history import STEP_KEY, ServerHistory
+from fasttrack.delivery.backends.wandb.inert import inert_config
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
@@ -58,7 +59,7 @@ class WandbSession:
             place: where the backend works.
             notes: what it remembers.
             online: whether the run is on the server.
-            stopped: tells whether the client has said that it uploads no more.
+            stopped: tells whether the client has said "stop".
         """
         self._run: wandb.Run | None = run
         self._outbox = outbox
@@ -66,6 +67,7 @@ class WandbSession:
         self._notes = notes
         self._online = online
         self._stopped = stopped
+        self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
@@ -122,9 +124,22 @@ class WandbSession:
 
     def configure(self, values: Mapping[str, Any]) -> None:
         """Update the run's config. See `Session.configure`."""
+        kept = inert_config(values)
+        try:
+            self._update(kept)
+        except (TypeError, ValueError, RecursionError):  # of the values: which?
+            for name, value in kept.items():
+                try:
+                    self._update({name: value})
+                except (TypeError, ValueError, RecursionError) as error:
+                    self._place.leave_out(f"{name!r} of the configuration ({one_line(error)})")
+
+    def _update(self, values: dict[str, Any]) -> None:
         assert self._run is not None
         try:
-            self._run.config.update(inert(values), allow_val_change=True)  # type: ignore[no-untyped-call]
+            self._run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError, RecursionError):
+            raise
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
 
@@ -172,11 +187,15 @@ class WandbSession:
         except Exception:  # the client's own exceptions have no common base here
             return None
 
-    def check(self) -> None:
-        """Post the outbox; raise once wandb has said that it uploads no more."""
+    def check(self) -> bool:
+        """Post the outbox; ask the server why wandb has said "stop". See `Session.check`."""
         self._post()
-        if self._stopped():
-            raise BackendLostError("W&B ended the upload")
+        if not self._stop_asked and self._stopped():
+            # The client says the same of a fatal error of its upload and of the run's stop button.
+            if not stop_was_asked(self._path):
+                raise BackendLostError("W&B ended the upload")
+            self._stop_asked = True
+        return self._stop_asked
 
     def _post(self) -> None:
         if self._outbox is not None:
