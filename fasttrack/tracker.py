@@ -12,6 +12,7 @@ from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
+from fasttrack.preemption.calls import Calls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -125,7 +126,8 @@ class ExperimentTracker:
         self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
         self._options = settings.options
-        self._watch: StopWatch | None = None  # once should_stop() is called
+        self._calls = Calls()  # of should_stop()
+        self._watch: StopWatch | None = None  # from the first of them on
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
@@ -171,6 +173,7 @@ class ExperimentTracker:
             "_engine": None,
             "_logger": None,
             "_shared_id": None,
+            "_calls": Calls(),
             "_watch": None,
             "_records": self._logger is not None,
         }
@@ -338,10 +341,9 @@ class ExperimentTracker:
         `fasttrack stop RUN`, and by `request_stop()`. The first call begins to listen: until then a
         signal does what it did. Make it early, on the main thread.
         """
-        watch = self._watch
-        if watch is None:
-            watch = self._begin_watch()
-        return watch.should_stop()
+        calls = self._calls
+        calls.newest = number = calls.newest + 1
+        return number >= calls.limit and self._look(number)
 
     def stop_reason(self) -> str | None:
         """Return why `should_stop()` is True, the same on all ranks; None while it is False.
@@ -359,6 +361,11 @@ class ExperimentTracker:
         if self._watch is not None:
             self._watch.request(reason)
 
+    def _look(self, number: int) -> bool:
+        if self._watch is None:
+            self._watch = self._begin_watch()
+        return number >= self._calls.limit and self._watch.answer(number)
+
     def _begin_watch(self) -> StopWatch:
         from fasttrack.context.distributed import is_main_process
         from fasttrack.preemption.watch import StopWatch
@@ -366,8 +373,7 @@ class ExperimentTracker:
         engine, options = self._engine, self._options
         sources = () if engine is None else engine.stop_sources()
         asks_slurm = is_main_process(options.log_rank)
-        self._watch = StopWatch(options, sources, asks_slurm=asks_slurm)
-        return self._watch
+        return StopWatch(self._calls, options, sources, asks_slurm=asks_slurm)
 
     # --- asking ---------------------------------------------------------------------------------
 
