@@ -341,7 +341,17 @@ class Unheard:
         """Update."""
 
 
-@pytest.mark.parametrize("scaler", [Unheard(), "scaler", 65536.0, nn.Linear(1, 1), object()])
+class Furious:
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise."""
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "scaler", [Unheard(), Furious(), "scaler", 65536.0, nn.Linear(1, 1), object()]
+)
 def test_a_foreign_scaler_is_said_and_what_is_none_is_ignored(scaler: Any) -> None:
     """What cannot be known is left out; a wrong argument costs the norm nothing."""
     loop = Loop("plain")
