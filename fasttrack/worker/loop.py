@@ -14,6 +14,8 @@ from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Artifact, Config, Finish, Metadata
@@ -48,8 +50,13 @@ class Worker:
         find_pauses: bool = True,
         gpu: GpuSampler | None = None,
         bursts: Bursts | None = None,
+        every_interval: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; nothing runs before `start` (or `run_once`, by hand)."""
+        """Prepare; nothing runs before `start` (or `run_once`, by hand).
+
+        `every_interval` is called at most every `flush_interval_s`, on the thread.
+        """
+        self._every_interval = every_interval
         self._ring = ring
         self._console = console
         self._writer = writer
@@ -178,6 +185,7 @@ class Worker:
                 handled = self.run_once()
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._flush_interval_s
+                    self._every_interval()
                     self._delivery.poll()
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
