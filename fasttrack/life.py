@@ -223,8 +223,7 @@ class Life:
     def _leave(self) -> None:
         if not self._left:
             self._left = True
-            rows = self._stats().rows_written
-            say(f"{rows} rows are safe in {self._run_dir}; delivery goes on beside this process")
+            say(f"{self._kept(self._stats())}; delivery goes on beside this process")
 
     def _settle(self) -> None:
         try:
@@ -256,10 +255,13 @@ class Life:
                 say(f"{prefix}{describe_delivered(known, stats.rows_written)}")
         if not report.delivered:
             why = f" ({report.reason})" if report.reason else ""
-            say(
-                f"not all is delivered{why}; {stats.rows_written} rows are safe in "
-                f"{self._run_dir}; to deliver: {spell_command('sync', str(self._run_dir))}"
-            )
+            command = spell_command("sync", str(self._run_dir))
+            say(f"not all is delivered{why}; {self._kept(stats)}; to deliver: {command}")
+
+    def _kept(self, stats: Stats) -> str:
+        if not self._run_dir.exists():
+            return f"the journal is lost: {self._run_dir} was deleted"
+        return f"{stats.rows_written} rows are safe in {self._run_dir}"
 
     def point_out(self) -> None:
         """Say that the run is open, to somebody who begins another by hand."""
