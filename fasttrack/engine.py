@@ -252,6 +252,7 @@ class Engine:
             out_of_order=counts.get("out_of_order", 0),
             journal_errors=counts.get("journal_error", 0),
             worker_errors=counts.get("worker_errors", 0),
+            cut_off=self._worker.left_behind,
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
             ring_high_water=self._worker.ring_high_water,

@@ -149,7 +149,11 @@ class Life:
         if self._console is not None:
             self._console.stop()
         if not self._worker.stop(timeout_s):
-            self._notices.warn("stuck", "the worker waits for the device; its last rows are lost")
+            self._notices.warn(
+                "stuck",
+                f"the worker waits for the device, or the disk, longer than {timeout_s:g} s; "
+                f"{self._worker.left_behind} records are left behind",
+            )
             return False
         if not self._segment_closed.acquire(blocking=False):
             return True
@@ -247,16 +251,19 @@ class Life:
         )
         for line in stats.describe_losses():
             say(line)
+        sync, show = (spell_command(verb, str(self._run_dir)) for verb in ("sync", "show"))
         if not report.backends:
             say(f"rows kept: {stats.rows_written}, in {self._run_dir}")
         for name, known in report.backends.items():
             if known.done is not None and known.done.delivered:
                 prefix = f"{name}: " if len(report.backends) > 1 else ""
                 say(f"{prefix}{describe_delivered(known, stats.rows_written)}")
+                if known.offline:
+                    say(f"to upload: {sync}; to look: {show}")
         if not report.delivered:
             why = f" ({report.reason})" if report.reason else ""
-            command = spell_command("sync", str(self._run_dir))
-            say(f"not all is delivered{why}; {self._kept(stats)}; to deliver: {command}")
+            kept = self._kept(stats)
+            say(f"not all is delivered{why}; {kept}; to deliver: {sync}; to look: {show}")
 
     def _kept(self, stats: Stats) -> str:
         if not self._run_dir.exists():

@@ -32,6 +32,9 @@ class Stats:
     """Rows lost because the disk took none for too long."""
     worker_errors: int
     """Records lost to an unexpected error in the worker."""
+    cut_off: int
+    """Records that `finish()` left behind, because within `Options.finish_timeout_s` the device did
+    not compute them, or the disk not take them. Those that come after all are counted no more."""
     failed_calls: int
     """Calls to log_* that had to be given up as a whole (a step that is no integer, say)."""
     late_calls: int
@@ -68,6 +71,7 @@ class Stats:
             "the ring was full": self.dropped,
             "the disk took none": self.journal_errors,
             "unexpected errors": self.worker_errors,
+            "the device or the disk did not come back before finish() had to end": self.cut_off,
         }
         lines = []
         lost = {reason: number for reason, number in rows.items() if number}

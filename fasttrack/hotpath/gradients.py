@@ -130,8 +130,7 @@ class GradientSource:
             known.look_at(gradients, kind)
         if scale is not None or self._goes_inline(known) or self._may_change(known, gradients):
             return self._launch(gradients, scale, alike=known.alike)
-        indices = {*map(_index_of, gradients)}
-        if known.indices != indices:
+        if known.may_move and (indices := {*map(_index_of, gradients)}) != known.indices:
             known.indices = indices
             known.devices = _accelerators(gradients)
         return self._send(gradients, known.devices, known.size_bytes, alike=known.alike)
@@ -239,6 +238,7 @@ class _Model:
         "indices",
         "kind",
         "listed",
+        "may_move",
         "on_cpu",
         "refused",
         "size_bytes",
@@ -248,6 +248,8 @@ class _Model:
         self.listed = listed
         self.refused = False
         self.has_dtensors = any(map(is_distributed, listed.parameters))
+        self.may_move = torch.accelerator.current_accelerator() is not None
+        """Whether there is anywhere but the CPU."""
         self.kind: tuple[int, torch.device, torch.dtype] | None = None
         """How many gradients there were, and the first one's; all else was found then."""
         self.alike = False

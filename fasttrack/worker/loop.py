@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode
+from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
@@ -85,10 +86,12 @@ class Worker:
         self._flushes: deque[threading.Lock] = deque()
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
         # worker thread
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
+        self._in_hand = 0  # records that are no longer in the ring and not yet rows
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -127,6 +130,13 @@ class Worker:
         return self._rows.training_steps
 
     @property
+    def left_behind(self) -> int:
+        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
+        if not self._gave_up:
+            return 0
+        return self._ring.count() + self._in_hand + self._writer.held_rows
+
+    @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
         report = self._delivery.report
@@ -156,7 +166,8 @@ class Worker:
         self.wake()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            return not self._thread.is_alive()
+            self._gave_up = self._thread.is_alive()
+            return not self._gave_up
         return True
 
     def end_segment(self, finish: Finish) -> None:
@@ -227,11 +238,23 @@ class Worker:
         return handled
 
     def _handle(self, records: list[RawRecord]) -> None:
+        self._in_hand = len(records)
+        try:
+            self._write_rows(records)
+        finally:
+            self._in_hand = 0
+
+    def _write_rows(self, records: list[RawRecord]) -> None:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it
-            self._notices.count("worker_errors", len(records))
-            self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            if len(records) > 1:  # one record's trouble is no other's
+                for record in records:
+                    self._write_rows([record])
+                return
+            self._notices.count("worker_errors")
+            met = spell(error)
+            self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
             return
         self._append(lines)
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from faults.checkpoints import save_checkpoint
+from faults.garbage import call_at_random
 from faults.rows import ID, step_of, values_of
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Spec:
     """A file; the loop's last row is logged only when it is there."""
     checkpoints: str = ""
     """What happens to the checkpoints that are logged; "": none are."""
+    checkpoint_bytes: int = 0
+    garbage: int = 0
+    """How many calls with garbage are made, instead of the loop."""
     method: str = ""
     """How the training function is started; "": it is the script."""
     ending: str = "finish"
@@ -99,12 +104,16 @@ def train(spec: Spec, note: Notes) -> None:
     )
     note("open", run_id=tracker.get_run_id(), directory=str(tracker.get_run_dir()))
     torch.manual_seed(spec.seed)
+    if spec.garbage:
+        call_at_random(tracker, spec, note)
+        spec.rows = 0
     try:
         for row_id in range(spec.first, spec.first + spec.rows):
             if spec.hold and row_id == spec.first + spec.rows - 1:
                 _await_file(Path(spec.hold), note)
             log_row(tracker, row_id, spec.seed)
             note("logged", id=row_id)
+            save_checkpoint(tracker, row_id, spec, note)
             if spec.flush_every and (row_id + 1) % spec.flush_every == 0 and tracker.flush(30.0):
                 note("kept", id=row_id)
             if stop:

@@ -172,6 +172,7 @@ def count(stats: Stats) -> None:
         stats.out_of_order,
         stats.journal_errors,
         stats.worker_errors,
+        stats.cut_off,
         stats.failed_calls,
         stats.late_calls,
         stats.ring_high_water,

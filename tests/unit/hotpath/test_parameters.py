@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
+class Twin(nn.Linear):
+    """A layer that equals all others of its kind, as a dataclass may."""
+
+    __hash__ = nn.Linear.__hash__
+
+    def __init__(self) -> None:
+        """Have a weight."""
+        super().__init__(2, 2)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by kind."""
+        return type(other) is Twin
+
+
 def build() -> nn.Module:
     """Return a model with a frozen layer, a list and a layer without parameters."""
     torch.manual_seed(0)
@@ -27,6 +41,8 @@ def build() -> nn.Module:
         nn.Linear(4, 4), nn.Tanh(), nn.ModuleList([nn.Linear(4, 4)]), nn.Linear(4, 4)
     )
     model[0].requires_grad_(False)
+    model.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    model.add_module("twin", Twin())
     return model
 
 
@@ -112,6 +128,16 @@ def exchange_in_the_dictionary(model: Any) -> None:
     model[3]._parameters["weight"] = nn.Parameter(torch.randn(4, 4))
 
 
+def replace_one_number(model: Any) -> None:
+    """Put an equal parameter of one element in place of another."""
+    model.scale = nn.Parameter(model.scale.detach().clone())
+
+
+def replace_an_equal_layer(model: Any) -> None:
+    """Put a layer that says it equals the other in its place."""
+    model.twin = Twin()
+
+
 def make_double(model: Any) -> None:
     model.double()
     model.zero_grad()
@@ -135,6 +161,8 @@ CHANGES: tuple[Callable[[Any], None], ...] = (
     untie,
     parametrize,
     exchange_in_the_dictionary,
+    replace_one_number,
+    replace_an_equal_layer,
     make_double,
 )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import http.client
+import importlib
 import os
+import shutil
+import socket
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +22,16 @@ from fasttrack.redaction import redact_text
 if TYPE_CHECKING:
     from fasttrack.journal.entries import Header
 
+_TELEMETRY = "wandb.analytics.opentelemetry.opentelemetry_proxy"
 _IDENTITY = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_RUN_ID")
 # What the client raises from a run whose wandb-core has died, besides its own errors.
 CORE_DIED = (OSError, RuntimeError)
+
+_STOPPED = """
+query RunStoppedStatus($entity: String, $project: String, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { stopped } }
+}
+"""
 
 
 def import_wandb() -> Any:
@@ -31,6 +42,8 @@ def import_wandb() -> Any:
     """
     # Offline means silent: wandb sends telemetry even then, unless told otherwise before import.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if (key := os.environ.get("WANDB_API_KEY")) is not None:  # a file's newline: refused, even
+        os.environ["WANDB_API_KEY"] = key.strip()  # offline
     # Saves two "who am I" queries of 5 s each against a server that does not answer.
     os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")
     try:
@@ -39,7 +52,39 @@ def import_wandb() -> Any:
         raise BackendUnavailableError(
             f"wandb cannot be imported ({error}): pip install wandb", final=True
         ) from error
+    if os.environ["WANDB_ERROR_REPORTING"].lower() in ("false", "0"):
+        # Where wandb-core does not start (it was killed; there is no memory), `setup` waits for
+        # ever for a lock that it holds itself, on the way to its telemetry.
+        with contextlib.suppress(ImportError, AttributeError):  # since 0.31
+            importlib.import_module(_TELEMETRY).disable()
     return wandb
+
+
+def keep_files_in(directory: Path, *, only_if_needed: bool) -> None:
+    """Have the client put its caches and what it stages below `directory`, until this process ends.
+
+    They lie in HOME else, which on clusters is read-only, full or slow. What the user has set stays
+    as it is. Must come before the client's helper is started.
+
+    Args:
+        directory: need not exist.
+        only_if_needed: whether the places in HOME will do where they can be written.
+    """
+    defaults = import_wandb().env
+    for name, default in (
+        (defaults.DATA_DIR, defaults.get_data_dir),
+        (defaults.CACHE_DIR, defaults.get_cache_dir),
+    ):
+        if name in os.environ or (only_if_needed and _can_be_written(Path(default()))):
+            continue
+        os.environ[name] = str(directory / name.lower())
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _can_be_written(directory: Path) -> bool:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 def pin_identity(header: Header) -> None:
@@ -86,7 +131,7 @@ def probe(base_url: str, timeout_s: float) -> None:
     """Find out cheaply whether anything answers HTTP at `base_url`, through a proxy if one is set.
 
     Raises:
-        BackendUnavailableError: nothing does.
+        BackendUnavailableError: nothing does; says in what way.
     """
     try:
         urllib.request.urlopen(f"{base_url}/healthz", timeout=timeout_s).close()
@@ -94,7 +139,40 @@ def probe(base_url: str, timeout_s: float) -> None:
         return  # any answer is an answer
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise BackendUnavailableError(f"{base_url} does not answer: {one_line(reason)}") from error
+        words = next((text for kind, text in _SILENCE if isinstance(reason, kind)), None)
+        said = f"{words} ({one_line(reason)})" if words else one_line(reason)
+        why = f"{base_url} does not answer: {said}"
+        raise BackendUnavailableError(why, network=True) from error
+
+
+_SILENCE: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
+    (socket.gaierror, "its name is not found"),
+    (ssl.SSLCertVerificationError, "its TLS certificate is not trusted"),
+    (ssl.SSLError, "TLS fails"),
+    (ConnectionRefusedError, "the connection is refused"),
+    (ConnectionResetError, "the connection is reset"),
+    (TimeoutError, "it takes too long"),
+)
+
+
+def unavailable(error: BaseException) -> BackendUnavailableError:
+    """Return, in words for the user, why the client did not open a run."""
+    errors, said = import_wandb().errors, one_line(error)
+    if isinstance(error, errors.AuthenticationError):
+        return BackendUnavailableError(f"W&B's API key is refused: {said}", final=True)
+    if isinstance(error, errors.UsageError):
+        words = "no W&B account" if "No API key" in said else "W&B's client refuses"
+        return BackendUnavailableError(f"{words}: {said}", final=True)
+    if isinstance(error, errors.CommError):
+        late = "timed out" in said.lower()
+        words = "W&B does not answer" if late else "W&B refuses the run"
+        return BackendUnavailableError(f"{words}: {said}", network=late)
+    if isinstance(error, errors.Error):
+        return BackendUnavailableError(f"W&B did not open the run: {said}")
+    if isinstance(error, ValueError):  # its settings are checked by pydantic
+        return BackendUnavailableError(f"W&B's client refuses its settings: {said}", final=True)
+    words = f"W&B's client failed: {type(error).__name__}: {said}"
+    return BackendUnavailableError(words)
 
 
 def public_run(path: str, timeout_s: float = 60.0) -> Any:
@@ -107,12 +185,15 @@ def public_run(path: str, timeout_s: float = 60.0) -> Any:
     return run
 
 
-def inert(value: Any) -> Any:
-    """Return `value` without what wandb would take for an artifact, fetch, and fail over."""
-    if isinstance(value, Mapping):
-        text = str(value) if value.get("_type") == "artifactVersion" else None
-        return text or {name: inert(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [inert(item) for item in value]
-    is_reference = isinstance(value, str) and value.startswith("wandb-artifact://")
-    return f" {value}" if is_reference else value
+def stop_was_asked(path: str, timeout_s: float = 10.0) -> bool:
+    """Return whether somebody pressed the stop button of the run `entity/project/id`.
+
+    Asks the server, by a call that wandb keeps to itself; where it does not answer, nobody has.
+    """
+    names = dict(zip(("entity", "project", "run"), path.split("/"), strict=True))
+    try:
+        api = import_wandb().Api(timeout=int(timeout_s))
+        told = api._service_api.execute_graphql(_STOPPED, names, timeout=timeout_s)
+        return bool(told["project"]["run"]["stopped"])
+    except Exception:  # the client's own exceptions have no common base here
+        return False
