@@ -43,6 +43,8 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
     server are those of its client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login'). --all leaves out
     runs that were recorded for the journal only.
 
+    Works on a copy of wandb/ on another machine, where 'wandb sync' leaves artifacts out.
+
     Exit code 0 if every row of every run is proven to have arrived; else 1, also where a run's own
     process is still delivering it.
 

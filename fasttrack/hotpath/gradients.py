@@ -29,9 +29,9 @@ from fasttrack.hotpath.deepspeed import deepspeed_norm, why_there_are_no_gradien
 from fasttrack.hotpath.loss_scale import LossScales, ScaleUnknownError
 from fasttrack.hotpath.norms import (
     is_distributed,
-    is_replicated,
     launch_norm,
     size_bytes,
+    whole,
     why_local_norm_is_wrong,
 )
 from fasttrack.hotpath.parameters import ParameterList
@@ -116,7 +116,7 @@ class GradientSource:
             self._warn("grad_norm", why_there_are_no_gradients())
             return None
         if known.has_dtensors:
-            gradients = [_whole(gradient) for gradient in gradients]
+            gradients = [whole(gradient) for gradient in gradients]
         first = gradients[0]
         if first.is_cuda and torch.cuda.is_current_stream_capturing():
             raise ValueRefusedError("nothing can be logged while a CUDA graph is being captured")
@@ -284,17 +284,3 @@ class _Model:
 
 def _accelerators(tensors: list[torch.Tensor]) -> frozenset[torch.device]:
     return frozenset([tensor.device for tensor in tensors if not tensor.is_cpu])
-
-
-def _whole(gradient: Any) -> torch.Tensor:
-    if not is_distributed(gradient):
-        tensor: torch.Tensor = gradient
-        return tensor
-    if not is_replicated(gradient):
-        raise ValueRefusedError(
-            "a gradient is a DTensor of which this rank holds a part; pass grad_norm=, e.g. the "
-            "value that clip_grad_norm_ returns"
-        )
-    with torch.no_grad():
-        local: torch.Tensor = gradient.to_local()
-    return local

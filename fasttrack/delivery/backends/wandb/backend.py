@@ -38,9 +38,9 @@ from fasttrack.delivery.backends.wandb.client import (
 )
 from fasttrack.delivery.backends.wandb.history import (
     STEP_KEY,
+    FileHistory,
     ServerHistory,
     as_held,
-    file_rows,
     kept,
 )
 from fasttrack.delivery.backends.wandb.inert import describe
@@ -225,7 +225,7 @@ class WandbBackend:
                 Holding(
                     place=names or "no offline directory",
                     segments=tuple(local),
-                    rows=lambda: as_held(file_rows(files)),
+                    rows=lambda: as_held(FileHistory(files).rows()),
                     kept=kept,
                 )
             )
