@@ -253,7 +253,8 @@ class Life:
             say(line)
         sync, show = (spell_command(verb, str(self._run_dir)) for verb in ("sync", "show"))
         if not report.backends:
-            say(f"rows kept: {stats.rows_written}, in {self._run_dir}")
+            kept = f"rows kept: {stats.rows_written}, in {self._run_dir}"
+            say(kept if self._run_dir.exists() else self._kept(stats))
         for name, known in report.backends.items():
             if known.done is not None and known.done.delivered:
                 prefix = f"{name}: " if len(report.backends) > 1 else ""
