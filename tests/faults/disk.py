@@ -73,6 +73,7 @@ class SmallDisk:
 
 def _full(bench: Bench, phase: str, freed: bool) -> None:
     """Fill the disk before, or at a seeded row; free it at a later row, or after the end."""
+    bench.may_lose = True
     disk = SmallDisk(bench)
     mode = "offline" if bench.seed % 2 else "online"
     hold = bench.base / "go on"
@@ -104,6 +105,7 @@ def _deleted(bench: Bench, what: str) -> None:
     target = trainer.run_dir if what == "run" else bench.base / "wandb"
     shutil.rmtree(target, ignore_errors=True)
     bench.expects_delivery = False
+    bench.may_lose = True
     bench.fault_is_over()
 
 
@@ -137,6 +139,7 @@ def _unprivileged() -> list[str]:
 
 def _limited(bench: Bench, limit: str) -> None:
     """Let the trainer, and all that it starts, meet a limit of its own."""
+    bench.may_lose = True
     values = {
         "files": bench.random.choice((24, 32, 48, 64)),
         "processes": 0,
