@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.exit_codes import exit_code_of
+from fasttrack.opaque import hide_from_dynamo, opaque
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -134,6 +135,7 @@ class ExperimentTracker:
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
+        hide_from_dynamo()
         self._token = copies.register(self)
 
     # --- copies ---------------------------------------------------------------------------------
@@ -184,6 +186,7 @@ class ExperimentTracker:
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
+    @opaque
     def log_training_step(
         self,
         loss: Any,
@@ -232,6 +235,7 @@ class ExperimentTracker:
                 loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
             )
 
+    @opaque
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Queue any metrics for `step`, whatever the interval. Never waits, as `log_training_step`.
 
@@ -247,6 +251,7 @@ class ExperimentTracker:
         if logger is not None:
             logger.metrics(metrics, step)
 
+    @opaque
     def pause(self) -> AbstractContextManager[None]:
         """Return a context manager for what is no training: an evaluation, a checkpoint.
 

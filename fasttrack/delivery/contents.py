@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from fasttrack.journal.entries import Row
@@ -75,6 +75,8 @@ class Sum:
 class MetricComparison:
     """One metric on both sides."""
 
+    factor: int
+    """What tells its values from those of others in a bucket."""
     journal: Sum = field(default_factory=Sum)
     held: Sum = field(default_factory=Sum)
 
@@ -87,8 +89,10 @@ class MissingRow(NamedTuple):
     number: int
     """Of the row in its segment, from 0."""
     step: int
+    metrics: tuple[str, ...]
+    """Those whose values are not there."""
     replaced: bool
-    """Whether other values stand at its step, for metrics that it has."""
+    """Whether other values of them stand at its step."""
 
 
 @dataclass(slots=True)
@@ -121,14 +125,20 @@ class Comparison:
         return f"{rows} (steps {spell_steps(row.step for row in self.missing)})"
 
 
-def spell_steps(steps: Iterable[int]) -> str:
-    """Return steps as ranges, such as "3, 17 to 20", not more than a few."""
+def step_ranges(steps: Iterable[int]) -> list[list[int]]:
+    """Return steps as ranges, [first, last] each, in order."""
     ranges: list[list[int]] = []
     for step in sorted(set(steps)):
         if ranges and step == ranges[-1][1] + 1:
             ranges[-1][1] = step
         else:
             ranges.append([step, step])
+    return ranges
+
+
+def spell_steps(steps: Iterable[int]) -> str:
+    """Return steps as ranges, such as "3, 17 to 20", not more than a few."""
+    ranges = step_ranges(steps)
     told = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:_MOST_NAMED]]
     return ", ".join(told) + (", ..." if len(ranges) > _MOST_NAMED else "")
 
@@ -139,7 +149,7 @@ def canonical(value: object) -> object:
         value = _SPELLED.get(value, value)
     if isinstance(value, (int, float)):
         number = float(value)
-        return "NaN" if math.isnan(number) else number + 0.0  # -0.0 is 0.0
+        return () if math.isnan(number) else number + 0.0  # -0.0 is 0.0
     return repr(value)
 
 
@@ -173,21 +183,21 @@ def compare(
         step, values = kept(row)
         bucket = step % _BUCKETS
         for name, value in values.items():
-            digest = hash((step, name, canonical(value)))
+            digest = hash((step, canonical(value)))
             metric = metrics.get(name)
             if metric is None:
-                metric = metrics[name] = MetricComparison()
+                metric = metrics[name] = MetricComparison(hash(name) | 1)
             metric.journal.add(digest)
-            ours[bucket] += digest
+            ours[bucket] += digest * metric.factor
             found.values += 1
     for step, told in held():
         found.lines += 1
         bucket = step % _BUCKETS
         for name, value in told.items():
             if (metric := metrics.get(name)) is not None:
-                digest = hash((step, name, canonical(value)))
+                digest = hash((step, canonical(value)))
                 metric.held.add(digest)
-                theirs[bucket] += digest
+                theirs[bucket] += digest * metric.factor
     differing = {n for n, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b}
     if differing:
         _find_differences(found, differing, journal, held, kept)
@@ -235,6 +245,7 @@ def _find_differences(
                 numbered.segment.name,
                 numbered.number,
                 numbered.row.step,
+                tuple(gone),
                 replaced=any((step, name) in placed for name in gone),
             )
         )
@@ -247,10 +258,13 @@ class Known:
         """Know what `found` tells; without it nothing."""
         self._counts = {} if found is None else found.counts
         missing = () if found is None else found.missing
-        self._missing = {(row.segment, row.number) for row in missing}
+        self._missing = {(row.segment, row.number): row.metrics for row in missing}
 
-    def has(self, segment: str, number: int) -> bool:
-        """Return whether the destination has row `number` of `segment`, all of its values."""
+    def lacking(self, segment: str, number: int, row: Row) -> Row | None:
+        """Return what the destination lacks of a segment's row `number`; None: nothing."""
         if number >= self._counts.get(segment, 0):
-            return False
-        return (segment, number) not in self._missing
+            return row
+        gone = self._missing.get((segment, number))
+        if gone is None:
+            return None
+        return replace(row, values={name: row.values[name] for name in gone})

@@ -155,7 +155,9 @@ class StagedFiles:
             names = [name for name, paths in self.takers.items() if path in paths]
             known = [saved.ledger(name).segment(path.name).artifacts for name in names]
             for number in {number for artifacts in known for number in artifacts}:
-                if all(artifacts.get(number) is not None for artifacts in known):
+                if number.isdecimal() and all(
+                    artifacts.get(number) is not None for artifacts in known
+                ):
                     shutil.rmtree(staged_directory(path, int(number)), ignore_errors=True)
         self._remove_empty()
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.ending import POLL_S
-from fasttrack.delivery.events import LeftOut, Progress
+from fasttrack.delivery.events import LeftOut, Progress, StopAsked
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
 from fasttrack.journal.follower import Follower
@@ -77,6 +77,7 @@ class Replay:
         self._clock = clock
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
+        self._stop_asked = False
         self.rows = 0
         """Rows that came by so far, there already or handed over."""
         self.reason: str | None = None
@@ -133,7 +134,8 @@ class Replay:
             while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
                 batch = follower.read()
-                self._session.check()
+                self._check()
+                uploads.check()
                 if batch is not None:
                     for entry in batch.entries:
                         self._take(entry, state, path, uploads)
@@ -178,9 +180,15 @@ class Replay:
     def _wait_for(self, uploads: Uploads) -> None:
         """Wait until all artifacts are uploaded, or have had their time."""
         while uploads.pending and self._ending.seconds_left() + self._upload_timeout_s > 0:
-            self._session.check()
+            self._check()
+            uploads.check()
             self._report_progress(uploading=True)
             self._ending.pause(POLL_S)
+
+    def _check(self) -> None:
+        if self._session.check() and not self._stop_asked:
+            self._stop_asked = True
+            self._report(StopAsked(backend=self._backend))
 
     def _report_progress(self, *, uploading: bool = False) -> None:
         now_s = self._clock()

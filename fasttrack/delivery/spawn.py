@@ -15,6 +15,17 @@ def delivery_command(target: Path) -> list[str]:
     return [sys.executable, "-m", "fasttrack.delivery", str(target)]
 
 
+def verification_command(run_dir: Path, *, recheck: bool = False) -> list[str]:
+    """Return the command that compares a run with what its destinations hold.
+
+    Args:
+        run_dir: the run's directory.
+        recheck: whether the next delivery is to do so instead, and to send what is missing.
+    """
+    flags = ["--recheck"] if recheck else []
+    return [sys.executable, "-m", "fasttrack.delivery.verification", str(run_dir), *flags]
+
+
 def delivery_environment() -> dict[str, str]:
     """Return its environment: this package is found, and nothing else by accident."""
     root = str(Path(__file__).resolve().parents[2])

@@ -5,6 +5,7 @@ segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
 courier.lock            held by whoever delivers the run
 delivery.log            what the delivery process had to say
+client/                 what a client needs on disk while it delivers
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
@@ -67,6 +68,11 @@ def log_path(run_dir: Path) -> Path:
 def stop_path(segment: Path) -> Path:
     """Return the file by which the attempt that writes `segment` is asked to stop."""
     return segment.parent / f"stop-{attempt(segment):04d}"
+
+
+def client_directory(run_dir: Path) -> Path:
+    """Return the folder for what a destination's client needs on disk while it delivers."""
+    return run_dir / "client"
 
 
 def artifacts_directory(run_dir: Path) -> Path:

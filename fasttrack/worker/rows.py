@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
 from fasttrack.journal.entries import encode_row
+from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
 
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
-_RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
+_KEPT = "W&B keeps this name for itself; choose another"
+_RESERVED = {
+    "": "a metric without a name, which W&B drops; give it one",
+    "step": "every row has its step under this name, as it is passed; choose another",
+    **dict.fromkeys(("_step", "_runtime", "_timestamp", "_wandb"), _KEPT),
+}
+"""Names that W&B drops, or has a value of its own for in every row; and why they are refused."""
+_NAMES = frozenset(_RESERVED)
 
 
 class RowEncoder:
@@ -83,7 +91,7 @@ class RowEncoder:
             else:
                 self.training_steps += 1
                 self._add_training_metrics(step, values, ticks)
-            usual = self._last_step <= step <= _LARGEST_STEP and _RESERVED.isdisjoint(values)
+            usual = self._last_step <= step <= _LARGEST_STEP and _NAMES.isdisjoint(values)
             if values and (usual or self._check(step, values)):
                 self._last_step = step
                 try:
@@ -100,8 +108,7 @@ class RowEncoder:
 
     def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
         meter = self._meter
-        for name, value in meter.measure(ticks).items():
-            values.setdefault(name, value)  # the user's own, where there is one
+        _add(values, meter.measure(ticks))
         if meter.steps:  # else another thread's call took this one's
             self._overhead.add_steps(
                 step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s
@@ -109,19 +116,19 @@ class RowEncoder:
         period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
             if self._gpu_period is not None:  # at first there is nothing to tell
-                values.update(self._own_metrics())
+                _add(values, self._own_metrics())
                 self._bursts.rest_if_due()
             self._gpu_period = period
-            values.update(self._gpu.sample(self._resolver.cuda_index))
+            _add(values, self._gpu.sample(self._resolver.cuda_index))
 
     def _check(self, step: int, values: dict[str, Scalar]) -> bool:
         """Return whether there is a row to write, and say what is odd about it."""
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
             self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return False
-        for name in _RESERVED & values.keys():
+        for name in _NAMES & values.keys():
             del values[name]
-            self._notices.refuse(name, "W&B keeps this name for itself; choose another")
+            self._notices.refuse(name or repr(name), _RESERVED[name])
         if step < self._last_step:
             self._notices.count("out_of_order")
             self._notices.warn(
@@ -137,7 +144,13 @@ class RowEncoder:
                 encode_row(0, 0, 0.0, {plain: value})
             except TypeError as error:
                 why = f"{error} (names are strings, integers have 64 bits)"
-                self._notices.refuse(repr(name), why)
+                self._notices.refuse(spell(name), why)
             else:
                 kept[plain] = value
         return kept
+
+
+def _add(values: dict[str, Scalar], ours: dict[str, float]) -> None:
+    """Add metrics of ours; what the user logs under such a name stays."""
+    for name, value in ours.items():
+        values.setdefault(name, value)

@@ -209,7 +209,7 @@ class WandbServer:
                 return 200, self._graphql(json.loads(body))
             case ["POST", "files", _, _, _, "file_stream"] if run and isinstance(body, bytes):
                 run.stream(json.loads(body))
-                return 200, {"exitcode": None, "limits": {}}
+                return 200, {"exitcode": None, "limits": {}, "stopped": run.stopped}
             case ["PUT", "uploads", _, _, _, name] if run and isinstance(body, bytes):
                 run.files = run.files | {name: body}
                 return 200, {}

@@ -42,6 +42,8 @@ class ServerRun:
     state: str = "running"
     exit_code: int | None = None
     preempting: bool = False
+    stopped: bool = False
+    """Whether somebody pressed the stop button on its page: set it."""
     upserts: int = 0
     """How many UpsertBucket calls named it."""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class ServerRun:
             "group": self.group,
             "tags": self.tags,
             "state": self.state,
+            "stopped": self.stopped,
             "readOnly": False,
             "user": {"name": self.entity, "username": self.entity},
             "config": json.dumps(self.raw_config),
@@ -195,6 +198,7 @@ class RunStore:
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
             # reading
+            "RunStoppedStatus": self._run,
             "Run": self._run,
             "RunState": self._run,
             "RunHistoryKeys": self._run,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from support.runs import (
     wait_until,
     wandb_rows,
 )
+from support.unprivileged import run_unprivileged
 from support.wandb_server import Fault, WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
@@ -256,6 +258,46 @@ def staged_weights(base: Path, tracker: ExperimentTracker) -> Path:
     return files_directory(run_dir(base, tracker.get_run_id()) / entry.directory) / "weights.pt"
 
 
+def test_a_file_that_becomes_shorter_while_it_is_sent_does_not_hold_up_the_end(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client would send it for ever. The rows arrive, and later artifacts do."""
+    with (checkpoint / "weights.pt").open("ab") as file:
+        file.truncate(20_000_000)  # more than fits into a socket's buffers
+    server.fault = Fault("hang", "artifact")
+    with make_tracker(mode="online") as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        os.truncate(staged_weights(tmp_path, tracker), 1000)
+        server.fault = None
+        tracker.log_checkpoint(checkpoint / "latest", aliases=["whole"], force=True)
+
+    (artifact,) = artifacts_of(server, "model")
+    assert artifact.files == {"latest": b"step10"}
+    assert "weights.pt changed after the call, in place" in capsys.readouterr().err
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(tmp_path, tracker)
+
+
+def test_a_version_is_deleted_whose_files_were_overwritten_before_it_was_committed(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can tell what was sent; it does not stand as what was logged."""
+    with make_tracker(mode="online") as tracker:
+        server.fault = Fault("hang", "graphql", operation="CommitArtifact")
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        staged_weights(tmp_path, tracker).write_bytes(b"x" * len(WEIGHTS))
+        server.fault = None
+    states = [(artifact.state, artifact.aliases) for artifact in server.artifacts]
+
+    assert states == [("DELETED", [])]
+    assert "while it was uploaded; the version was removed" in capsys.readouterr().err
+    assert is_staging_gone(tmp_path, tracker)
+
+
 def test_offline_a_staged_file_that_is_written_to_does_not_hold_up_the_rows(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +313,35 @@ def test_offline_a_staged_file_that_is_written_to_does_not_hold_up_the_rows(
     assert "weights.pt changed after the call, in place" in said
     assert "rows kept: 1" in said
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["below WANDB_DIR", "where the user says"])
+def test_artifacts_need_nothing_in_home(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, own: bool
+) -> None:
+    """It is read-only on some clusters, and small on others. What the user has set is used."""
+    home, elsewhere = tmp_path / "closed", tmp_path / "elsewhere"
+    home.mkdir(mode=0o500)
+    places = {"WANDB_DATA_DIR": str(elsewhere), "WANDB_CACHE_DIR": str(elsewhere)} if own else {}
+    result = run_unprivileged(
+        "-c",
+        textwrap.dedent("""
+            from support.runs import make_tracker
+            with make_tracker(mode="online") as tracker:
+                tracker.log_training_step(1.0, 0)
+                tracker.log_config({"lr": 1})
+                tracker.log_checkpoint("checkpoint", force=True)
+        """),
+        HOME=str(home),
+        **places,
+    )
+
+    assert "rows delivered: 1" in result.stderr
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    assert len(artifacts_of(server, "config")) == 1
+    assert list(home.iterdir()) == []
+    assert elsewhere.exists() is own
+    assert not list((tmp_path / "wandb" / "fasttrack").glob("*/client"))
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])

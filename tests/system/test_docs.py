@@ -95,6 +95,19 @@ def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) ->
     assert row.values == dict(zip(said, (0.14, 0.91), strict=True))
 
 
+@pages.runs("tracker.pause()")
+def test_a_marked_evaluation_is_a_pause(snippet: Snippet) -> None:
+    """Its time stands in the next row."""
+    with journal_tracker() as tracker:
+        tracker.log_training_step(0.5, 0)
+        snippet.run({"tracker": tracker, "evaluate": lambda: 0.75})
+        tracker.log_training_step(0.5, 1)
+
+    _, evaluated, last = (row.values for row in read_rows(directory_of(tracker)))
+    assert evaluated == {"eval/accuracy": 0.75}
+    assert last["perf/pause_s"] > 0
+
+
 @pages.runs("overhead_budget")
 def test_a_budget_is_an_option(journal_only: None, snippet: Snippet) -> None:
     """It is taken, and the run ends well."""
@@ -259,6 +272,34 @@ def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Sni
 
     (only,) = server.runs.values()
     assert [row["a"] for row in only.history] == [1, 2]
+
+
+@pages.runs('resume_id="auto"', "if tracker.should_stop()")
+def test_requeued_job_goes_on_after_it_has_left_in_time(
+    journal_only: None, snippets: tuple[Snippet, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start is asked to stop in its third step; the second finds its run."""
+    auto, loop = snippets
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = auto.run(training_script())["tracker"]
+    assert not first.should_stop()
+    saved: list[int] = []
+
+    def train_step() -> None:
+        saved.append(0)
+        if len(saved) == 3:
+            first.request_stop()
+
+    names = {"first_step": 0, "steps": 10, "save_checkpoint": saved.clear, "sys": sys}
+    with pytest.raises(SystemExit) as left:
+        loop.run({**names, "tracker": first, "train_step": train_step})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with auto.run(training_script())["tracker"] as second:
+        pass
+
+    assert (left.value.code, saved) == (143, [])
+    assert second.get_run_id() == first.get_run_id()
+    assert [header.resumed for header in read_headers(directory_of(first))] == [False, True]
 
 
 @pytest.mark.server

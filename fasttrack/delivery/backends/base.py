@@ -96,7 +96,8 @@ class Backend(Protocol):
 class Session(Protocol):
     """An open run at one destination.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     url: str | None
@@ -160,11 +161,21 @@ class Session(Protocol):
             BackendLostError: it is gone.
         """
 
+    def withdraw(self, artifact: Any) -> None:
+        """Remove the version that `upload` has just made of `artifact`, with its aliases.
+
+        Raises:
+            BackendLostError: the destination does not, or went away.
+        """
+
     def uploaded_bytes(self) -> int | None:
         """Return how much of the session's files was sent; None where that is not known."""
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Hand on the rows that were held back, and look whether more are taken.
+
+        Returns:
+            Whether somebody at the destination asked the training to stop.
 
         Raises:
             BackendLostError: none are.

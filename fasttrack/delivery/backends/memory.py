@@ -62,6 +62,8 @@ class MemoryDestination:
         self.server = Store()
         self.offline: list[Store] = []
         """The stand-ins, one per offline session."""
+        self.stop_asked = False
+        """Whether the training is to stop: set it."""
         self.lost_steps: list[int] = []
         """Steps of rows that are taken and not kept, once each, as a full disk does it."""
         self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
@@ -184,7 +186,8 @@ class MemorySession:
     def log(self, row: Row) -> bool:
         """Keep a row. See `Session.log`."""
         number, self._number = self._number, self._number + 1
-        if self._known.has(self._segment, number):
+        lacking = self._known.lacking(self._segment, number, row)
+        if lacking is None:
             return False
         if self._there > 0:
             self._there -= 1
@@ -193,7 +196,7 @@ class MemorySession:
         if row.step in self._destination.lost_steps:
             self._destination.lost_steps.remove(row.step)
             return True
-        self._store.rows.append(dataclasses.replace(row, values={**row.values}))
+        self._store.rows.append(dataclasses.replace(lacking, values={**lacking.values}))
         return True
 
     def _compare(self) -> Comparison:
@@ -232,14 +235,20 @@ class MemorySession:
         self._store.artifacts.append(artifact)
         return f"{artifact.name} is in memory" if self._online else None
 
+    def withdraw(self, artifact: StoredArtifact) -> None:
+        """Forget an artifact. See `Session.withdraw`."""
+        self._destination.called("withdraw")
+        self._store.artifacts.remove(artifact)
+
     def uploaded_bytes(self) -> int | None:
         """Return the size of the artifacts. See `Session.uploaded_bytes`."""
         kept = self._store.artifacts
         return sum(len(data) for artifact in kept for data in artifact.files.values())
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Fail if told to. See `Session.check`."""
         self._destination.called("check")
+        return self._destination.stop_asked
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Keep how the run ended. See `Session.finish`."""

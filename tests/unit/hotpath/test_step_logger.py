@@ -372,21 +372,40 @@ def test_metric_name_that_is_no_string_is_refused_alone(
     assert capsys.readouterr().err.count("not logged") == 1
 
 
-@pytest.mark.parametrize("name", ["step", "_step", "_runtime", "_timestamp", "_wandb"])
-def test_name_that_wandb_keeps_for_itself_is_refused_alone(
-    make: Trackers,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "'': a metric without a name, which W&B drops; give it one"),
+        ("step", "step: every row has its step under this name, as it is passed; choose another"),
+        ("_step", "_step: W&B keeps this name for itself"),
+        ("_runtime", "_runtime: W&B keeps this name for itself"),
+        ("_timestamp", "_timestamp: W&B keeps this name for itself"),
+        ("_wandb", "_wandb: W&B keeps this name for itself"),
+    ],
+)
+def test_name_that_wandb_drops_or_overwrites_is_refused_alone(
+    make: Trackers, capsys: pytest.CaptureFixture[str], name: str, why: str
 ) -> None:
-    """W&B would take it for its own and misplace the whole row."""
+    """W&B would lose it without a word, or take it for its own and misplace the whole row."""
     tracker = make()
 
     tracker.log_metrics({name: 1, "good": 2}, 0)
     tracker.log_metrics({name: 1}, 1)
+    tracker.log_training_step(0.5, 2, extra={name: 1})
 
-    assert written_values(tracker) == [{"good": 2}]
-    assert tracker.stats().refused == 2
-    assert capsys.readouterr().err.count(f"{name}: W&B keeps this name for itself") == 1
+    assert [row.keys() & {name, "good"} for row in written_values(tracker)] == [{"good"}, set()]
+    assert tracker.stats().refused == 3
+    assert capsys.readouterr().err.count(why) == 1
+
+
+def test_what_is_logged_under_a_name_of_ours_is_kept(make: Trackers) -> None:
+    """A throughput of the user's own was overwritten without a word."""
+    tracker = make(gpu_stats_interval=1)
+    mine = {"perf/steps_per_sec": -1, "fasttrack/dropped": -2, "train/lr": -3}
+    for step in range(2):
+        tracker.log_training_step(0.5, step, extra=mine)
+
+    assert [row for row in written_values(tracker) if not mine.items() <= row.items()] == []
 
 
 def test_non_finite_values_are_the_truth(make: Trackers) -> None:

@@ -88,10 +88,11 @@ class TensorBoardSession:
         """Write a row. See `Session.log`."""
         assert self._segment is not None
         number, self._number = self._number, self._number + 1
-        if self._known.has(self._segment.name, number):
+        lacking = self._known.lacking(self._segment.name, number, row)
+        if lacking is None:
             return False
         try:
-            self._open_file().write_row(row)
+            self._open_file().write_row(lacking)
         except OSError as error:
             raise self._lost(error) from error
         return True
@@ -111,11 +112,14 @@ class TensorBoardSession:
         """Refuse: TensorBoard takes no files. See `Session.upload`."""
         raise ArtifactRefusedError("TensorBoard takes no artifacts")
 
+    def withdraw(self, artifact: Any) -> None:
+        """Do nothing: none was taken. See `Session.withdraw`."""
+
     def uploaded_bytes(self) -> int | None:
         """Return None: nothing is sent. See `Session.uploaded_bytes`."""
         return None
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Write what was held back, for TensorBoard to see. See `Session.check`."""
         try:
             self._write_texts()
@@ -123,6 +127,7 @@ class TensorBoardSession:
                 self._file.flush()
         except OSError as error:
             raise self._lost(error) from error
+        return False
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Write what was held back to the disk itself. See `Session.finish`."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from fasttrack.delivery.backends.wandb.client import (
     failures,
     import_wandb,
     inert,
+    keep_files_in,
     one_line,
     pin_identity,
     probe,
@@ -46,10 +48,11 @@ from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
 from fasttrack.delivery.backends.wandb.session import WandbSession
+from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.contents import numbered_rows
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.reader import read_metadata
-from fasttrack.journal.run_directory import base_directory, segment_name
+from fasttrack.journal.run_directory import base_directory, client_directory, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,6 +91,7 @@ class WandbBackend:
         if not self._place.in_trainer:
             pin_identity(header)
         wandb = import_wandb()
+        self._keep_files(only_if_needed=self._place.in_trainer)
         notes = load_notes(self._place.ledger)
         self._stopped = False
         if online:
@@ -115,6 +119,9 @@ class WandbBackend:
             notes.store(self._place.ledger)
             self._place.save()
         return self._session
+
+    def _keep_files(self, *, only_if_needed: bool) -> None:
+        keep_files_in(client_directory(self._place.run_dir), only_if_needed=only_if_needed)
 
     def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
         known = wandb.setup().settings  # of the environment: it counts more than `init`'s arguments
@@ -194,6 +201,7 @@ class WandbBackend:
 
     def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
         """Return the server, and the offline directories not uploaded. See `Backend.holdings`."""
+        self._keep_files(only_if_needed=True)
         ledger, notes = self._place.ledger, load_notes(self._place.ledger)
         local = [p for p in segments if _is_offline_only(ledger.segments.get(p.name))]
         remote = tuple(path for path in segments if path not in local)
@@ -229,6 +237,8 @@ class WandbBackend:
         if self._session is not None:
             self._session.leave()
             self._session.close()
+            if self._session.uploading:  # teardown waits for its end, which may never come
+                kill_children(os.getpid(), self.helper)
             self._session = None
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import http.client
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 _IDENTITY = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_RUN_ID")
 # What the client raises from a run whose wandb-core has died, besides its own errors.
 CORE_DIED = (OSError, RuntimeError)
+
+_STOPPED = """
+query RunStoppedStatus($entity: String, $project: String, $run: String!) {
+  project(name: $project, entityName: $entity) { run(name: $run) { stopped } }
+}
+"""
 
 
 def import_wandb() -> Any:
@@ -40,6 +48,33 @@ def import_wandb() -> Any:
             f"wandb cannot be imported ({error}): pip install wandb", final=True
         ) from error
     return wandb
+
+
+def keep_files_in(directory: Path, *, only_if_needed: bool) -> None:
+    """Have the client put its caches and what it stages below `directory`, until this process ends.
+
+    They lie in HOME else, which on clusters is read-only, full or slow. What the user has set stays
+    as it is. Must come before the client's helper is started.
+
+    Args:
+        directory: need not exist.
+        only_if_needed: whether the places in HOME will do where they can be written.
+    """
+    defaults = import_wandb().env
+    for name, default in (
+        (defaults.DATA_DIR, defaults.get_data_dir),
+        (defaults.CACHE_DIR, defaults.get_cache_dir),
+    ):
+        if name in os.environ or (only_if_needed and _can_be_written(Path(default()))):
+            continue
+        os.environ[name] = str(directory / name.lower())
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _can_be_written(directory: Path) -> bool:
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 def pin_identity(header: Header) -> None:
@@ -105,6 +140,20 @@ def public_run(path: str, timeout_s: float = 60.0) -> Any:
         with contextlib.suppress(OSError):  # not empty: it is used
             folder.rmdir()
     return run
+
+
+def stop_was_asked(path: str, timeout_s: float = 10.0) -> bool:
+    """Return whether somebody pressed the stop button of the run `entity/project/id`.
+
+    Asks the server, by a call that wandb keeps to itself; where it does not answer, nobody has.
+    """
+    names = dict(zip(("entity", "project", "run"), path.split("/"), strict=True))
+    try:
+        api = import_wandb().Api(timeout=int(timeout_s))
+        told = api._service_api.execute_graphql(_STOPPED, names, timeout=timeout_s)
+        return bool(told["project"]["run"]["stopped"])
+    except Exception:  # the client's own exceptions have no common base here
+        return False
 
 
 def inert(value: Any) -> Any:

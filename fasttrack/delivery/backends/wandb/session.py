@@ -12,6 +12,7 @@ from fasttrack.delivery.backends.wandb.client import (
     import_wandb,
     inert,
     one_line,
+    stop_was_asked,
 )
 from fasttrack.delivery.backends.wandb.history import STEP_KEY, ServerHistory
 from fasttrack.delivery.backends.wandb.neighbours import Presence
@@ -36,7 +37,8 @@ _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 class WandbSession:
     """Hand rows to a W&B run, each with its `_step`, and prove that it has them.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class WandbSession:
             place: where the backend works.
             notes: what it remembers.
             online: whether the run is on the server.
-            stopped: tells whether the client has said that it uploads no more.
+            stopped: tells whether the client has said "stop".
         """
         self._run: wandb.Run | None = run
         self._outbox = outbox
@@ -65,9 +67,11 @@ class WandbSession:
         self._notes = notes
         self._online = online
         self._stopped = stopped
+        self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
+        self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
         self._presence = Presence(run.settings.base_url, self._path) if online else None
@@ -138,6 +142,7 @@ class WandbSession:
         run = self._run
         if run is None:
             raise BackendLostError("the run has ended")
+        self.uploading = self._online
         try:
             run.log_artifact(artifact, aliases=list(aliases))
             if not self._online:
@@ -147,7 +152,16 @@ class WandbSession:
             raise ArtifactRefusedError(one_line(error)) from error
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
+        finally:
+            self.uploading = False
         return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
+
+    def withdraw(self, artifact: Any) -> None:
+        """Delete a version. See `Session.withdraw`."""
+        try:
+            artifact.delete(delete_aliases=True)
+        except Exception as error:  # the client's own exceptions have no common base here
+            raise BackendLostError(one_line(error)) from error
 
     def uploaded_bytes(self) -> int | None:
         """Ask wandb-core, by a call that wandb keeps to itself. See `Session.uploaded_bytes`."""
@@ -160,11 +174,15 @@ class WandbSession:
         except Exception:  # the client's own exceptions have no common base here
             return None
 
-    def check(self) -> None:
-        """Post the outbox; raise once wandb has said that it uploads no more."""
+    def check(self) -> bool:
+        """Post the outbox; ask the server why wandb has said "stop". See `Session.check`."""
         self._post()
-        if self._stopped():
-            raise BackendLostError("W&B ended the upload")
+        if not self._stop_asked and self._stopped():
+            # The client says the same of a fatal error of its upload and of the run's stop button.
+            if not stop_was_asked(self._path):
+                raise BackendLostError("W&B ended the upload")
+            self._stop_asked = True
+        return self._stop_asked
 
     def _post(self) -> None:
         if self._outbox is not None:

@@ -99,8 +99,7 @@ class Standing:
         self, history: ServerHistory, segments: Sequence[Path], pending: Sequence[Path]
     ) -> None:
         doubtful = any(self._is_doubtful(path) for path in pending)
-        known_base = self._notes.segment(pending[0].name).base_step
-        if doubtful and known_base is None:  # rows of any attempt may be anywhere
+        if doubtful:  # rows of any attempt may be anywhere
             self.base, self._compared, self._whole = -1, list(segments), True
         else:
             self.base = self._base_step(segments, pending)
@@ -217,7 +216,18 @@ class Standing:
             for first, end in stretches:
                 yield from as_held(history.rows(first, end, closely=closely))
 
-        return compare(journal, held, kept=kept)
+        found = compare(journal, held, kept=kept)
+        if self._whole:
+            self._doubt_others(found)
+        return found
+
+    def _doubt_others(self, found: Comparison) -> None:
+        """Have rows that are missing of segments which were proven be sent by the next session."""
+        ours = {path.name for path in self.pending}
+        for name in {row.segment for row in found.missing} - ours:
+            state = self._ledger.segment(name)
+            state.proof, state.arrived, state.recheck = None, 0, True
+        found.missing = [row for row in found.missing if row.segment in ours]
 
     def _stretches(self) -> list[tuple[int, int | None]]:
         """Return ranges of `_step`s, evenly spaced by rows; the last one is the end."""
@@ -259,12 +269,13 @@ class Standing:
     def place(self, row: Row) -> list[tuple[int, dict[str, Number]]]:
         """Return what is to be sent of the next row, each part with its `_step`; [] of none."""
         number, self._number = self._number, self._number + 1
-        if self._known.has(self._segment, number):
+        lacking = self._known.lacking(self._segment, number, row)
+        if lacking is None:
             return []
         if number == self._seen.get(self._segment):
             self._mapper.close()  # what the server has is not added to
-        values = taken(row.values)
-        if len(values) < len(row.values):
+        values = taken(lacking.values)
+        if len(values) < len(lacking.values):
             self._note_refused(row, values)
         steps = [(self._mapper.place(row.step, part), part) for part in parts(values)]
         return [(step, part) for step, part in steps if step >= self._starting_step]
