@@ -48,12 +48,18 @@ class BackendError(FasttrackError):
 
 
 class BackendUnavailableError(BackendError):
-    """The backend could not be opened. `final`: trying again will not help."""
+    """The backend could not be opened.
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    Attributes:
+        final: whether trying again will not help.
+        network: whether the destination was not reached at all.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False, network: bool = False) -> None:
         """Say why, in words for the user."""
         super().__init__(reason)
         self.final = final
+        self.network = network
 
 
 class BackendLostError(BackendError):

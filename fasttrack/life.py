@@ -252,17 +252,20 @@ class Life:
         )
         for line in stats.describe_losses():
             say(line)
+        sync, show = (spell_command(verb, str(self._run_dir)) for verb in ("sync", "show"))
         if not report.backends:
             say(f"rows kept: {stats.rows_written}, in {self._run_dir}")
         for name, known in report.backends.items():
             if known.done is not None and known.done.delivered:
                 prefix = f"{name}: " if len(report.backends) > 1 else ""
                 say(f"{prefix}{describe_delivered(known, stats.rows_written)}")
+                if known.offline:
+                    say(f"to upload: {sync}; to look: {show}")
         if not report.delivered:
             why = f" ({report.reason})" if report.reason else ""
             say(
                 f"not all is delivered{why}; {stats.rows_written} rows are safe in "
-                f"{self._run_dir}; to deliver: {spell_command('sync', str(self._run_dir))}"
+                f"{self._run_dir}; to deliver: {sync}; to look: {show}"
             )
 
     def point_out(self) -> None:

@@ -9,6 +9,7 @@ from threading import RLock
 
 _MOST_WARNINGS = 1000  # memory and log must not fill up, whatever comes
 _MOST_REASONS = 1000
+_LONGEST_NAME, _LONGEST_WHY = 100, 500  # characters
 _MOST_ALIKE = 100  # reasons of one cause or one name: made anew at every step, as it seems
 _VARYING = re.compile(r"(?<!\w)(['\"]).*?(?:\1|$)|\b0x[0-9a-f]+|\d+")
 
@@ -32,6 +33,10 @@ def spell(value: object) -> str:
         return repr(value)
     except Exception:
         return f"<{type(value).__name__} whose repr() raises>"
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def cause_of(why: str) -> str:
@@ -71,6 +76,7 @@ class Notices:
             result: what became of it, for the warning.
             number: how many were lost.
         """
+        name, why = _short(name, _LONGEST_NAME), _short(why, _LONGEST_WHY)
         with self._lock:
             self._counts[kind] += number
             key = self._key(name, cause_of(why))

@@ -22,6 +22,8 @@ class Child(NamedTuple):
     """Of its program, at most 15 letters."""
     alive: bool
     """False: it has ended, and its parent has not asked for its exit code."""
+    stopped: bool = False
+    """Whether it was told to stop (SIGSTOP), and not yet to go on."""
 
 
 def children_of(pid: int) -> list[Child]:
@@ -42,7 +44,7 @@ def _look(parent: int, pid: str) -> Child | None:
     state, its_parent, *_ = after.split()
     if int(its_parent) != parent:
         return None
-    return Child(int(pid), before.partition("(")[2], state not in ("Z", "X"))
+    return Child(int(pid), before.partition("(")[2], state not in "ZX", state in "Tt")
 
 
 def kill_children(pid: int, name: str | None = None) -> int:

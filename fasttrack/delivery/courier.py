@@ -153,7 +153,7 @@ class Courier:
         return False
 
     def _fall_back(self, error: BackendUnavailableError) -> bool:
-        delivered = self._deliver_here(online=False, reason=str(error))
+        delivered = self._deliver_here(online=False, why=error)
         # What the troubleshooting guide promises: a run that fell back uploads at finish if it can.
         if error.final or self._ending.seconds_left() < _LAST_TRY_S:
             return delivered
@@ -163,7 +163,7 @@ class Courier:
             self._backend.abandon()
             return delivered
 
-    def _deliver_here(self, *, online: bool, reason: str | None = None) -> bool:
+    def _deliver_here(self, *, online: bool, why: BackendUnavailableError | None = None) -> bool:
         """Deliver to what lies on this machine: a stand-in, or a destination that is local.
 
         It is tried for as long as the trainer is there: the disk may be full for a while, a
@@ -174,8 +174,7 @@ class Courier:
             try:
                 session = self._open(online=online)
                 if not online:
-                    directory = str(session.directory)
-                    self._report(Offline(backend=self._name, directory=directory, reason=reason))
+                    self._report_offline(session, why)
                 return self._replay(session, online=online)
             except (BackendUnavailableError, BackendLostError) as error:
                 self._backend.abandon()
@@ -244,6 +243,16 @@ class Courier:
         return not self._proofs.pending(offline_will_do=not online)
 
     # --- reports ------------------------------------------------------------------------------
+
+    def _report_offline(self, session: Session, why: BackendUnavailableError | None) -> None:
+        self._report(
+            Offline(
+                backend=self._name,
+                directory=str(session.directory),
+                reason=None if why is None else str(why),
+                network=why is not None and why.network,
+            )
+        )
 
     def _report_trouble(self, error: Exception) -> None:
         self._reason = str(error)

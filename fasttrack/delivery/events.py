@@ -36,6 +36,8 @@ class Offline:
     directory: str
     reason: str | None = None
     """Why it fell back; None: offline was asked for."""
+    network: bool = False
+    """Whether it did because the destination was not reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,9 @@ class Busy:
     """Another process delivers the run."""
 
     event: ClassVar[str] = "busy"
+
+    holder: str = "another process"
+    """Which, in words."""
 
 
 Event: TypeAlias = (

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TICK_S = 1.0
 _BEAT_EVERY_TICKS = 5
 _DEAD_HELPER_S = 10.0  # what a call has to notice that its helper is gone
+_STOPPED_HELPER_S = 20.0  # and what somebody has who stopped it, to let it go on
 _GRACE_S = 15.0  # what a call has to come back once its helper was ended
 
 
@@ -40,6 +41,7 @@ class Call:
     helper: str | None
     left_s: float
     has_helper: bool = False  # it was seen
+    idle_s: float = 0.0  # for so long its helper has not run
     cut: bool = False
 
     def progress(self) -> None:
@@ -120,18 +122,21 @@ class Watchdog:
         for call in list(self._calls):
             call.left_s -= passed_s
             if call.helper is not None and not call.cut:
-                self._look_for_helper(call)
+                self._look_for_helper(call, passed_s)
             if call.left_s <= 0 and not call.cut:
                 self._cut(call)
             elif call.left_s <= -_GRACE_S and call in self._calls:
                 call.left_s = call.budget_s  # of the next warning, where the process stays
                 self._on_hang(call.owner, f"{call.what} did not come back")
 
-    def _look_for_helper(self, call: Call) -> None:
+    def _look_for_helper(self, call: Call, passed_s: float) -> None:
         helpers = [child for child in children_of(os.getpid()) if child.name == call.helper]
         call.has_helper = call.has_helper or bool(helpers)
-        if call.has_helper and not any(child.alive for child in helpers):
-            call.left_s = min(call.left_s, _DEAD_HELPER_S)
+        alive = [child for child in helpers if child.alive]
+        idle = call.has_helper and all(child.stopped for child in alive)
+        call.idle_s = call.idle_s + passed_s if idle else 0.0
+        if call.idle_s >= (_STOPPED_HELPER_S if alive else _DEAD_HELPER_S):
+            call.left_s = 0.0
 
     def _cut(self, call: Call) -> None:
         call.cut = True

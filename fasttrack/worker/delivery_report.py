@@ -75,7 +75,8 @@ class DeliveryReport:
         elif isinstance(event, Offline):
             known.offline, known.directory = True, event.directory
             if event.reason:
-                text = f"{name}Network unavailable, logging offline: {event.reason}"
+                what = "Network unavailable" if event.network else "Not online"
+                text = f"{name}{what}, logging offline: {event.reason}"
                 warn(f"offline_reason:{event.backend}", text)
             warn("offline", OFFLINE_MESSAGE)
         elif isinstance(event, Trouble):
@@ -163,7 +164,8 @@ class DeliveryReport:
 
 def _note_upload(known: BackendReport, event: Upload, warn: Callable[[str, str], None]) -> None:
     if event.state in ("hashing", "uploading"):
-        known.uploading[event.number] = f"{event.name} ({gb(event.size_bytes)}, {event.state})"
+        state = "kept offline" if known.offline and event.state == "uploading" else event.state
+        known.uploading[event.number] = f"{event.name} ({gb(event.size_bytes)}, {state})"
         return
     known.uploading.pop(event.number, None)
     if event.state == "failed":

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from fasttrack.journal.entries import encode
+from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
@@ -238,8 +239,13 @@ class Worker:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it
-            self._notices.count("worker_errors", len(records))
-            self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            if len(records) > 1:  # one record's trouble is no other's
+                for record in records:
+                    self._write_rows([record])
+                return
+            self._notices.count("worker_errors")
+            met = spell(error)
+            self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
             return
         self._append(lines)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.records import Ticks
 
 SAMPLES_PER_SEC = "perf/samples_per_sec"
+_MOST_SAMPLES = 1e18
 _NUMBERS = (int, float, np.integer, np.floating)
 
 # What is taken for a pause where nobody marked one. Evaluations and checkpoints take many times as
@@ -152,10 +153,11 @@ class StepMeter:
             if kind is bool or not issubclass(kind, _NUMBERS):
                 wrong = next(size for size in batches if type(size) is kind)
         if wrong is None:
-            total = float(sum(batches))
-            if math.isfinite(total) and min(batches) >= 0:
-                return total
-            wrong = next(size for size in batches if not 0 <= size < math.inf)
+            if min(batches) >= 0 and max(batches) < _MOST_SAMPLES:
+                total = math.fsum(batches)  # not sum(): NumPy's narrow integers overflow
+                if not math.isnan(total):
+                    return total
+            wrong = next(size for size in batches if not 0 <= size < _MOST_SAMPLES)
         what = str(wrong) if isinstance(wrong, (OddSize, np.number, int)) else describe(wrong)
         self._refuse(
             SAMPLES_PER_SEC,

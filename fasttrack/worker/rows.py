@@ -78,7 +78,7 @@ class RowEncoder:
     def encode(self, records: list[RawRecord]) -> list[bytes]:
         """Return the lines of `records`: at most one each. Waits for the device.
 
-        Where anything is raised, none of the records has become a row.
+        Where anything is raised, which is while they are resolved, none has become a row.
         """
         lines: list[bytes] = []
         seq = self.rows
@@ -86,20 +86,25 @@ class RowEncoder:
         bursts = self._bursts
         clock = bursts.clock
         for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
-            if ticks is None:
-                metrics_calls += 1
-            else:
-                self.training_steps += 1
-                self._add_training_metrics(step, values, ticks)
-            usual = self._last_step <= step <= _LARGEST_STEP and _NAMES.isdisjoint(values)
-            if values and (usual or self._check(step, values)):
-                self._last_step = step
-                try:
-                    line = encode_row(seq, step, time_s, values)
-                except TypeError:
-                    line = encode_row(seq, step, time_s, self._representable(values))
-                lines.append(line)
-                seq += 1
+            try:
+                if ticks is None:
+                    metrics_calls += 1
+                else:
+                    self.training_steps += 1
+                    self._add_training_metrics(step, values, ticks)
+                usual = self._last_step <= step <= _LARGEST_STEP and _NAMES.isdisjoint(values)
+                if values and (usual or self._check(step, values)):
+                    self._last_step = step
+                    try:
+                        line = encode_row(seq, step, time_s, values)
+                    except TypeError:
+                        line = encode_row(seq, step, time_s, self._representable(values))
+                    lines.append(line)
+                    seq += 1
+            except Exception as error:  # one record's trouble is no other's
+                self._notices.count("worker_errors")
+                met = spell(error)
+                self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
             if clock() >= bursts.end_s:
                 bursts.rest()
         self._overhead.add_metrics_calls(metrics_calls)

@@ -157,6 +157,18 @@ def test_what_to_do_about_it_is_said_once_and_left_out_of_the_reasons(
     assert notices.reasons() == {"a: a str 'x' is not one real number": 1}
 
 
+def test_long_names_and_texts_are_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the log nor `stats()` grows with them."""
+    notices = Notices()
+    notices.refuse("a" * 5000 + "z", "b" * 5000)
+
+    (reason,) = notices.reasons()
+    assert len(reason) < 650
+    assert reason.startswith("aaa")
+    assert "z: bbb" in reason
+    assert len(capsys.readouterr().err) < 700
+
+
 def test_a_name_whose_repr_raises_is_named_by_its_type(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever stands in the user's mapping."""
 

@@ -132,6 +132,7 @@ def test_a_step_without_a_batch_size_omits_the_samples_without_a_word() -> None:
         (math.nan, "float nan"),
         (math.inf, "float inf"),
         (True, "True"),
+        (2**63, "9223372036854775808"),
         (np.float32(math.nan), "nan"),
     ],
     ids=repr,
@@ -163,6 +164,15 @@ def test_whatever_counts_is_a_batch_size(batch: Any) -> None:
 
     assert rate == pytest.approx(float(batch) / 0.5)
     assert type(rate) is float
+
+
+def test_numpys_narrow_integers_do_not_overflow() -> None:
+    """Ten times 200 in eight bits were 208."""
+    meter = a_meter(alone)
+    meter.measure(ticks(0.0))
+    metrics = meter.measure([(0.1 * n, np.uint8(200)) for n in range(1, 11)])
+
+    assert metrics["perf/samples_per_sec"] == pytest.approx(2000.0)
 
 
 def test_batch_sizes_may_differ_from_step_to_step() -> None:

@@ -27,23 +27,23 @@ from urllib.parse import unquote, urlsplit
 
 from fasttrack.delivery.backends.base import Holding
 from fasttrack.delivery.backends.wandb.client import (
-    CORE_DIED,
     failures,
     import_wandb,
-    inert,
     keep_files_in,
     one_line,
     pin_identity,
     probe,
     release_streams,
+    unavailable,
 )
 from fasttrack.delivery.backends.wandb.history import (
     STEP_KEY,
+    FileHistory,
     ServerHistory,
     as_held,
-    file_rows,
     kept,
 )
+from fasttrack.delivery.backends.wandb.inert import describe
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
@@ -94,25 +94,27 @@ class WandbBackend:
         self._keep_files(only_if_needed=self._place.in_trainer)
         notes = load_notes(self._place.ledger)
         self._stopped = False
+        settings = self._set_up(wandb, header)
         if online:
-            probe(wandb.setup().settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+            probe(settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
         elif notes.open_directory is not None:  # of a process that died over it
             discard(self._base / "wandb" / notes.open_directory)
         run = self._init(wandb, header, online=online, timeout_s=timeout_s)
         try:
             run.define_metric(STEP_KEY, hidden=True)
             run.define_metric("*", step_metric=STEP_KEY)
-        except failures() as error:
+            outbox = None
+            if not self._place.in_trainer:  # there the user may log, too, from another thread
+                request = wandb.proto.wandb_server_pb2.ServerRequest
+                encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
+                outbox = Outbox(run._interface, request, encoding)
+            self._session = WandbSession(
+                run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
+            )
+            self._session.configure(header.config)  # by `init` one bad value would cost the run
+        except failures() as error:  # wandb-core may die at any moment
             self.abandon()
-            raise BackendUnavailableError(one_line(error)) from error
-        outbox = None
-        if not self._place.in_trainer:  # there the user may log, too, from another thread
-            request = wandb.proto.wandb_server_pb2.ServerRequest
-            encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
-            outbox = Outbox(run._interface, request, encoding)
-        self._session = WandbSession(
-            run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
-        )
+            raise unavailable(error) from error
         if not online:
             assert self._session.directory is not None
             notes.open_directory = self._session.directory.name
@@ -123,37 +125,46 @@ class WandbBackend:
     def _keep_files(self, *, only_if_needed: bool) -> None:
         keep_files_in(client_directory(self._place.run_dir), only_if_needed=only_if_needed)
 
-    def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
-        known = wandb.setup().settings  # of the environment: it counts more than `init`'s arguments
+    def _set_up(self, wandb: Any, header: Header) -> Any:
+        """Start wandb-core; return the client's settings.
+
+        Raises:
+            BackendUnavailableError: they are wrong, or it does not start.
+        """
+        try:
+            known = wandb.setup().settings
+        except failures() as error:
+            self.abandon()
+            raise unavailable(error) from error
+        # Of the environment: it counts more than `init`'s arguments.
         if known.launch or (known.sweep_id and (known.sweep_id, known.run_id) != _trial(header)):
             raise BackendUnavailableError(
                 f"the client would file {header.run_id}'s rows under another run: this process's "
                 "environment says so (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another",
                 final=True,
             )
+        return known
+
+    def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
+        told = describe(header, self._place.leave_out)
         before = online_directories(self._base, header.run_id)
         try:
             run: Run = wandb.init(
                 project=header.project,
                 entity=header.entity,
                 id=header.run_id,
-                name=header.name,
-                tags=header.tags,
-                group=header.group,
-                notes=header.notes,
-                config=inert(header.config),
+                **told,
                 dir=str(self._base),
                 mode="online" if online else "offline",
                 resume="allow",
                 reinit="create_new",
                 settings=self._settings(wandb, header, timeout_s),
             )
-        except (wandb.errors.Error, *CORE_DIED, ValueError) as error:
+        except failures() as error:
             self.abandon()
             for folder in online_directories(self._base, header.run_id) - before:
                 shutil.rmtree(folder, ignore_errors=True)
-            final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
-            raise BackendUnavailableError(one_line(error), final=final) from error
+            raise unavailable(error) from error
         Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's
         if self._place.in_trainer:
             release_streams(run)
@@ -167,6 +178,7 @@ class WandbBackend:
             "x_transaction_log_flush_interval": 1,
             "stop_on_fatal_error": True,
             "stop_fn": self._stop,
+            "x_update_finish_state": self._place.tells_the_end(),
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
             "sagemaker_disable": True,  # it would choose a run id of its own
@@ -214,7 +226,7 @@ class WandbBackend:
                 Holding(
                     place=names or "no offline directory",
                     segments=tuple(local),
-                    rows=lambda: as_held(file_rows(files)),
+                    rows=lambda: as_held(FileHistory(files).rows()),
                     kept=kept,
                 )
             )

@@ -6,11 +6,13 @@ import asyncio
 import atexit
 import contextlib
 import http.client
+import importlib
 import os
 import shutil
+import socket
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from fasttrack.redaction import redact_text
 if TYPE_CHECKING:
     from fasttrack.journal.entries import Header
 
+_TELEMETRY = "wandb.analytics.opentelemetry.opentelemetry_proxy"
 _IDENTITY = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_RUN_ID")
 # What the client raises from a run whose wandb-core has died, besides its own errors.
 CORE_DIED = (OSError, RuntimeError)
@@ -39,6 +42,8 @@ def import_wandb() -> Any:
     """
     # Offline means silent: wandb sends telemetry even then, unless told otherwise before import.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if (key := os.environ.get("WANDB_API_KEY")) is not None:  # a file's newline: refused, even
+        os.environ["WANDB_API_KEY"] = key.strip()  # offline
     # Saves two "who am I" queries of 5 s each against a server that does not answer.
     os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")
     try:
@@ -47,6 +52,11 @@ def import_wandb() -> Any:
         raise BackendUnavailableError(
             f"wandb cannot be imported ({error}): pip install wandb", final=True
         ) from error
+    if os.environ["WANDB_ERROR_REPORTING"].lower() in ("false", "0"):
+        # Where wandb-core does not start (it was killed; there is no memory), `setup` waits for
+        # ever for a lock that it holds itself, on the way to its telemetry.
+        with contextlib.suppress(ImportError, AttributeError):  # since 0.31
+            importlib.import_module(_TELEMETRY).disable()
     return wandb
 
 
@@ -121,7 +131,7 @@ def probe(base_url: str, timeout_s: float) -> None:
     """Find out cheaply whether anything answers HTTP at `base_url`, through a proxy if one is set.
 
     Raises:
-        BackendUnavailableError: nothing does.
+        BackendUnavailableError: nothing does; says in what way.
     """
     try:
         urllib.request.urlopen(f"{base_url}/healthz", timeout=timeout_s).close()
@@ -129,7 +139,40 @@ def probe(base_url: str, timeout_s: float) -> None:
         return  # any answer is an answer
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise BackendUnavailableError(f"{base_url} does not answer: {one_line(reason)}") from error
+        words = next((text for kind, text in _SILENCE if isinstance(reason, kind)), None)
+        said = f"{words} ({one_line(reason)})" if words else one_line(reason)
+        why = f"{base_url} does not answer: {said}"
+        raise BackendUnavailableError(why, network=True) from error
+
+
+_SILENCE: tuple[tuple[type[Exception], str], ...] = (  # the first that fits
+    (socket.gaierror, "its name is not found"),
+    (ssl.SSLCertVerificationError, "its TLS certificate is not trusted"),
+    (ssl.SSLError, "TLS fails"),
+    (ConnectionRefusedError, "the connection is refused"),
+    (ConnectionResetError, "the connection is reset"),
+    (TimeoutError, "it takes too long"),
+)
+
+
+def unavailable(error: BaseException) -> BackendUnavailableError:
+    """Return, in words for the user, why the client did not open a run."""
+    errors, said = import_wandb().errors, one_line(error)
+    if isinstance(error, errors.AuthenticationError):
+        return BackendUnavailableError(f"W&B's API key is refused: {said}", final=True)
+    if isinstance(error, errors.UsageError):
+        words = "no W&B account" if "No API key" in said else "W&B's client refuses"
+        return BackendUnavailableError(f"{words}: {said}", final=True)
+    if isinstance(error, errors.CommError):
+        late = "timed out" in said.lower()
+        words = "W&B does not answer" if late else "W&B refuses the run"
+        return BackendUnavailableError(f"{words}: {said}", network=late)
+    if isinstance(error, errors.Error):
+        return BackendUnavailableError(f"W&B did not open the run: {said}")
+    if isinstance(error, ValueError):  # its settings are checked by pydantic
+        return BackendUnavailableError(f"W&B's client refuses its settings: {said}", final=True)
+    words = f"W&B's client failed: {type(error).__name__}: {said}"
+    return BackendUnavailableError(words)
 
 
 def public_run(path: str, timeout_s: float = 60.0) -> Any:
@@ -154,14 +197,3 @@ def stop_was_asked(path: str, timeout_s: float = 10.0) -> bool:
         return bool(told["project"]["run"]["stopped"])
     except Exception:  # the client's own exceptions have no common base here
         return False
-
-
-def inert(value: Any) -> Any:
-    """Return `value` without what wandb would take for an artifact, fetch, and fail over."""
-    if isinstance(value, Mapping):
-        text = str(value) if value.get("_type") == "artifactVersion" else None
-        return text or {name: inert(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [inert(item) for item in value]
-    is_reference = isinstance(value, str) and value.startswith("wandb-artifact://")
-    return f" {value}" if is_reference else value

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from fasttrack.delivery.backends.wandb.client import (
     failures,
     import_wandb,
-    inert,
     one_line,
     stop_was_asked,
 )
 from fasttrack.delivery.backends.wandb.history import STEP_KEY, ServerHistory
+from fasttrack.delivery.backends.wandb.inert import inert_config
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
@@ -124,9 +124,22 @@ class WandbSession:
 
     def configure(self, values: Mapping[str, Any]) -> None:
         """Update the run's config. See `Session.configure`."""
+        kept = inert_config(values)
+        try:
+            self._update(kept)
+        except (TypeError, ValueError, RecursionError):  # of the values: which?
+            for name, value in kept.items():
+                try:
+                    self._update({name: value})
+                except (TypeError, ValueError, RecursionError) as error:
+                    self._place.leave_out(f"{name!r} of the configuration ({one_line(error)})")
+
+    def _update(self, values: dict[str, Any]) -> None:
         assert self._run is not None
         try:
-            self._run.config.update(inert(values), allow_val_change=True)  # type: ignore[no-untyped-call]
+            self._run.config.update(values, allow_val_change=True)  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError, RecursionError):
+            raise
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
 
