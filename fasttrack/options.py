@@ -25,11 +25,14 @@ class Options:
 
     grad_norm: str = "auto"
     """Where `train/grad_norm` is computed: "worker"; "inline", on the caller's thread; "auto", in
-    the worker unless the gradients exceed `grad_hold_limit_gb`, or are a few MiB on the CPU; or
-    "off"."""
+    the worker unless that would hold more than `grad_hold_limit_gb`, or the gradients are a few MiB
+    on the CPU; or "off". Gradients that change in place behind the call go inline in any case, once
+    that is seen: "worker" loses one norm to seeing it, "auto" none."""
 
     grad_hold_limit_gb: float = 1.0
-    """GiB of gradients that "auto" lets the worker hold; more could exhaust the device's memory."""
+    """GiB of gradients that the worker is let hold, those of all steps that the device has not
+    computed yet together; more could exhaust its memory. What is above is computed inline. "worker"
+    holds those of one step whatever they take."""
 
     ring_capacity: int = 65_536
     """Records between the training loop and the worker; a power of two. Each slot is 8 bytes."""

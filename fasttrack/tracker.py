@@ -12,6 +12,7 @@ from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
+from fasttrack.preemption.calls import Calls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -125,7 +126,8 @@ class ExperimentTracker:
         self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
         self._options = settings.options
-        self._watch: StopWatch | None = None  # once should_stop() is called
+        self._calls = Calls()  # of should_stop()
+        self._watch: StopWatch | None = None  # from the first of them on
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
@@ -171,6 +173,7 @@ class ExperimentTracker:
             "_engine": None,
             "_logger": None,
             "_shared_id": None,
+            "_calls": Calls(),
             "_watch": None,
             "_records": self._logger is not None,
         }
@@ -216,12 +219,16 @@ class ExperimentTracker:
             optimizer: `train/lr` is its first parameter group's; further groups are
                 `train/lr/<name or number>`. DeepSpeed's tells its fp16 loss scale and grad norm.
             model: for `train/grad_norm`, the L2 norm over its gradients as they are at the call,
-                so call before `zero_grad()`. A DeepSpeed engine gives its own, after `step()`.
-            scaler: a GradScaler, for `train/amp_scale`.
+                so call between `backward()` and `zero_grad()`. A DeepSpeed engine gives its own,
+                after `step()`.
+            scaler: a GradScaler, for `train/amp_scale`. With it and `optimizer` at every call the
+                norm is that of unscaled gradients, wherever you call; without it what is logged
+                before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
             grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
-                spares computing one and is the only right one for sharded gradients.
+                spares computing one and is the only right one for sharded gradients (a replicated
+                DTensor will do).
             extra: further metrics by name; nested as in `log_metrics`.
         """
         logger = self._logger
@@ -334,10 +341,9 @@ class ExperimentTracker:
         `fasttrack stop RUN`, and by `request_stop()`. The first call begins to listen: until then a
         signal does what it did. Make it early, on the main thread.
         """
-        watch = self._watch
-        if watch is None:
-            watch = self._begin_watch()
-        return watch.should_stop()
+        calls = self._calls
+        calls.newest = number = calls.newest + 1
+        return number >= calls.limit and self._look(number)
 
     def stop_reason(self) -> str | None:
         """Return why `should_stop()` is True, the same on all ranks; None while it is False.
@@ -355,6 +361,11 @@ class ExperimentTracker:
         if self._watch is not None:
             self._watch.request(reason)
 
+    def _look(self, number: int) -> bool:
+        if self._watch is None:
+            self._watch = self._begin_watch()
+        return number >= self._calls.limit and self._watch.answer(number)
+
     def _begin_watch(self) -> StopWatch:
         from fasttrack.context.distributed import is_main_process
         from fasttrack.preemption.watch import StopWatch
@@ -362,8 +373,7 @@ class ExperimentTracker:
         engine, options = self._engine, self._options
         sources = () if engine is None else engine.stop_sources()
         asks_slurm = is_main_process(options.log_rank)
-        self._watch = StopWatch(options, sources, asks_slurm=asks_slurm)
-        return self._watch
+        return StopWatch(self._calls, options, sources, asks_slurm=asks_slurm)
 
     # --- asking ---------------------------------------------------------------------------------
 

@@ -44,7 +44,9 @@ def try_clone(reading: int, writing: int) -> bool:
 
 
 def copy(reading: int, writing: int, is_cut_short: Callable[[], bool]) -> None:
-    """Copy the file open as `reading` to the empty one open as `writing`; holes stay holes.
+    """Copy the file open as `reading` to the empty one open as `writing`, holes as zeros.
+
+    Where holes are is not asked: of a file that was just written, ZFS has told it wrongly.
 
     Args:
         reading: a descriptor.
@@ -59,18 +61,9 @@ def copy(reading: int, writing: int, is_cut_short: Callable[[], bool]) -> None:
     size_bytes = os.fstat(reading).st_size
     offset = 0
     while offset < size_bytes:
-        try:
-            offset = os.lseek(reading, offset, os.SEEK_DATA)
-            end = os.lseek(reading, offset, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # no data behind `offset`
-        while offset < end:
-            if is_cut_short():
-                raise CutShortError("the copy was cut off")
-            offset += _copy_piece(reading, writing, offset, min(_CHUNK_BYTES, end - offset))
-    os.ftruncate(writing, size_bytes)
+        if is_cut_short():
+            raise CutShortError("the copy was cut off")
+        offset += _copy_piece(reading, writing, offset, min(_CHUNK_BYTES, size_bytes - offset))
 
 
 def _copy_piece(reading: int, writing: int, offset: int, size_bytes: int) -> int:

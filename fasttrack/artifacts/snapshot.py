@@ -69,6 +69,8 @@ class Staged:
     size_bytes: int = 0
     skipped: list[str] = field(default_factory=list)
     """What was left out: "path (why)"."""
+    copied_bytes: int = 0
+    """What of them was copied at once."""
     foreign: list[Foreign] = field(default_factory=list)
     """What is still to be cloned or copied."""
     no_room: str | None = None
@@ -84,7 +86,8 @@ class Staged:
             OSError: the disk is full, or gone.
         """
         with self._discard_unless_done():
-            self.foreign = [item for item in self.foreign if not self._replace(item, try_clone)]
+            while self.foreign and self._replace(self.foreign[0], try_clone):
+                del self.foreign[0]  # where one cannot be cloned, none is tried
         return sum(item.then.st_size for item in self.foreign)
 
     def finish(self, is_cut_short: Callable[[], bool] = lambda: False) -> None:

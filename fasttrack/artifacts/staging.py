@@ -16,7 +16,8 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import files_directory
 
-_SMALL_BYTES = 2**20  # up to this a file is copied at once, in less than a millisecond
+_SMALL_BYTES = 2**20  # up to this a file is copied at once, in less than a millisecond,
+_AT_ONCE_BYTES = 64 * 2**20  # until it is so much together
 _SMALL_TRIES = 3  # while somebody writes to it; what grows all the time is no checkpoint
 _MOST_OPEN = 64  # files held open for a later copy; a process may have 1,024
 
@@ -129,8 +130,9 @@ def _take(path: str, target: Path, staged: Staged) -> None:
     """Link, copy or hold one file."""
     source = Path(path)
     then = source.stat()
-    if then.st_size <= _SMALL_BYTES:
+    if then.st_size <= min(_SMALL_BYTES, _AT_ONCE_BYTES - staged.copied_bytes):
         _copy_small(source, target)
+        staged.copied_bytes += then.st_size
     else:
         held = None
         try:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fasttrack.errors import ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 
 if TYPE_CHECKING:
@@ -84,6 +85,24 @@ def is_replicated(tensor: Any) -> bool:
     return tensor.device_mesh.get_coordinate() is not None and all(
         placement.is_replicate() for placement in tensor.placements
     )
+
+
+def whole(gradient: Any) -> torch.Tensor:
+    """Return a gradient, of a replicated DTensor what this rank holds, which is all of it.
+
+    Raises:
+        ValueRefusedError: it is a DTensor's part.
+    """
+    if is_distributed(gradient):
+        if not is_replicated(gradient):
+            raise ValueRefusedError(
+                "a gradient is a DTensor of which this rank holds a part; pass grad_norm=, e.g. "
+                "the value that clip_grad_norm_ returns"
+            )
+        with torch.no_grad():
+            gradient = gradient.to_local()
+    tensor: torch.Tensor = gradient
+    return tensor
 
 
 def size_bytes(gradient: torch.Tensor) -> int:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from fasttrack.preemption.ballot import Ballot
+from fasttrack.preemption.calls import GO_ON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.preemption.ballot import Store
+    from fasttrack.preemption.calls import Calls
 
 LOOK_EVERY_S = 1.0
 """How often each rank asks the store, one round trip, while nobody was asked to stop."""
@@ -28,21 +29,6 @@ KNOWN_S = 5.0
 and leave with it."""
 
 _DECIDING_POLL_S = 0.05
-
-
-class Calls:
-    """The calls of `should_stop()`, numbered from 0.
-
-    Threads: `newest` is written by the one that trains, `limit` by another.
-    """
-
-    __slots__ = ("limit", "newest")
-
-    def __init__(self) -> None:
-        """Begin before the first call; all are answered "go on"."""
-        self.newest = -1
-        self.limit = sys.maxsize
-        """Calls from this number on need a closer look."""
 
 
 class Agreement:
@@ -131,7 +117,7 @@ class Agreement:
 
     def _give_up(self, why: str) -> None:
         self._over = True
-        self._calls.limit = sys.maxsize
+        self._calls.limit = GO_ON
         self._changed.set()
         if not self._closing:
             self._warn(
@@ -170,7 +156,9 @@ class Agreement:
                 ballot.look()
         if ballot.state == "on":
             ballot.leave()
-        elif ballot.state == "stop" and not self._promised:
+        elif ballot.state == "stop" and self._promised:  # by a connection that broke
+            ballot.decide()
+        elif ballot.state == "stop":
             self._note_rate()
             self._promised = True
             ballot.promise(self._hold(int(self._rate * AHEAD_S)))

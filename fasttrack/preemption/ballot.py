@@ -82,12 +82,21 @@ class Ballot:
         """
         self._store.set(self._promise(self._rank), str(number))
         if self._store.add(f"{self._key}/promises", 1) == self._ranks:
-            numbers = [int(self._store.get(self._promise(rank))) for rank in range(self._ranks)]
-            self._swap(f"stop {self.reason}", f"at {max(numbers)} {self.reason}")
+            self.decide()
+
+    def decide(self) -> None:
+        """Decide, if all promises are there: whose was the last may have lost the store."""
+        keys = [self._promise(rank) for rank in range(self._ranks)]
+        if self._store.check(keys):
+            number = max(int(self._store.get(key)) for key in keys)
+            self._swap(f"stop {self.reason}", f"at {number} {self.reason}")
 
     def annul(self) -> None:
-        """Have nobody stop, unless it is decided; the reason then names who made no promise."""
+        """Have nobody stop, unless it can be decided; the reason then names who did not promise."""
         missing = [r for r in range(self._ranks) if not self._store.check([self._promise(r)])]
+        if not missing:
+            self.decide()
+            return
         named = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         self._swap(f"stop {self.reason}", f"void rank {named} did not answer")
 

@@ -82,9 +82,9 @@ class JobEnd:
     def _hear(self) -> None:
         assert self._asking is not None
         if self._asking.poll() is None:
-            if self._clock() - self._asked_s < _ANSWER_S:
-                return
-            self._asking.kill()
+            if self._clock() - self._asked_s >= _ANSWER_S:
+                self.close()
+            return
         answer, _ = self._asking.communicate()
         self._asking = None
         left_s = [seconds for line in answer.split() if (seconds := _seconds(line)) is not None]
@@ -106,7 +106,9 @@ class JobEnd:
         """Ask no more."""
         if self._asking is not None:
             self._asking.kill()
-            self._asking.communicate()
+            if self._asking.stdout is not None:
+                self._asking.stdout.close()
+            self._asking.wait()
             self._asking = None
 
 

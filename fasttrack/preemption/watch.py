@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fasttrack.context.distributed import get_rank, get_world_size
 from fasttrack.context.shared_id import default_store
 from fasttrack.notices import Notices
-from fasttrack.preemption.agreement import Agreement, Calls
+from fasttrack.preemption.agreement import Agreement
+from fasttrack.preemption.calls import GO_ON
 from fasttrack.preemption.job_end import JobEnd
 from fasttrack.preemption.signals import StopSignals
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fasttrack.options import Options
+    from fasttrack.preemption.calls import Calls
 
 _LOOK_EVERY_S = 1.0
 _STORE_TIMEOUT_S = 10.0
+_LONGEST_REASON = 200
 _watches = itertools.count()  # of this process, in the order of first calls: alike on all ranks
 
 
@@ -37,21 +40,25 @@ class Source(Protocol):
 
 
 class StopWatch:
-    """Answer `should_stop()` of one tracker.
+    """Answer those calls of `should_stop()` that need more than a look at a number.
 
-    Threads: `should_stop` on one; `request` and `reason` on any, also in a signal handler; built
+    Threads: `answer` on one; `request` and `reason` on any, also in a signal handler; built
     and closed on the main one, or no signals are heard.
     """
 
-    def __init__(self, options: Options, sources: Sequence[Source], *, asks_slurm: bool) -> None:
+    def __init__(
+        self, calls: Calls, options: Options, sources: Sequence[Source], *, asks_slurm: bool
+    ) -> None:
         """Listen to signals and start a thread; do not wait for it.
 
         Args:
+            calls: those of `should_stop()` from the first on.
             options: the tracker's.
             sources: looked at once a second, on the thread.
             asks_slurm: whether this is the rank that asks Slurm when the job ends.
         """
-        self._calls = Calls()
+        self._calls = calls
+        calls.limit = GO_ON
         self._asked: str | None = None
         self._notices = Notices()
         self._pid = os.getpid()
@@ -75,13 +82,8 @@ class StopWatch:
         self._thread.start()
         atexit.register(self.close)  # a thread inside torch at the interpreter's end aborts it
 
-    def should_stop(self) -> bool:
-        """Do what `ExperimentTracker.should_stop` says."""
-        calls = self._calls
-        calls.newest = number = calls.newest + 1
-        return number >= calls.limit and self._answer(number)
-
-    def _answer(self, number: int) -> bool:
+    def answer(self, number: int) -> bool:
+        """Return whether to stop at call `number`, which is not below the limit of its calls."""
         agreement = self._agreement
         return self._asked is not None if agreement is None else agreement.answer(number)
 
@@ -90,10 +92,10 @@ class StopWatch:
         """Why to stop; None until `should_stop` has a reason to answer True."""
         return self._asked if self._agreement is None else self._agreement.reason
 
-    def request(self, reason: str) -> None:
-        """Have it answer True, soon. Never waits."""
+    def request(self, reason: object) -> None:
+        """Have it answer True, soon. Never waits, and never raises, whatever the reason is."""
         if self._asked is None and os.getpid() == self._pid:
-            self._asked = " ".join(reason.split()) or "request"
+            self._asked = _one_line(reason)
             if self._agreement is not None:
                 self._agreement.request(self._asked)
             elif _store_of_many() is None:
@@ -139,6 +141,13 @@ class StopWatch:
             self._agreement.close()
         for source in self._sources:
             source.close()
+
+
+def _one_line(reason: object) -> str:
+    if not isinstance(reason, str):
+        return "request"
+    words = reason.encode(errors="replace").decode().split()  # as the store takes it
+    return " ".join(words)[:_LONGEST_REASON] or "request"
 
 
 def _store_of_many() -> Any:

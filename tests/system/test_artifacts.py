@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from support.runs import (
+    HANG_GUARD_S,
     deliver,
     delivery_pid,
     journal_entries,
@@ -187,23 +188,26 @@ def test_a_wrong_call_is_said_and_training_goes_on(
     assert journal_entries(tmp_path, tracker.get_run_id(), Artifact) == []
 
 
-def test_more_than_5_gb_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A sparse file of 6 GB, kept without its holes; delivery is not waited for here."""
+def test_more_than_5_gb_is_warned_about_and_stays_linked_where_no_copy_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sparse file of 2 TB; delivery is not waited for here."""
     large = tmp_path / "model.pt"
     with large.open("wb") as file:
-        file.truncate(6 * 10**9)
+        file.truncate(2 * 10**12)
     tracker = make_tracker(options=Options(finish_timeout_s=0, upload_timeout_s=0))
     tracker.log_checkpoint(large, force=True)
     (entry,) = wait_for_artifacts(tmp_path, tracker, 1)
     os.kill(delivery_pid(tracker), signal.SIGKILL)
     tracker.finish()
 
-    assert entry.size_bytes == 6 * 10**9
+    assert entry.size_bytes == 2 * 10**12
     said = capsys.readouterr().err
-    assert f"keeping checkpoint {large} for an upload: 6.0 GB in 1 files" in said
-    assert "warning: 6.0 GB is a lot to upload" in said
+    assert f"keeping checkpoint {large} for an upload: 2000.0 GB in 1 files" in said
+    assert "warning: 2000.0 GB is a lot to upload" in said
+    assert f"warning: no room for a copy of {large}" in said
     staged = files_directory(run_dir(tmp_path, tracker.get_run_id()) / entry.directory) / "model.pt"
-    assert staged.stat().st_size == large.stat().st_size
+    assert staged.stat().st_ino == large.stat().st_ino
 
 
 def wait_for_artifacts(base: Path, tracker: ExperimentTracker, count: int) -> list[Artifact]:
@@ -406,6 +410,32 @@ def test_offline_checkpoints_are_uploaded_by_wandb_sync_too(
     assert [a.version for a in artifacts_of(server, "model")] == ["v0"]
     assert len(server.runs[str(tracker.get_run_id())].history) == 1
     assert is_staging_gone(tmp_path, tracker)
+
+
+def test_of_a_copy_only_our_own_sync_delivers_the_artifacts(
+    server: WandbServer, tmp_path: Path, checkpoint: Path
+) -> None:
+    """The client's record names the files where they lay; what the documents say of it is true."""
+    with make_tracker() as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, force=True)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "wandb", elsewhere / "wandb")
+    theirs = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "sync", str(offline_dirs(elsewhere)[0])],
+        check=False,
+        capture_output=True,
+        timeout=HANG_GUARD_S,
+    )
+    left_out = artifacts_of(server, "model")
+    done = sync(elsewhere, tracker)
+
+    assert (theirs.returncode, left_out) == (0, [])
+    assert done["delivered"]
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(elsewhere, tracker)
 
 
 def test_a_refused_artifact_is_said_and_kept_for_a_later_sync(

@@ -84,6 +84,24 @@ def test_a_callback_without_a_loss_logs_the_rest(snippet: Snippet) -> None:
     assert tracker.stats().refused == 0
 
 
+@pages.runs("scaler.scale(loss).backward()")
+def test_under_a_scaler_both_places_log_the_same_norm(snippet: Snippet) -> None:
+    """The true one, as the page says."""
+    model = torch.nn.Linear(4, 1)
+    loss = model(torch.ones(8, 4)).square().mean()
+    true = torch.nn.utils.get_total_norm(
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    )
+    with journal_tracker(log_interval=1) as tracker:
+        names = {"tracker": tracker, "model": model, "loss": loss, "step": 0, "batch_size": 8}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        snippet.run({**names, "optimizer": optimizer, "scaler": scaler})
+
+    norms = [row.values["train/grad_norm"] for row in read_rows(directory_of(tracker))]
+    assert norms == pytest.approx([true.item()] * 2, rel=1e-4)
+
+
 @pages.runs("top1")
 def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) -> None:
     """As W&B shows them."""

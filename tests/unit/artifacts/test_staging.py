@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.artifacts import snapshot
+from fasttrack.artifacts import snapshot, staging
 from fasttrack.artifacts.copying import ChangedError, CutShortError
 from fasttrack.artifacts.snapshot import Staged, changed_files, gb
 from fasttrack.artifacts.staging import stage, stage_text
@@ -404,26 +404,36 @@ def test_a_file_that_becomes_shorter_while_it_is_copied_is_refused(
     assert list(place.iterdir()) == []
 
 
-def test_holes_are_not_copied(tmp_path: Path, place: Path) -> None:
-    """A gibibyte of nothing takes no time and no room; what lies behind it arrives."""
+def test_holes_arrive_as_zeros(tmp_path: Path, place: Path) -> None:
+    """A file that was written in parts."""
     sparse = tmp_path / "model.pt"
     with sparse.open("wb") as file:
+        file.seek(len(LARGE))
         file.write(LARGE)
-        file.seek(2**30)
-        file.write(LARGE)
-        file.truncate(2**30 + 2**29)
+        file.truncate(3 * len(LARGE))
     staged = stage(sparse, place / "0001")
     staged.finish()
-    copy = files_directory(staged.directory) / "model.pt"
 
-    status = copy.stat()
-    assert status.st_size == 2**30 + 2**29
-    assert status.st_blocks * 512 < 10 * len(LARGE)
-    assert status.st_ino != sparse.stat().st_ino
-    with copy.open("rb") as file:
-        assert file.read(len(LARGE)) == LARGE
-        file.seek(2**30)
-        assert file.read(len(LARGE) + 1) == LARGE + b"\0"
+    assert staged_files(staged) == {
+        "model.pt": bytes(len(LARGE)) + LARGE + bytes(len(LARGE)),
+    }
+
+
+def test_many_small_files_are_copied_at_once_up_to_a_bound_only(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is linked: the call must not wait for gigabytes in small pieces."""
+    monkeypatch.setattr(staging, "_AT_ONCE_BYTES", 2500)
+    root = tmp_path / "shards"
+    root.mkdir()
+    for number in range(5):
+        (root / str(number)).write_bytes(bytes([number]) * 1000)
+    staged = stage(root, place / "0001")
+    linked = [item.target.name for item in staged.foreign]
+    staged.finish()
+
+    assert linked == ["2", "3", "4"]
+    assert staged_files(staged) == {str(n): bytes([n]) * 1000 for n in range(5)}
 
 
 def test_where_the_file_system_clones_nothing_is_copied(

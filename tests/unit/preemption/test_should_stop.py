@@ -11,6 +11,7 @@ import textwrap
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runs import HANG_GUARD_S, run_script, script_environment, start_script, wait_until
@@ -187,6 +188,19 @@ def test_asked_or_not_the_answer_is_a_flag_whether_the_tracker_records_or_not(
     assert (answers, reason) == ([False, False], None)
     assert tracker.should_stop()
     assert tracker.stop_reason() == "enough of it"
+
+
+@pytest.mark.parametrize("reason", [None, 3, b"x", "", " \n", "\ud800", "a" * 10_000, object()])
+def test_whatever_the_reason_asking_raises_nothing(trackers: Trackers, reason: Any) -> None:
+    """It is one line that a store takes."""
+    tracker = trackers()
+    tracker.should_stop()
+    tracker.request_stop(reason)
+
+    told = tracker.stop_reason()
+    assert tracker.should_stop()
+    assert told is not None
+    assert 0 < len(told.encode()) <= 200
 
 
 def test_the_look_at_the_flag_costs_next_to_nothing(trackers: Trackers) -> None:

@@ -90,17 +90,41 @@ def _unreadable(error: Exception) -> BackendLostError:
     return BackendLostError(f"the run's rows cannot be read ({one_line(error)})")
 
 
-def file_rows(files: Iterable[Path]) -> Iterator[dict[str, object]]:
-    """Yield the history's lines in `.wandb` files, whole records only."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+class FileHistory:
+    """What the `.wandb` files of an offline run hold, whole records only.
 
-    for file in files:
-        for payload in read_payloads(file):
-            record = Record.FromString(payload)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                line = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
-                yield {**line, "_step": record.history.step.num}
+    Threads: one at a time.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Be ready to read `files`."""
+        self._files = list(files)
+        self.ended = False
+        """Whether the run has ended in what was read last."""
+        self.artifacts = 0
+        """How many artifacts were in it."""
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yield the history's lines."""
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+        self.ended, self.artifacts = False, 0
+        for file in self._files:
+            for payload in read_payloads(file):
+                record = Record.FromString(payload)
+                kind = record.WhichOneof("record_type")
+                if kind == "history":
+                    items = record.history.item
+                    yield {"/".join(i.nested_key) or i.key: _number(i.value_json) for i in items}
+                self.ended = self.ended or kind == "exit"
+                self.artifacts += kind == "artifact"
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def as_held(lines: Iterable[dict[str, object]]) -> Iterator[Held]:

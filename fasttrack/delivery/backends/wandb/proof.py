@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from fasttrack.delivery.backends.wandb.file import read_payloads
-from fasttrack.delivery.backends.wandb.history import as_held, file_rows, kept
+from fasttrack.delivery.backends.wandb.history import FileHistory, as_held, kept
 from fasttrack.delivery.contents import compare
 from fasttrack.errors import BackendLostError, UnprovenError
 
@@ -103,28 +102,13 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
         BackendLostError: something is missing in it.
     """
     deadline = time.monotonic() + timeout_s
-    files = [*directory.glob("run-*.wandb")]
+    history = FileHistory(directory.glob("run-*.wandb"))
     while True:
-        ended, kept_artifacts = _count_records(files)
-        if ended and kept_artifacts == artifacts:
-            break
+        found = compare(standing.rows, lambda: as_held(history.rows()), kept=kept)
+        whole = history.ended and history.artifacts == artifacts
+        if whole and not found.missing and not found.doubled:
+            return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
         if time.monotonic() >= deadline:
-            raise BackendLostError(f"{directory.name} was not written to its end")
+            why = found.gaps() if found.missing else "it was not written to its end"
+            raise BackendLostError(f"{directory.name}: {why}")
         time.sleep(_POLL_S)
-    found = compare(standing.rows, lambda: as_held(file_rows(files)), kept=kept)
-    if found.missing or found.doubled:
-        raise BackendLostError(f"{directory.name}: {found.gaps()}")
-    return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
-
-
-def _count_records(files: list[Path]) -> tuple[bool, int]:
-    """Return whether the run has ended in these files, and how many artifacts they have."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
-
-    ended, artifacts = False, 0
-    for file in files:
-        for payload in read_payloads(file):
-            kind = Record.FromString(payload).WhichOneof("record_type")
-            ended = ended or kind == "exit"
-            artifacts += kind == "artifact"
-    return ended, artifacts

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _STRETCH, _STRETCHES = 1000, 20  # of a long run: rows, and how many times, when it is sampled
 
+_JUMP = 10_000_000  # of `_step`: what lies between is not read
+
 
 class Standing:
     """What one session knows of the rows at W&B.
@@ -207,8 +209,7 @@ class Standing:
             stretches = self._stretches()
             journal: Callable[[], Iterator[Numbered]] = functools.partial(self._within, stretches)
         else:
-            lowest = min((numbered.row.step for numbered in self.rows()), default=0)
-            stretches = [(max(self.base + 1, lowest), None)]  # no `_step` is below the user's
+            stretches = self._ranges()
             journal = self.rows
 
         def held() -> Iterator[Held]:
@@ -228,6 +229,20 @@ class Standing:
             state = self._ledger.segment(name)
             state.proof, state.arrived, state.recheck = None, 0, True
         found.missing = [row for row in found.missing if row.segment in ours]
+
+    def _ranges(self) -> list[tuple[int, int | None]]:
+        """Return where our rows can be: a server is not asked for the void between them."""
+        if self.by_content:
+            lowest = min((numbered.row.step for numbered in self.rows()), default=0)
+            return [(max(self.base + 1, lowest), None)]  # no `_step` is below the user's
+        ranges: list[list[int]] = []
+        for _, step in self.steps():
+            if ranges and step <= ranges[-1][1] + _JUMP:
+                ranges[-1][1] = step
+            else:
+                ranges.append([max(self.base + 1, step - _STRETCH), step])
+        ends = [*(last + _STRETCH for _, last in ranges[:-1]), None][: len(ranges)]
+        return [(first, end) for (first, _), end in zip(ranges, ends, strict=True)]
 
     def _stretches(self) -> list[tuple[int, int | None]]:
         """Return ranges of `_step`s, evenly spaced by rows; the last one is the end."""
