@@ -178,6 +178,7 @@ class WandbBackend:
             "x_transaction_log_flush_interval": 1,
             "stop_on_fatal_error": True,
             "stop_fn": self._stop,
+            "x_update_finish_state": self._place.tells_the_end(),
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
             "sagemaker_disable": True,  # it would choose a run id of its own
