@@ -49,7 +49,7 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
     process is still delivering it.
 
     --json prints a list of objects: run_id, directory, delivered (to all backends), already
-    (nothing was left to do), busy (its own process delivers it), rows, proof, url, reason (why it
+    (nothing was left to do), busy (another process delivers it), rows, proof, url, reason (why it
     is not delivered), left_out (what never can be: damaged lines, say), backends (name ->
     delivered, already, offline, rows, proof, url, directory, reason).
     """
@@ -78,7 +78,7 @@ def _say(result: SyncResult) -> None:
         note(f"{result.run_id}: left out {what}")
     proof = f"({result.proof})" if result.proof else ""
     if result.busy:
-        note(f"{result.run_id} is being delivered by its own process; nothing to do here")
+        note(f"{result.run_id}: {result.reason}; nothing to do here")
     elif not result.delivered:
         where = f"its rows are safe in {result.directory}"
         note(f"{result.run_id} is not delivered: {result.reason}; {where}")

@@ -135,6 +135,9 @@ class Busy:
 
     event: ClassVar[str] = "busy"
 
+    holder: str = "another process"
+    """Which, in words."""
+
 
 Event: TypeAlias = (
     "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Beat | Busy"

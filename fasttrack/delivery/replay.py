@@ -109,7 +109,7 @@ class Replay:
                 self._hand_over(path, uploads)
             self._wait_for(uploads)
             ending = self._ending.find_or_vanished()
-            self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
+            self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
             for path in pending:
                 for name, why in self._ledger.segment(path.name).refused.items():

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from fasttrack.delivery.events import Done, LeftOut, decode
+from fasttrack.delivery.events import Busy, Done, LeftOut, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
 
@@ -35,7 +35,7 @@ class SyncResult:
     already: bool = False
     """Whether nothing was left to do."""
     busy: bool = False
-    """Whether another process, likely the run's own, delivers it."""
+    """Whether another process delivers it; `reason` says which."""
     rows: int | None = None
     """How many rows the run has, or how many were sent where that failed."""
     proof: str | None = None
@@ -88,6 +88,7 @@ def deliver_run(
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
     finals: dict[str, Done] = {}
     left_out: dict[str, None] = {}
+    holder = Busy().holder
     with ExitStack() as stack:
         try:
             process = stack.enter_context(_started(run.directory, command(run.directory)))
@@ -100,13 +101,15 @@ def deliver_run(
             except ValueError:
                 continue  # something that a client prints
             on_event(event)
-            if isinstance(event, LeftOut):
+            if isinstance(event, Busy):
+                holder = event.holder
+            elif isinstance(event, LeftOut):
                 left_out[event.what] = None
             elif isinstance(event, Done):
                 finals[event.backend] = event
         code = process.wait()
     if code == _BUSY:
-        return _undelivered(run, "its own process delivers it", busy=True)
+        return _undelivered(run, f"it is being delivered by {holder}", busy=True)
     return replace(merge(run, list(finals.values()), code), left_out=tuple(left_out))
 
 

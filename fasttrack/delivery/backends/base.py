@@ -35,6 +35,9 @@ class Place:
     """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
     in_trainer: bool
     """Whether this process is the training process (`Options.delivery="thread"`)."""
+    tells_the_end: Callable[[], bool] = lambda: True
+    """Whether the session may say how the run ended: False where that is not known, and the run may
+    well go on elsewhere."""
     leave_out: Callable[[str], None] = lambda what: None
     """Told what of the run the destination never takes, and why; all the rest is delivered."""
     clock: Callable[[], float] = time.time
