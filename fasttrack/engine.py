@@ -75,10 +75,12 @@ class Engine:
         self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
         """Of a resumed run for which none is given: what it was begun with here."""
+        process_hooks.SIGTERM.take()
         try:
             self.delivery = self._start_delivery(writer.path)
         except FasttrackError:
             writer.close()
+            process_hooks.give_back_if_idle()
             raise
         # caller thread
         ring: Ring[RawRecord] = Ring(options.ring_capacity, options.full_wait_s)
@@ -108,6 +110,7 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
+            every_interval=process_hooks.SIGTERM.refresh,
             find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
@@ -165,6 +168,7 @@ class Engine:
                 backends,
                 self.notices.warn,
                 silence_s=2 * self.settings.options.hang_timeout_s,
+                lend_signals=process_hooks.SIGTERM.lend,
             )
         except OSError as error:
             raise FasttrackError(

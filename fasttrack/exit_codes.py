@@ -14,6 +14,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,7 +26,9 @@ def as_exit_code(value: Any) -> int:
     """Return an exit code as a number: 1 for whatever is none."""
     try:
         code = operator.index(value)
-    except Exception:  # of whatever class the value is
+    except Exception as error:  # of whatever class the value is
+        if is_handlers(error):
+            raise
         return 1
     return code if abs(code) <= _LARGEST else 1
 

@@ -227,8 +227,7 @@ class Life:
     def _leave(self) -> None:
         if not self._left:
             self._left = True
-            rows = self._stats().rows_written
-            say(f"{rows} rows are safe in {self._run_dir}; delivery goes on beside this process")
+            say(f"{self._kept(self._stats())}; delivery goes on beside this process")
 
     def _settle(self) -> None:
         try:
@@ -254,7 +253,8 @@ class Life:
             say(line)
         sync, show = (spell_command(verb, str(self._run_dir)) for verb in ("sync", "show"))
         if not report.backends:
-            say(f"rows kept: {stats.rows_written}, in {self._run_dir}")
+            kept = f"rows kept: {stats.rows_written}, in {self._run_dir}"
+            say(kept if self._run_dir.exists() else self._kept(stats))
         for name, known in report.backends.items():
             if known.done is not None and known.done.delivered:
                 prefix = f"{name}: " if len(report.backends) > 1 else ""
@@ -263,10 +263,13 @@ class Life:
                     say(f"to upload: {sync}; to look: {show}")
         if not report.delivered:
             why = f" ({report.reason})" if report.reason else ""
-            say(
-                f"not all is delivered{why}; {stats.rows_written} rows are safe in "
-                f"{self._run_dir}; to deliver: {sync}; to look: {show}"
-            )
+            kept = self._kept(stats)
+            say(f"not all is delivered{why}; {kept}; to deliver: {sync}; to look: {show}")
+
+    def _kept(self, stats: Stats) -> str:
+        if not self._run_dir.exists():
+            return f"the journal is lost: {self._run_dir} was deleted"
+        return f"{stats.rows_written} rows are safe in {self._run_dir}"
 
     def point_out(self) -> None:
         """Say that the run is open, to somebody who begins another by hand."""

@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from threading import RLock
 
+from fasttrack.handler_errors import is_handlers
+
 _MOST_WARNINGS = 1000  # memory and log must not fill up, whatever comes
 _MOST_REASONS = 1000
 _LONGEST_NAME, _LONGEST_WHY = 100, 500  # characters
@@ -31,7 +33,9 @@ def spell(value: object) -> str:
     """Return `repr(value)`, or what is left to say where that raises."""
     try:
         return repr(value)
-    except Exception:
+    except Exception as error:
+        if is_handlers(error):
+            raise
         return f"<{type(value).__name__} whose repr() raises>"
 
 

@@ -52,7 +52,7 @@ class OpenRun(Protocol):
 # Not weak: a run whose tracker was forgotten must be finished too.
 _open: dict[OpenRun, None] = {}  # in order
 _undelivered: dict[OpenRun, None] = {}  # whose journals are closed
-_MOST_UNDELIVERED = max(4, os.cpu_count() or 1)  # each has a process at work
+_MOST_UNDELIVERED = max(8, os.cpu_count() or 1)  # each has a process at work
 _child_exit: Any = None
 
 
@@ -75,8 +75,13 @@ def ended(run: OpenRun) -> None:
     _open.pop(run, None)
     if not _open:
         leave_sys_exit()
-        if not SIGTERM.listeners:
-            SIGTERM.give_back()
+    give_back_if_idle()
+
+
+def give_back_if_idle() -> None:
+    """Leave SIGTERM as it was where no run is open and nobody listens."""
+    if not _open and not SIGTERM.listeners:
+        SIGTERM.give_back()
 
 
 def settled(run: OpenRun) -> None:
@@ -105,8 +110,7 @@ def unlisten(callback: Callable[[], None]) -> None:
     """Stop calling `callback`; where nobody else needs SIGTERM, it is as it was."""
     with contextlib.suppress(ValueError):
         SIGTERM.listeners.remove(callback)
-    if not _open and not SIGTERM.listeners:
-        SIGTERM.give_back()
+    give_back_if_idle()
 
 
 def run_first_at_exit() -> None:

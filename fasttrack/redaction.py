@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -286,7 +288,9 @@ def _client_keys() -> Iterator[str]:
     ):
         try:
             changed_ns = path.stat().st_mtime_ns
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_handlers(error):
+                raise
             continue
         if path not in _files or _files[path][0] != changed_ns:
             _files[path] = (changed_ns, _keys_in(path))
@@ -299,7 +303,9 @@ def _keys_in(path: Path) -> list[str]:
             keys = re.findall(r"(?m)^\s*api_key\s*[=:]\s*(\S+)", path.read_text("utf-8", "replace"))
         else:
             keys = [entry[2] for entry in netrc.netrc(path).hosts.values() if entry[2]]
-    except (OSError, ValueError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError) as error:
+        if is_handlers(error):
+            raise
         return []
     return [key for key in keys if len(key) >= _SHORTEST]
 

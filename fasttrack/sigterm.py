@@ -5,11 +5,11 @@ While somebody listens (the program calls `should_stop()`), he is told, and noth
 A handler in Python runs on the main thread, between two instructions: in one long call into native
 code (a hung collective) it never does, and the signal that killed the process before fasttrack was
 there would be lost. So a thread waits beside it: the interpreter writes the number of every signal
-into a pipe from within the system's handler (`signal.set_wakeup_fd`), at once. Where the main
+into a socket from within the system's handler (`signal.set_wakeup_fd`), at once. Where the main
 thread does not come, that thread ends the runs and dies of the signal.
 
-A native call that keeps the interpreter lock stops this thread, too. Another process then has to
-look after it: whoever holds the pipe's reading end (`lend`) sees that nobody reads it.
+A native call that keeps the interpreter lock stops this thread, too. The delivery process, to which
+the socket's reading end is lent, then sees that nobody reads it (`delivery/stuck_trainer.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import ctypes
 import os
 import select
 import signal
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,15 @@ SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 _COME_S = 1.0  # that the main thread may take to come
 _END_S = 8.0  # that ending the runs may take
 _STOP = b"\0"  # the number of no signal
+
+
+class _Ends(NamedTuple):
+    """The descriptors of a socket pair."""
+
+    reading: int
+    wakeup: int
+    """What Python writes to: `writing`, or nowhere."""
+    writing: int
 
 
 class Sigterm:
@@ -52,8 +62,9 @@ class Sigterm:
         self.listeners: list[Callable[[], None]] = []
         """While there are any, SIGTERM calls them, on the main thread, and ends nothing."""
         self._begun = threading.Lock()  # held from the first that ends the runs on
-        self._lock = threading.RLock()  # of the pipe
-        self._pipe: tuple[int, int] | None = None
+        self._lock = threading.RLock()  # of the pair
+        self._ends: _Ends | None = None
+        self._is_written = True  # what Python writes is read
         self._mask = threading.local()
 
     def take(self) -> None:
@@ -69,17 +80,19 @@ class Sigterm:
             self._watch()
 
     def _watch(self) -> None:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)  # others may poll it, too
-        os.set_blocking(writing, False)
-        earlier = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        pair = socket.socketpair()  # no pipe: others may look without taking anything out
+        for end in pair:
+            end.setblocking(False)
+        reading, writing = (end.detach() for end in pair)
+        ends = _Ends(reading, os.dup(writing), writing)
+        earlier = signal.set_wakeup_fd(ends.wakeup, warn_on_full_buffer=False)
         if earlier != -1:
             signal.set_wakeup_fd(earlier)
-            os.close(reading)
-            os.close(writing)
+            for fd in ends:
+                os.close(fd)
             return
         with self._lock:
-            self._pipe = reading, writing
+            self._ends, self._is_written = ends, True
         thread = threading.Thread(
             target=self._wait, args=(reading,), name="fasttrack-sigterm", daemon=True
         )
@@ -87,6 +100,7 @@ class Sigterm:
             thread.start()
         except RuntimeError:
             self._close()
+            os.close(reading)
             raise
 
     def give_back(self) -> None:
@@ -99,19 +113,36 @@ class Sigterm:
 
     def _close(self) -> None:
         with self._lock:
-            pipe, self._pipe = self._pipe, None
-        if pipe is None:
-            return
-        writing = pipe[1]
-        _leave_wakeup_fd(writing)
-        with contextlib.suppress(BlockingIOError):
-            os.write(writing, _STOP)  # the thread closes its end
-        os.close(writing)
+            ends, self._ends = self._ends, None
+        if ends is not None:
+            _leave_wakeup_fd(ends.wakeup)
+            with contextlib.suppress(BlockingIOError):
+                os.write(ends.writing, _STOP)  # the thread closes its end
+            os.close(ends.wakeup)
+            os.close(ends.writing)
 
     def lend(self) -> int | None:
-        """Return a copy of the pipe's reading end, which the caller closes; None without one."""
+        """Return a copy of the socket's reading end, which the caller closes; None without one."""
         with self._lock:
-            return None if self._pipe is None else os.dup(self._pipe[0])
+            return None if self._ends is None else os.dup(self._ends.reading)
+
+    def refresh(self) -> None:
+        """Have nobody wait for the end while a handler of the user's has replaced ours.
+
+        To be called now and then, on any thread: Python tells nobody of a new handler.
+        """
+        with self._lock:
+            ends, wanted = self._ends, self._ends_runs()
+            if ends is None or wanted == self._is_written:
+                return
+            # The number that Python writes to stays; what is behind it changes.
+            if wanted:
+                os.dup2(ends.writing, ends.wakeup, inheritable=False)
+            else:
+                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                os.dup2(nowhere, ends.wakeup, inheritable=False)
+                os.close(nowhere)
+            self._is_written = wanted
 
     # --- on a signal ------------------------------------------------------------------------------
 
@@ -170,8 +201,8 @@ class Sigterm:
     # --- fork -------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Hold SIGTERM back on this thread: a child has the parent's pipe at first."""
-        if self._pipe is not None:
+        """Hold SIGTERM back on this thread: a child writes to the parent's socket at first."""
+        if self._ends is not None:
             self._mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def after_fork_in_parent(self) -> None:
@@ -181,12 +212,12 @@ class Sigterm:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def after_fork_in_child(self) -> None:
-        """Leave SIGTERM as it was before us, and the pipe to the parent."""
+        """Leave SIGTERM as it was before us, and the sockets to the parent."""
         self._lock, self._begun = threading.RLock(), threading.Lock()
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            _leave_wakeup_fd(pipe[1])
-            for fd in pipe:
+        ends, self._ends = self._ends, None
+        if ends is not None:
+            _leave_wakeup_fd(ends.wakeup)
+            for fd in ends:
                 os.close(fd)
         if signal.getsignal(signal.SIGTERM) == self.handle:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -250,7 +250,13 @@ class Recorder:
     def wait(self, timeout_s: float) -> bool:
         """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
         deadline = time.monotonic() + timeout_s
-        return all(done.wait(max(0.0, deadline - time.monotonic())) for done in [*self._running])
+        waited_for = set(self._running)
+        # Not the events: what a signal handler raises in their Python code leaves them locked.
+        while not waited_for.isdisjoint(self._running):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
 
     def cut_short(self, timeout_s: float) -> bool:
         """Leave links where contents are not copied yet; return whether no checkpoint is lost.

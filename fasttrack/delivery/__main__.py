@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fasttrack.delivery import stuck_trainer
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
 from fasttrack.delivery.run_delivery import RunDelivery
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--signals-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument(_COUNT, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     found = segments(arguments.run) if arguments.run.is_dir() else [arguments.run]
@@ -138,6 +140,8 @@ def main() -> int:
         parser.error(f"{arguments.run} holds no journal (no segment-*.jsonl)")
     _settle(arguments.trainer_pid)
     trainer_pid = arguments.trainer_pid
+    if arguments.signals_fd is not None:
+        stuck_trainer.watch(arguments.signals_fd, trainer_pid)
 
     def trainer_alive() -> bool:
         return trainer_pid is not None and os.getppid() == trainer_pid

@@ -134,7 +134,9 @@ class Capture:
             if kind is _TENSOR and snapshot and value.is_cpu:  # the common case, in short
                 try:
                     number = value.item()
-                except RuntimeError:
+                except RuntimeError as error:
+                    if is_handlers(error):
+                        raise
                     number = None  # several elements: refused below, in better words
                 if type(number) is float:
                     values[name] = number

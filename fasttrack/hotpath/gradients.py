@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fasttrack.errors import ValueRefusedError
+from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.deepspeed import deepspeed_norm, why_there_are_no_gradients
 from fasttrack.hotpath.loss_scale import LossScales, ScaleUnknownError
 from fasttrack.hotpath.norms import (
@@ -125,6 +126,10 @@ class GradientSource:
         except ScaleUnknownError as error:
             self._warn("grad_norm_scale", str(error))
             return None
+        except Exception as error:  # of what is no scaler: the norm stands for itself
+            if is_handlers(error):
+                raise
+            scale = None
         kind = (len(gradients), first.device, first.dtype)
         if known.kind != kind:
             known.look_at(gradients, kind)
@@ -158,10 +163,15 @@ class GradientSource:
         return held > 0 and held + size > self._hold_limit_bytes
 
     def _may_change(self, known: _Model, gradients: list[torch.Tensor]) -> bool:
-        changed = known.changed_in_place(gradients)
-        if changed:
+        last, version = known.kept, known.version
+        known.keep(gradients)
+        if last is None:
+            return self._mode == "auto"
+        if last._version != version:
             self._say_in_place()
-        return changed or (changed is None and self._mode == "auto")
+            return True
+        # The same memory again, though no version tells who wrote it: a CUDA graph.
+        return last is known.kept
 
     def _launch(
         self, gradients: list[torch.Tensor], scale: torch.Tensor | None, *, alike: bool
@@ -229,19 +239,19 @@ class _Model:
     """What is known of one model's gradients."""
 
     __slots__ = (
-        "_kept",
         "_smallest",
-        "_version",
         "alike",
         "devices",
         "has_dtensors",
         "indices",
+        "kept",
         "kind",
         "listed",
         "may_move",
         "on_cpu",
         "refused",
         "size_bytes",
+        "version",
     )
 
     def __init__(self, listed: ParameterList) -> None:
@@ -258,8 +268,9 @@ class _Model:
         self.indices: set[int] = set()
         self.devices: frozenset[torch.device] = frozenset()
         self._smallest = 0
-        self._kept: torch.Tensor | None = None
-        self._version = 0
+        self.kept: torch.Tensor | None = None
+        """The smallest gradient of the last logged step, and its version then."""
+        self.version = 0
 
     def look_at(
         self, gradients: list[torch.Tensor], kind: tuple[int, torch.device, torch.dtype]
@@ -271,15 +282,9 @@ class _Model:
         self.alike = len({(g.device, g.dtype, g.layout, type(g)) for g in gradients}) == 1
         self.on_cpu = all(gradient.is_cpu for gradient in gradients)
 
-    def changed_in_place(self, gradients: list[torch.Tensor]) -> bool | None:
-        """Return whether the gradient kept at the last logged step has changed; None at the first.
-
-        It is let go of, and one of `gradients` is kept.
-        """
-        kept, version = self._kept, self._version
-        self._kept = gradients[self._smallest]
-        self._version = self._kept._version
-        return None if kept is None else kept._version != version
+    def keep(self, gradients: list[torch.Tensor]) -> None:
+        self.kept = gradients[self._smallest]
+        self.version = self.kept._version
 
 
 def _accelerators(tensors: list[torch.Tensor]) -> frozenset[torch.device]:

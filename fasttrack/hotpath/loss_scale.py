@@ -96,8 +96,14 @@ class LossScales:
             watch.states = states
             watch.scale = scale
             optimizer = watch.optimizer()
+            if watch.steps_alone:
+                return None
             state = states.get(id(optimizer))
             stage = "READY" if state is None else state["stage"].name
+            if stage == "READY" and hasattr(
+                optimizer, "found_inf"
+            ):  # of a fused one, while it steps
+                raise ScaleUnknownError("this call is made within the optimizer's step")
             stepped = watch.has_stepped(listed) if stage == "READY" else None
         if stage == "READY" and not stepped:
             if stepped is None and scale._version:  # else it was never updated
@@ -163,6 +169,8 @@ class _Watch:
         "scale",
         "scaler",
         "states",
+        "steps_alone",
+        "untraced",
     )
 
     def __init__(
@@ -179,6 +187,10 @@ class _Watch:
         """Of the last call that had one; and, as it was then:"""
         self.states: object = None
         self.scale: torch.Tensor | None = None
+        self.steps_alone = False
+        """Whether that scaler had no part in the last step."""
+        self.untraced = False
+        """Whether gradients change though neither they nor their versions do."""
         self._parameter: torch.Tensor | None = None
         self._gradient: torch.Tensor | None = None
         self._version = 0
@@ -190,8 +202,13 @@ class _Watch:
         if gradient is None:
             self._parameter = parameter = self._smallest(None)
             gradient = None if parameter is None else parameter.grad
-        self._gradient = gradient
-        self._version = 0 if gradient is None or gradient.is_inference() else gradient._version
+        version = 0 if gradient is None or gradient.is_inference() else gradient._version
+        self.untraced = gradient is not None and gradient is self._gradient
+        self.untraced &= version == self._version
+        self._gradient, self._version = gradient, version
+        scaler = None if self.scaler is None else self.scaler()
+        if scaler is not None:
+            self.steps_alone = id(self.optimizer()) not in scaler._per_optimizer_states
         self._scale_version = 0 if self.scale is None else self.scale._version
         self.known = True
 
@@ -207,6 +224,8 @@ class _Watch:
             return False if unseen else None
         gradient = self._gradient
         if gradient is not None and self._parameter.grad is gradient:
+            if self.untraced:
+                raise ScaleUnknownError("gradients change without a trace (by a CUDA graph?)")
             written = gradient._version - self._version
             if not written:
                 return True
@@ -223,7 +242,8 @@ class _Watch:
     def _smallest(self, listed: ParameterList | None) -> torch.Tensor | None:
         optimizer = self.optimizer()
         groups = [] if optimizer is None else optimizer.param_groups
-        owned = [p for group in groups for p in group["params"] if p.grad is not None]
+        owned = [p for group in groups for p in group["params"]]
+        owned = [p for p in owned if p.requires_grad and p.grad is not None]
         if listed is not None:
             owned = [p for p in owned if id(p) in listed.ids]
         return min(owned, key=torch.Tensor.numel, default=None)

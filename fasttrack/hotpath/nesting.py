@@ -43,7 +43,7 @@ def flatten(
                 why = "is no name; use strings, or whole numbers below the first"
                 refuse(f"{prefix}.{spell(key)}", f"{spell(key)} {why}")
                 continue
-            name = f"{prefix}.{key}"
+            name = f"{prefix}.{_plain(key)}"
             if issubclass(type(value), Mapping):  # isinstance() asks the object, which may raise
                 if id(value) not in around and len(around) < _DEEPEST:
                     add(name, value, around)
@@ -56,7 +56,12 @@ def flatten(
 
     for name, inner in nested.items():
         if isinstance(name, str):
-            add(name, inner, ())
+            add(_plain(name), inner, ())
         else:
             refuse(spell(name), "names are strings")
     return flat
+
+
+def _plain(name: str | int) -> str:
+    # An enum's value, NumPy's text; and formatting a str of the user's own class may raise.
+    return str.__str__(name) if isinstance(name, str) else str(name)

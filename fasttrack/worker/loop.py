@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode
 from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
@@ -15,6 +16,8 @@ from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Artifact, Config, Finish, Metadata
@@ -49,8 +52,13 @@ class Worker:
         find_pauses: bool = True,
         gpu: GpuSampler | None = None,
         bursts: Bursts | None = None,
+        every_interval: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; nothing runs before `start` (or `run_once`, by hand)."""
+        """Prepare; nothing runs before `start` (or `run_once`, by hand).
+
+        `every_interval` is called at most every `flush_interval_s`, on the thread.
+        """
+        self._every_interval = every_interval
         self._ring = ring
         self._console = console
         self._writer = writer
@@ -73,9 +81,9 @@ class Worker:
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
-        self._flushed = threading.Condition()  # on an RLock: a signal handler may flush too
-        self._flush_asked = 0
-        self._flush_done = 0
+        # Of each `flush`: held until it is done. No Condition: what a signal handler raises in its
+        # Python code would leave its lock held, and the worker waiting for ever.
+        self._flushes: deque[threading.Lock] = deque()
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
         self._gave_up = False
@@ -98,8 +106,9 @@ class Worker:
         if self._wake.locked():
             try:
                 self._wake.release()
-            except RuntimeError:  # another thread was quicker
-                return
+            except RuntimeError as error:  # another thread was quicker
+                if is_handlers(error):
+                    raise
 
     def write(self, entry: Config | Metadata | Artifact) -> None:
         """Have an entry that is no row written to the journal, soon. Never waits.
@@ -139,16 +148,17 @@ class Worker:
         Blocks up to `timeout_s` seconds, on the device and the disk.
         """
         deadline = time.monotonic() + timeout_s
-        with self._flushed:
-            self._flush_asked += 1
-            number = self._flush_asked
-            while self._flush_done < number:
-                self.wake()
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or self._thread is None or not self._thread.is_alive():
-                    return False
-                self._flushed.wait(min(left_s, 1.0))
-        return True
+        done = threading.Lock()
+        done.acquire()
+        self._flushes.append(done)
+        while True:
+            self.wake()
+            alive = self._thread is not None and self._thread.is_alive()
+            left_s = deadline - time.monotonic() if alive else 0.0
+            if done.acquire(timeout=min(max(left_s, 0.0), 1.0)):
+                return True
+            if left_s <= 0:
+                return False
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after a last round; return whether it ended within `timeout_s`."""
@@ -183,22 +193,21 @@ class Worker:
             backlog = handled >= self._ring.capacity
             self._wake.acquire(timeout=0 if backlog else self._flush_interval_s)
             stopping = self._stopping
-            with self._flushed:
-                asked = self._flush_asked
+            flushes = len(self._flushes)
             try:
                 handled = self.run_once()
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._flush_interval_s
+                    self._every_interval()
                     self._delivery.poll()
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
                 self._notices.count("worker_errors")
                 self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
-            with self._flushed:
-                if not self._writer.held_lines:
-                    self._flush_done = asked
-                self._flushed.notify_all()
+            if not self._writer.held_lines:
+                for _ in range(flushes):
+                    self._flushes.popleft().release()
             if stopping:
                 return
 

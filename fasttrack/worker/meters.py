@@ -11,6 +11,7 @@ import numpy as np
 
 from fasttrack.hotpath.advice import describe
 from fasttrack.hotpath.records import MOST_TICKS, OddSize, PausedSince
+from fasttrack.notices import spell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,25 +147,31 @@ class StepMeter:
 
     def _total(self, batches: Sequence[Any]) -> float | None:
         # None where a batch size is unknown: a tensor is not read, that could wait for the device.
-        wrong: object = None
-        for kind in set(map(type, batches)):
-            if kind is type(None):
-                return None
-            if kind is bool or not issubclass(kind, _NUMBERS):
-                wrong = next(size for size in batches if type(size) is kind)
+        kinds = set(map(type, batches))
+        if type(None) in kinds:
+            return None
+        if kinds == {int} and min(batches) >= 0 and max(batches) < _MOST_SAMPLES:
+            return float(sum(batches))
+        wrong = next((size for size in batches if not _is_size(size)), None)
         if wrong is None:
-            if min(batches) >= 0 and max(batches) < _MOST_SAMPLES:
-                total = math.fsum(batches)  # not sum(): NumPy's narrow integers overflow
-                if not math.isnan(total):
-                    return total
-            wrong = next(size for size in batches if not 0 <= size < _MOST_SAMPLES)
-        what = str(wrong) if isinstance(wrong, (OddSize, np.number, int)) else describe(wrong)
+            return math.fsum(batches)  # not sum(): NumPy's narrow integers overflow
+        number = type(wrong) is int or issubclass(type(wrong), np.number)
+        what = str(wrong) if type(wrong) is OddSize else spell(wrong) if number else describe(wrong)
         self._refuse(
             SAMPLES_PER_SEC,
             f"batch_size must be this rank's number of samples, not {what}; pass an int, such as "
             "len(batch)",
         )
         return None
+
+
+def _is_size(size: Any) -> bool:
+    if type(size) is bool or not issubclass(type(size), _NUMBERS):
+        return False
+    try:
+        return 0 <= float(size) < _MOST_SAMPLES
+    except Exception:  # too large for a float, or a number of the user's own class
+        return False
 
 
 def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> list[float]:

@@ -81,6 +81,7 @@ class DeliveryProcess:
         warn: Callable[[str, str], None],
         *,
         silence_s: float = 120.0,
+        lend_signals: Callable[[], int | None] = lambda: None,
         command: Callable[[Path], Sequence[str]] = delivery_command,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,6 +92,7 @@ class DeliveryProcess:
             backends: where to.
             warn: tells the user something, once for each key.
             silence_s: after how long without a sign of life the process is replaced.
+            lend_signals: returns a descriptor, to be closed, for `delivery/stuck_trainer.py`.
             command: returns the command line that delivers a segment.
             clock: seconds.
 
@@ -102,6 +104,7 @@ class DeliveryProcess:
         self._log = log_path(segment.parent)
         self._warn = warn
         self._silence_s = silence_s
+        self._lend_signals = lend_signals
         self._command = command
         self._clock = clock
         self._restarts = Restarts()
@@ -116,16 +119,19 @@ class DeliveryProcess:
         command = [*self._command(self._segment), "--trainer-pid", str(os.getpid())]
         command += ["--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = None
+        log = signals = None
         try:
             log = os.open(self._log, log_flags, 0o600)
+            signals = self._lend_signals()
+            if signals is not None:
+                command += ["--signals-fd", str(signals)]
             self._process = subprocess.Popen(
                 command,
                 env=delivery_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs,),
+                pass_fds=(theirs,) if signals is None else (theirs, signals),
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
         except OSError:
@@ -133,8 +139,9 @@ class DeliveryProcess:
             raise
         finally:
             os.close(theirs)
-            if log is not None:
-                os.close(log)
+            for fd in (log, signals):
+                if fd is not None:
+                    os.close(fd)
         self._reports = ours
         self._partial = b""
         self._heard = False

@@ -55,9 +55,13 @@ def main() -> int:
         else range(arguments.first, arguments.first + arguments.seeds)
     )
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for scenario, seed in _each(chosen, seeds):
-            if arguments.again or str(seed) not in results.get(scenario.name, {}):
-                pool.submit(run, scenario, seed)
+        begun = [
+            pool.submit(run, scenario, seed)
+            for scenario, seed in _each(chosen, seeds)
+            if arguments.again or str(seed) not in results.get(scenario.name, {})
+        ]
+    for future in begun:
+        future.result()
     if arguments.table is not None:
         write_table(arguments.table, results)
     return int(bad > 0)

@@ -34,6 +34,7 @@ SCENARIOS = tuple(
         act=partial(_start, method=method),
         promise="a child's rows arrive, its exit code is the true one",
         rows=60,
+        fast=int(not method.startswith("torch-")),
     )
     for method in (
         "fork",

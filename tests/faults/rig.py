@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FINISH_TIMEOUT_S = 20.0
 _END_S = 60.0  # beyond what `finish()` was given, on a machine that has other things to do
 LEAVE_S = FINISH_TIMEOUT_S + _END_S
-_SYNC_TRIES = 6
+_SYNC_TRIES = 4
 _UNFLUSHED_S = 1.0  # flush_interval_s is 0.2; a machine that is busy wakes the worker later
 
 
@@ -117,6 +117,10 @@ class Bench:
         """Rows that need not arrive: somebody has tampered with their lines."""
         self.keepers: list[subprocess.Popen[str]] = []
         """Processes of the rig's own that must live as long as the run."""
+        self.at_end: list[Callable[[], None]] = []
+        """Done when the last process is gone."""
+        self.may_lose = False
+        """Whether rows may be lost if that is counted and said."""
         self.expects_delivery = True
         """Whether all of it must be delivered in the end."""
 
@@ -242,7 +246,8 @@ class Bench:
             if delivered:
                 claims.check_online(self, run_dir, "sync")
                 return True
-            self.remark(f"sync {number}: {result.stdout[-300:]}{result.stderr[-300:]}")
+            said = " ".join(f"{result.stdout[-300:]} {result.stderr[-300:]}".split())
+            self.remark(f"sync {number}: {said}")
         if self.expects_delivery:
             self.remark(f"{run_dir.name} was not delivered in {tries} tries")
             self.outcome.hung += 1
@@ -300,6 +305,9 @@ class Bench:
     def judge(self) -> None:
         """Compare what was logged, the journals and the server; add it to the outcome."""
         run_ids = {run_dir.name for run_dir in self.run_dirs}
+        gone = {trainer.run_id for trainer in self.trainers} - {None} - run_ids
+        if self.expects_delivery:
+            assert not gone, f"the journals of {gone} are gone"
         for run_id in sorted(run_ids):
             self._judge_run(run_id, [t for t in self.trainers if t.run_id == run_id])
 
@@ -312,6 +320,7 @@ class Bench:
         missing = sorted(must - kept - self.excused)
         counted = min(len(missing), sum(trainer.counted() for trainer in trainers))
         self.outcome.counted += counted
+        counted = counted if self.may_lose else 0
         self.outcome.rows += len(kept)
         self.add(compare(kept & may, journal, self.seed), f"journal of {run_id}")
         if len(missing) > counted:
@@ -469,6 +478,8 @@ def run_one(scenario: Scenario, seed: int, *, keep: bool = False) -> Outcome:
             processes.kill(processes.find(bench.mark))  # the rig's own
             for keeper in bench.keepers:
                 keeper.communicate()
+            for clear_up in bench.at_end:
+                clear_up()
             for trainer in bench.trainers:
                 trainer.process.wait()
             if left:

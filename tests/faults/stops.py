@@ -120,6 +120,7 @@ SCENARIOS = (
             family="clock",
             act=partial(_step_clock, delta_s=delta_s),
             promise="the wall clock may step",
+            fast=int(delta_s < 0),
         )
         for word, delta_s in (("an-hour-back", -3600), ("a-day-ahead", 86_400))
     ),

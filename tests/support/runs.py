@@ -37,7 +37,7 @@ def make_tracker(**arguments: Any) -> ExperimentTracker:
     files next.
     """
     options = arguments.get("options") or Options()
-    if options.wait_for_delivery == "auto":
+    if isinstance(options, Options) and options.wait_for_delivery == "auto":
         options = replace(options, wait_for_delivery="finish")
     defaults: dict[str, Any] = {
         "project": "vla-lego",

@@ -20,6 +20,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "ring_capacity": 65_536,
         "full_wait_s": 1.0,
         "flush_interval_s": 0.2,
+        "wait_for_delivery": "auto",
         "finish_timeout_s": 60.0,
         "upload_timeout_s": 3600.0,
         "checkpoint_wait_s": 120.0,

@@ -63,6 +63,12 @@ def small_model(**options: Any) -> torch.nn.Module:
     return model
 
 
+def train(model: torch.nn.Module, *, set_to_none: bool) -> None:
+    """Compute new gradients."""
+    model.zero_grad(set_to_none=set_to_none)
+    model(torch.randn(2, 4)).sum().backward()
+
+
 def gradients_of(model: torch.nn.Module) -> list[torch.Tensor]:
     """Return the gradients that are there."""
     return [p.grad for p in model.parameters() if p.grad is not None]
@@ -191,11 +197,13 @@ def test_auto_sends_gradients_up_to_the_limit_to_the_worker(heard: Heard) -> Non
     model = small_model()
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     source = GradientSource("auto", total, heard, cpu_inline_bytes=0)
+    expected = exact_norm(gradients_of(model))
     first = source.capture(model)
+    train(model, set_to_none=True)
     captured = source.capture(model)
 
     assert isinstance(first, torch.Tensor)
-    assert float(first) == pytest.approx(exact_norm(gradients_of(model)), rel=1e-6)
+    assert float(first) == pytest.approx(expected, rel=1e-6)
     assert isinstance(captured, Gradients)
     assert [id(g) for g in captured.tensors] == [id(g) for g in gradients_of(model)]
     assert captured.devices == frozenset()  # the CPU's need no stream
@@ -232,12 +240,6 @@ def test_off_looks_at_nothing(heard: Heard) -> None:
     """Not even at what is no model."""
     assert GradientSource("off", GIB, heard).capture(object()) is None
     assert heard.calls == 0
-
-
-def train(model: torch.nn.Module, *, set_to_none: bool) -> None:
-    """Compute new gradients."""
-    model.zero_grad(set_to_none=set_to_none)
-    model(torch.randn(2, 4)).sum().backward()
 
 
 def test_the_first_stale_norm_is_the_last(heard: Heard) -> None:
@@ -317,6 +319,25 @@ def test_auto_sends_to_the_worker_what_nobody_changes(heard: Heard) -> None:
     assert heard.calls == 0
 
 
+@pytest.mark.parametrize("mode", ["auto", "worker"])
+def test_gradients_that_a_cuda_graph_writes_go_inline(heard: Heard, mode: str) -> None:
+    """A replay writes them without moving their versions: the worker would read any step's."""
+    model, notices = small_model(), Notices()
+    source = GradientSource(mode, GIB, heard, cpu_inline_bytes=0)
+    resolver = resolver_for(source, notices)
+    source.capture(model)
+    captured, expected = [], []
+    for step in range(3):
+        for gradient in gradients_of(model):
+            gradient.data.fill_(step + 1.0)  # which no version tells, either
+        expected.append(exact_norm(gradients_of(model)))
+        captured.append(record_of(source.capture(model)))
+    rows = resolver.resolve(captured)
+
+    assert [row[VALUES][GRAD_NORM] for row in rows] == pytest.approx(expected, rel=1e-5)
+    assert heard.calls == 0
+
+
 def test_going_inline_lasts_for_other_models(heard: Heard) -> None:
     """Another model does not bring the stale norms back."""
     source = GradientSource("worker", GIB, heard)
@@ -362,6 +383,7 @@ def test_gradients_that_never_reach_the_worker_are_not_held(heard: Heard) -> Non
     for _ in range(5):
         assert isinstance(captured[-1], Gradients)
         source.was_dropped(captured[-1])
+        train(model, set_to_none=True)
         captured.append(source.capture(model))
 
     assert isinstance(captured[-1], Gradients)
@@ -530,6 +552,7 @@ def test_a_bad_model_after_a_good_one_is_refused_and_the_good_one_taken_again(
     source = GradientSource("worker", GIB, heard)
     source.capture(model)
     refused = source.capture("no model")
+    train(model, set_to_none=True)
 
     assert refused is None
     assert isinstance(source.capture(model), Gradients)

@@ -341,6 +341,14 @@ class Unheard:
         """Update."""
 
 
+class Furious:
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise."""
+        raise RuntimeError("no")
+
+
 @pytest.mark.parametrize("scaler", [Unheard(), "scaler", 65536.0, nn.Linear(1, 1), object()])
 def test_a_foreign_scaler_is_said_and_what_is_none_is_ignored(scaler: Any) -> None:
     """What cannot be known is left out; a wrong argument costs the norm nothing."""
@@ -350,6 +358,15 @@ def test_a_foreign_scaler_is_said_and_what_is_none_is_ignored(scaler: Any) -> No
 
     assert (captured is None) == isinstance(scaler, Unheard)
     assert len(loop.heard) == (1 if captured is None else 0)
+
+
+def test_a_scaler_that_raises_costs_the_norm_nothing() -> None:
+    """Every metric stands for itself."""
+    loop = Loop("plain")
+    loop.model(torch.ones(2, 4)).sum().backward()
+
+    assert loop.source.capture(loop.model, loop.optimizer, Furious()) is not None
+    assert loop.heard == []
 
 
 class KeepsScaled(torch.optim.Optimizer):
@@ -384,6 +401,80 @@ def test_an_optimizer_that_leaves_gradients_scaled_is_believed_before_its_step_o
     else:
         assert loop.norms == [None] * 3
         assert "KeepsScaled" in loop.heard[0]
+
+
+@pytest.mark.parametrize("place", ["backward", "update"])
+def test_an_optimizer_that_steps_without_the_scaler_has_unscaled_gradients(place: str) -> None:
+    """A critic in float32 beside a generator under AMP, both logged with the scaler."""
+    loop, other = Loop(place), Loop("never")
+    other.source = loop.source
+    scaler = other.scaler
+    loop.passes = (loop.optimizer, scaler)
+    for _ in range(4):
+        other.step()
+        loop.zero()
+        loss = loop.model(torch.randn(8, 4)).pow(2).mean()
+        loop.true = list(torch.autograd.grad(loss, [*loop.model.parameters()], retain_graph=True))
+        loss.backward()
+        loop.log("backward")
+        loop.optimizer.step()
+        loop.log("update")
+    first = 1 if place == "backward" else 0  # until it has stepped once, the scaler is believed
+
+    assert loop.norms[first:] == pytest.approx(loop.truths[first:], rel=1e-4)
+
+
+def test_a_parameter_frozen_with_its_gradient_does_not_mislead() -> None:
+    """The smallest gradient stays as it is for ever: it says nothing about the others."""
+    loop = Loop("backward")
+    loop.step()
+    bias = list(loop.model.parameters())[-1]
+    bias.requires_grad_(False)
+    kept = torch.ones_like(bias)
+    for _ in range(3):
+        loop.optimizer.zero_grad()
+        loss = loop.model(torch.randn(8, 4)).pow(2).mean()
+        trained = [p for p in loop.model.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, trained, retain_graph=True)
+        loop.true = list(grads)
+        loop.scaler.scale(loss).backward()
+        loop.log("backward")
+        bias.grad = kept
+        loop.scaler.step(loop.optimizer)
+        loop.scaler.update()
+        bias.grad = None
+
+    known = [pair for pair in zip(loop.norms, loop.truths, strict=True) if pair[0] is not None]
+    assert len(known) >= 3
+    assert [norm for norm, _ in known] == pytest.approx([true for _, true in known], rel=1e-4)
+
+
+def test_gradients_that_change_without_a_trace_are_left_out() -> None:
+    """A CUDA graph that is replayed writes them: whether before or after a step is not known."""
+    loop = Loop("backward")
+    loop.step()
+    loop.zero_to_none = False
+    loop.optimizer.zero_grad = lambda set_to_none: None
+    gradients = [p.grad for p in loop.model.parameters() if p.grad is not None]
+    for _ in range(2):
+        loop.scaler.step(loop.optimizer)
+        loop.scaler.update()
+    for gradient in gradients:
+        gradient.data.fill_(SCALE)
+    loop.log("backward")
+
+    assert loop.norms[-1] is None
+    assert "without a trace" in loop.heard[-1]
+
+
+def test_a_call_within_a_fused_step_is_left_out() -> None:
+    """Before its kernel the gradients are scaled, behind it they are not."""
+    loop = Loop("hook", fused=True)
+    loop.optimizer.register_step_pre_hook(lambda *_: loop.log("hook"))
+    loop.step()
+
+    assert loop.norms == [None]
+    assert "within the optimizer's step" in loop.heard[0]
 
 
 def test_a_scaler_that_comes_late_is_watched_from_then_on() -> None:

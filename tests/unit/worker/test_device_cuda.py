@@ -240,3 +240,41 @@ def test_what_is_in_flight_stays_below_the_limit_of_real_memory() -> None:
     assert [row[GRAD_NORM] for row in rows] == pytest.approx(
         [2048.0 * (step + 1) for step in range(40)], rel=1e-4
     )
+
+
+@pytest.mark.parametrize("mode", ["auto", "worker"])
+def test_gradients_of_a_replayed_graph_are_those_of_the_call(mode: str) -> None:
+    """The next replay overwrites them, and no version tells."""
+    model = nn.Linear(64, 8).cuda()
+    inputs = torch.zeros(16, 64, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            none_it(model)
+            model(inputs).pow(2).mean().backward()
+    torch.cuda.current_stream().wait_stream(side)
+    none_it(model)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = model(inputs).pow(2).mean()
+        loss.backward()
+    bench, truths = Bench(mode), []
+    if mode == "worker":  # the first is the worker's: it is read before the next replay
+        graph.replay()
+        bench.log(-1, model, loss.detach())
+        bench.read()
+        bench.records.clear()
+    torch.cuda._sleep(_BUSY_CYCLES)
+    for step in range(STEPS):
+        inputs.fill_(step + 1.0)
+        graph.replay()
+        truths.append((loss.detach().clone(), norm_of(model)))
+        bench.log(step, model, loss.detach())
+    rows = bench.read()
+
+    assert [row["loss"] for row in rows] == [value.item() for value, _ in truths]
+    assert [row[GRAD_NORM] for row in rows] == pytest.approx(
+        [n.item() for _, n in truths], rel=1e-5
+    )
+    assert bench.notices.counts() == {}
