@@ -5,6 +5,7 @@ Most need no delivery, and record into the journal alone: that takes millisecond
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -397,6 +398,17 @@ def test_the_message_that_a_run_is_offline_is_the_one_shown() -> None:
     shown = [each.text.strip() for each in pages.snippets if each.page.name == "clusters.md"]
 
     assert OFFLINE_LINE in shown
+
+
+@pages.runs("verify latest --repair", "verify --json")
+def test_a_run_is_compared_with_what_lies_there(snippets: tuple[Snippet, ...]) -> None:
+    """Offline, with its file; nothing is missing, so nothing is sent."""
+    with make_tracker() as tracker:
+        tracker.log_metrics({"a": 1}, step=0)
+    repair, as_json = (snippet.run_commands() for snippet in snippets)
+
+    assert "all 1 rows are there" in repair["fasttrack verify latest --repair"]
+    assert json.loads(as_json["fasttrack verify --json latest"])["whole"] is True
 
 
 # --- docs/command-line.md -------------------------------------------------------------------------
