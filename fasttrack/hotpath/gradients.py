@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fasttrack.errors import ValueRefusedError
+from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.deepspeed import deepspeed_norm, why_there_are_no_gradients
 from fasttrack.hotpath.loss_scale import LossScales, ScaleUnknownError
 from fasttrack.hotpath.norms import (
@@ -125,6 +126,10 @@ class GradientSource:
         except ScaleUnknownError as error:
             self._warn("grad_norm_scale", str(error))
             return None
+        except Exception as error:  # of what is no scaler: the norm stands for itself
+            if is_handlers(error):
+                raise
+            scale = None
         kind = (len(gradients), first.device, first.dtype)
         if known.kind != kind:
             known.look_at(gradients, kind)

@@ -154,12 +154,16 @@ class SlurmCluster:
 
     def fail_node(self, node: str) -> None:
         """Have a node lose its power: all that runs on it is gone, and Slurm is told so."""
+        jobs = self.command("squeue", "-h", "-w", node, "-o", "%A").split()
+        titles = tuple(f"slurmstepd: [{job}." for job in jobs)
         number = self._nodes.index(node)
         daemon = self._daemons.pop(len(self._daemons) - len(self._nodes) + number)
         self._nodes.remove(node)
         daemon.kill()
         daemon.wait()
-        for process in self._processes(f"SLURMD_NODENAME={node}"):
+        # First who would tell Slurm that the rest was killed.
+        stewards = [pid for pid in self._processes() if _title(pid).startswith(titles)]
+        for process in (*stewards, *self._processes(f"SLURMD_NODENAME={node}")):
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
@@ -258,6 +262,13 @@ class SlurmCluster:
                 if wanted <= set((process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
         return found
+
+
+def _title(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def free_ports(count: int) -> list[int]:

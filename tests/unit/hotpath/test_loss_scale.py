@@ -341,6 +341,14 @@ class Unheard:
         """Update."""
 
 
+class Furious:
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise."""
+        raise RuntimeError("no")
+
+
 @pytest.mark.parametrize("scaler", [Unheard(), "scaler", 65536.0, nn.Linear(1, 1), object()])
 def test_a_foreign_scaler_is_said_and_what_is_none_is_ignored(scaler: Any) -> None:
     """What cannot be known is left out; a wrong argument costs the norm nothing."""
@@ -350,6 +358,15 @@ def test_a_foreign_scaler_is_said_and_what_is_none_is_ignored(scaler: Any) -> No
 
     assert (captured is None) == isinstance(scaler, Unheard)
     assert len(loop.heard) == (1 if captured is None else 0)
+
+
+def test_a_scaler_that_raises_costs_the_norm_nothing() -> None:
+    """Every metric stands for itself."""
+    loop = Loop("plain")
+    loop.model(torch.ones(2, 4)).sum().backward()
+
+    assert loop.source.capture(loop.model, loop.optimizer, Furious()) is not None
+    assert loop.heard == []
 
 
 class KeepsScaled(torch.optim.Optimizer):

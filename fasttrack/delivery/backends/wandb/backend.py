@@ -91,7 +91,7 @@ class WandbBackend:
         if not self._place.in_trainer:
             pin_identity(header)
         wandb = import_wandb()
-        self._keep_files(only_if_needed=self._place.in_trainer)
+        keep_files_in(client_directory(self._place.run_dir), lasting=self._place.in_trainer)
         notes = load_notes(self._place.ledger)
         self._stopped = False
         settings = self._set_up(wandb, header)
@@ -121,9 +121,6 @@ class WandbBackend:
             notes.store(self._place.ledger)
             self._place.save()
         return self._session
-
-    def _keep_files(self, *, only_if_needed: bool) -> None:
-        keep_files_in(client_directory(self._place.run_dir), only_if_needed=only_if_needed)
 
     def _set_up(self, wandb: Any, header: Header) -> Any:
         """Start wandb-core; return the client's settings.
@@ -213,7 +210,7 @@ class WandbBackend:
 
     def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
         """Return the server, and the offline directories not uploaded. See `Backend.holdings`."""
-        self._keep_files(only_if_needed=True)
+        keep_files_in(client_directory(self._place.run_dir), lasting=True)
         ledger, notes = self._place.ledger, load_notes(self._place.ledger)
         local = [p for p in segments if _is_offline_only(ledger.segments.get(p.name))]
         remote = tuple(path for path in segments if path not in local)

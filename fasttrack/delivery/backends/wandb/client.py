@@ -60,28 +60,33 @@ def import_wandb() -> Any:
     return wandb
 
 
-def keep_files_in(directory: Path, *, only_if_needed: bool) -> None:
-    """Have the client put its caches and what it stages below `directory`, until this process ends.
+def keep_files_in(directory: Path, *, lasting: bool) -> None:
+    """Have the client stage files below `directory`, and cache them there where HOME is read-only.
 
-    They lie in HOME else, which on clusters is read-only, full or slow. What the user has set stays
-    as it is. Must come before the client's helper is started.
+    What the user has set stays as it is. Must come before the client's helper is started.
 
     Args:
         directory: need not exist.
-        only_if_needed: whether the places in HOME will do where they can be written.
+        lasting: whether this process is the user's: then the place in HOME is left where it is, if
+            it can be written. Else what was staged is removed with the process.
     """
-    defaults = import_wandb().env
-    for name, default in (
-        (defaults.DATA_DIR, defaults.get_data_dir),
-        (defaults.CACHE_DIR, defaults.get_cache_dir),
-    ):
-        if name in os.environ or (only_if_needed and _can_be_written(Path(default()))):
-            continue
-        os.environ[name] = str(directory / name.lower())
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    env = import_wandb().env
+    if env.DATA_DIR not in os.environ and not (lasting and _can_be_written(env.get_data_dir())):
+        staging = directory / "data"
+        os.environ[env.DATA_DIR] = str(staging)
+        atexit.register(_remove, staging)
+    if env.CACHE_DIR not in os.environ and not _can_be_written(env.get_cache_dir()):
+        os.environ[env.CACHE_DIR] = str(directory / "cache")  # its log, which runs link to, stays
 
 
-def _can_be_written(directory: Path) -> bool:
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()
+
+
+def _can_be_written(place: str | Path) -> bool:
+    directory = Path(place)
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return os.access(directory, os.W_OK | os.X_OK)
@@ -168,11 +173,12 @@ def unavailable(error: BaseException) -> BackendUnavailableError:
         words = "W&B does not answer" if late else "W&B refuses the run"
         return BackendUnavailableError(f"{words}: {said}", network=late)
     if isinstance(error, errors.Error):
-        return BackendUnavailableError(f"W&B did not open the run: {said}")
+        words = f"W&B did not open the run: {said}"
+        return BackendUnavailableError(words, local="wandb-core" in said)
     if isinstance(error, ValueError):  # its settings are checked by pydantic
         return BackendUnavailableError(f"W&B's client refuses its settings: {said}", final=True)
     words = f"W&B's client failed: {type(error).__name__}: {said}"
-    return BackendUnavailableError(words)
+    return BackendUnavailableError(words, local=True)
 
 
 def public_run(path: str, timeout_s: float = 60.0) -> Any:
