@@ -53,13 +53,17 @@ class BackendUnavailableError(BackendError):
     Attributes:
         final: whether trying again will not help.
         network: whether the destination was not reached at all.
+        local: whether it is a program on this machine that failed, and may not the next time.
     """
 
-    def __init__(self, reason: str, *, final: bool = False, network: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, final: bool = False, network: bool = False, local: bool = False
+    ) -> None:
         """Say why, in words for the user."""
         super().__init__(reason)
         self.final = final
         self.network = network
+        self.local = local
 
 
 class BackendLostError(BackendError):

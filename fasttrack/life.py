@@ -13,6 +13,7 @@ from fasttrack.command import spell_command
 from fasttrack.exit_codes import as_exit_code
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import Finish
+from fasttrack.journal.run_directory import segments
 from fasttrack.notices import say
 from fasttrack.sigterm import SIGTERM_EXIT_CODE
 
@@ -254,7 +255,7 @@ class Life:
         sync, show = (spell_command(verb, str(self._run_dir)) for verb in ("sync", "show"))
         if not report.backends:
             kept = f"rows kept: {stats.rows_written}, in {self._run_dir}"
-            say(kept if self._run_dir.exists() else self._kept(stats))
+            say(kept if segments(self._run_dir) else self._kept(stats))
         for name, known in report.backends.items():
             if known.done is not None and known.done.delivered:
                 prefix = f"{name}: " if len(report.backends) > 1 else ""
@@ -267,7 +268,7 @@ class Life:
             say(f"not all is delivered{why}; {kept}; to deliver: {sync}; to look: {show}")
 
     def _kept(self, stats: Stats) -> str:
-        if not self._run_dir.exists():
+        if not segments(self._run_dir):  # a client may have made the directory anew
             return f"the journal is lost: {self._run_dir} was deleted"
         return f"{stats.rows_written} rows are safe in {self._run_dir}"
 

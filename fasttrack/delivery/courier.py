@@ -143,7 +143,8 @@ class Courier:
                 return self._replay(self._open(online=True), online=True)
             except BackendUnavailableError as error:
                 self._report_trouble(error)
-                return False
+                if not error.local:
+                    return False
             except BackendLostError as error:
                 self._backend.abandon()
                 self._report_trouble(error)

@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from faults.rows import compare
+from faults.rows import compare, count_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _DELIVERED = re.compile(r"rows delivered: ([\d,]+)")
 _KEPT = re.compile(r"rows kept: ([\d,]+), in (\S*offline-run-\S+)")
+_SAFE = re.compile(r"([\d,]+) rows are safe in ")
 _LOST = re.compile(r"([\d,]+) rows? (?:was|were) lost")
-_AT_THE_SERVER = ("server",)
 
 
 def said_lost(said: str) -> int:
@@ -33,6 +33,11 @@ def check_trainer(bench: Bench, trainer: Trainer) -> None:
     if trainer.run_id is None:
         return
     said = trainer.said
+    for safe in _SAFE.findall(said):
+        there = count_rows(trainer.run_dir)
+        if there < int(safe.replace(",", "")):
+            bench.outcome.said_wrongly += 1
+            bench.remark(f"the trainer said that {safe} rows are safe, and there are {there}")
     if _DELIVERED.search(said):
         check_online(bench, trainer.run_dir, "the trainer")
     if _KEPT.search(said):

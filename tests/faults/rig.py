@@ -161,7 +161,7 @@ class Bench:
     def run_dirs(self) -> list[Path]:
         """The journal directories."""
         found = [path for place in self.directories for path in (place / "fasttrack").glob("*")]
-        return sorted(path for path in found if path.is_dir())
+        return sorted(path for path in found if any(path.glob("segment-*.jsonl")))
 
     def inside(self, path: Path) -> str:
         """Return what the run's processes call a path that the rig sees."""

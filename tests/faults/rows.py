@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 ID = "row/id"
@@ -70,7 +70,16 @@ def read_journal(run_dir: Path) -> list[FoundRow]:
 
     Reads the files by itself: the package's own reader is under test.
     """
-    found = []
+    rows = _read_rows(run_dir)
+    return [row for entry in rows for row in _found(entry.get("step"), entry.get("values"))]
+
+
+def count_rows(run_dir: Path) -> int:
+    """Return how many rows all segments have, those included that the trainer did not make."""
+    return sum(1 for _ in _read_rows(run_dir))
+
+
+def _read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(run_dir.glob("segment-*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
@@ -78,8 +87,7 @@ def read_journal(run_dir: Path) -> list[FoundRow]:
             except ValueError:
                 continue
             if isinstance(entry, dict) and entry.get("kind") == "row":
-                found += _found(entry.get("step"), entry.get("values"))
-    return found
+                yield entry
 
 
 def read_history(history: Iterable[Mapping[str, Any]]) -> list[FoundRow]:

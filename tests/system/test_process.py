@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support.children import STEPS, LoggingData, train, train_rank
+from support.children import STEPS, train, train_rank
 from support.runs import (
     HANG_GUARD_S,
     journal_rows,
@@ -25,7 +24,7 @@ from support.runs import (
     wait_until,
     wandb_rows,
 )
-from support.trackers import Trackers, written_values
+from support.trackers import Trackers
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from fasttrack.journal.entries import Finish
@@ -398,24 +397,29 @@ def test_workers_of_pools_end_their_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", START_METHODS)
-def test_a_data_loader_takes_a_dataset_that_holds_the_tracker(
-    make: Trackers, capfd: pytest.CaptureFixture[str], method: str
-) -> None:
+def test_a_data_loader_takes_a_dataset_that_holds_the_tracker(tmp_path: Path, method: str) -> None:
     """Its workers log nothing, say so once each, and leave the run alone."""
-    tracker = make()
-    loader = torch.utils.data.DataLoader(
-        LoggingData(tracker), batch_size=2, num_workers=2, multiprocessing_context=method
+    result = run_script(
+        f"""
+        import torch
+        from support.children import LoggingData
+        from support.runs import make_tracker
+        from support.trackers import journal_only
+        tracker = make_tracker(resume_id="one", options=journal_only())
+        loader = torch.utils.data.DataLoader(
+            LoggingData(tracker), batch_size=2, num_workers=2, multiprocessing_context={method!r}
+        )
+        print([item for batch in loader for item in batch.tolist()])
+        tracker.log_metrics({{"a": 1}}, step=1)
+        tracker.finish()
+        """,
+        warnings="ignore",  # of forking with threads
     )
 
-    items = [item for batch in loader for item in batch.tolist()]
-    tracker.log_metrics({"a": 1}, step=1)
-    tracker.finish()
-
-    assert items == list(range(8))
-    assert written_values(tracker) == [{"a": 1}]
-    said = [line for line in capfd.readouterr().err.splitlines() if "does not record" in line]
+    assert result.stdout.strip() == str([float(index) for index in range(8)])
+    assert [row.values for row in journal_rows(tmp_path, "one")] == [{"a": 1}]
+    said = [line for line in result.stderr.splitlines() if "does not record the run one" in line]
     assert len(said) == 2
-    assert all(str(tracker.get_run_id()) in line for line in said)
 
 
 # --- exit codes of the program --------------------------------------------------------------------

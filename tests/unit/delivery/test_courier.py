@@ -482,6 +482,17 @@ def test_by_hand_files_that_are_being_staged_are_left_alone(scene: Scene) -> Non
     assert trainer.staged_files() == []
 
 
+def test_by_hand_a_client_that_failed_to_start_is_tried_again(scene: Scene) -> None:
+    """Its helper was killed at the wrong moment; nothing is wrong with the server."""
+    trainer = scene.begin()
+    trainer.log(0)
+    trainer.finish()
+    scene.destination.fail("open", BackendUnavailableError("killed", local=True), times=2)
+
+    assert scene.delivery().deliver_now() is True
+    assert scene.steps() == [0]
+
+
 def test_two_at_a_time_do_not_deliver_one_run(scene: Scene) -> None:
     """By hand it is said; a trainer's own delivery waits for its turn."""
     trainer = scene.begin()

@@ -111,7 +111,7 @@ def test_what_the_client_would_take_for_its_own_is_spelled_otherwise() -> None:
     assert told == {
         "_type": "artifactVersion",
         "_wandb_": 5,
-        "a": "{'_type': 'artifactVersion', 'id': 1}",
+        "a": {"_type": " artifactVersion", "id": 1},
         "b": [{"c": f" {reference}"}],
         "d": {"_type": "table-file"},
     }

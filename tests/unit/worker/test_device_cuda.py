@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ _BUSY_CYCLES = 200_000_000  # about a tenth of a second
 @contextmanager
 def waiting_forbidden() -> Iterator[None]:
     """Make whatever waits for the device raise."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "a prototype feature"
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
@@ -194,7 +197,9 @@ def test_the_users_default_device_and_type_change_nothing() -> None:
     with torch.device("cuda"):
         on_default_device = SideStreams().read(tensors, ())
     tensor_types: Any = torch.cuda
-    torch.set_default_tensor_type(tensor_types.FloatTensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and used
+        torch.set_default_tensor_type(tensor_types.FloatTensor)
     try:
         of_default_type = SideStreams().read(tensors, ())
     finally:

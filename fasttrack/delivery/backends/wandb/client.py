@@ -173,11 +173,12 @@ def unavailable(error: BaseException) -> BackendUnavailableError:
         words = "W&B does not answer" if late else "W&B refuses the run"
         return BackendUnavailableError(f"{words}: {said}", network=late)
     if isinstance(error, errors.Error):
-        return BackendUnavailableError(f"W&B did not open the run: {said}")
+        words = f"W&B did not open the run: {said}"
+        return BackendUnavailableError(words, local="wandb-core" in said)
     if isinstance(error, ValueError):  # its settings are checked by pydantic
         return BackendUnavailableError(f"W&B's client refuses its settings: {said}", final=True)
     words = f"W&B's client failed: {type(error).__name__}: {said}"
-    return BackendUnavailableError(words)
+    return BackendUnavailableError(words, local=True)
 
 
 def public_run(path: str, timeout_s: float = 60.0) -> Any:

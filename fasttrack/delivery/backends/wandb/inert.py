@@ -50,9 +50,13 @@ def inert_config(values: Mapping[str, Any]) -> dict[str, Any]:
 def inert(value: Any) -> Any:
     """Return `value` without what the client would take for an artifact, fetch, and fail over."""
     if isinstance(value, Mapping):
-        text = str(value) if value.get("_type") == "artifactVersion" else None
-        return text or {name: inert(item) for name, item in value.items()}
+        told = {name: inert(item) for name, item in value.items()}
+        return told | {"_type": " artifactVersion"} if _is_artifact(value) else told
     if isinstance(value, list):
         return [inert(item) for item in value]
     is_reference = isinstance(value, str) and value.startswith("wandb-artifact://")
     return f" {value}" if is_reference else value
+
+
+def _is_artifact(value: Mapping[str, Any]) -> bool:
+    return bool(value.get("_type") == "artifactVersion")
