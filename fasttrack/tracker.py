@@ -189,7 +189,6 @@ class ExperimentTracker:
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
-    @opaque
     def log_training_step(
         self,
         loss: Any,
@@ -242,7 +241,6 @@ class ExperimentTracker:
                 loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
             )
 
-    @opaque
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Queue any metrics for `step`, whatever the interval. Never waits, as `log_training_step`.
 
@@ -258,7 +256,6 @@ class ExperimentTracker:
         if logger is not None:
             logger.metrics(metrics, step)
 
-    @opaque
     def pause(self) -> AbstractContextManager[None]:
         """Return a context manager for what is no training: an evaluation, a checkpoint.
 
@@ -469,3 +466,11 @@ class ExperimentTracker:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
         self.finish(exit_code_of(error))
+
+
+for _call in (
+    ExperimentTracker.log_training_step,
+    ExperimentTracker.log_metrics,
+    ExperimentTracker.pause,
+):
+    opaque(_call)  # no decorator: type checkers see less through one

@@ -124,8 +124,11 @@ class Resolver:
             if gradients.scale is not None:
                 (scale,) = self._streams.read([gradients.scale], ())
                 number /= scale
-            # A sequence lock: the norm is only true if nobody wrote while it was computed.
-            if [gradient._version for gradient in gradients.tensors] == gradients.versions:
+            # A sequence lock: the norm is only true if nobody wrote while it was computed. Moving a
+            # model moves its gradients without a new version, and nothing of ours waits for that.
+            devices = {gradient.device for gradient in gradients.tensors if not gradient.is_cpu}
+            versions = [gradient._version for gradient in gradients.tensors]
+            if versions == gradients.versions and devices <= gradients.devices:
                 return number
         except (RuntimeError, ZeroDivisionError) as error:
             self._notices.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")
