@@ -118,15 +118,26 @@ def recheck(run_dir: Path) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[bool]:
-    """Hold the run's lock; yield whether nobody else does."""
-    lock = os.open(lock_path(run_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the run's lock; yield whether nobody else does. A read-only copy is nobody's."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = os.open(lock_path(run_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
         yield True
-    except BlockingIOError:
-        yield False
+        return
+    try:
+        yield _try_lock(lock)
     finally:
         os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def main() -> int:

@@ -6,13 +6,19 @@ import atexit
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasttrack import process_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
+
+
+_DEFAULTS = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)
+_before: dict[int, Any] = {}  # what was there before `_on_signal`
+_hearers: list[StopSignals] = []
+_pid = os.getpid()
 
 
 class StopSignals:
@@ -32,22 +38,22 @@ class StopSignals:
             names: the signals'.
             request: called with a signal's name, in its handler.
         """
-        self._names = names
+        self.numbers = {getattr(signal, name) for name in names}
         self._request = request
-        self._before: dict[int, object] = {}
         self._came = False
-        self._pid = os.getpid()
 
     def listen(self) -> bool:
         """Take the signals over; return whether that could be tried."""
+        global _pid
         if threading.current_thread() is not threading.main_thread():
             return False
-        for name in self._names:
-            number = getattr(signal, name)
-            if number == signal.SIGTERM:
-                process_hooks.listen(self._note_sigterm)
-            elif signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN):
-                self._before[number] = signal.signal(number, self._note)
+        _pid = os.getpid()
+        _hearers.append(self)
+        for number in self.numbers - {signal.SIGTERM}:
+            if signal.getsignal(number) in _DEFAULTS:
+                _before[number] = signal.signal(number, _on_signal)
+        if signal.SIGTERM in self.numbers:
+            process_hooks.listen(self._note_sigterm)
         atexit.register(self._at_exit)
         return True
 
@@ -60,26 +66,37 @@ class StopSignals:
             return
         atexit.unregister(self._at_exit)
         process_hooks.unlisten(self._note_sigterm)
-        for number, before in self._before.items():
-            if signal.getsignal(number) == self._note:
-                signal.signal(number, before)  # type: ignore[arg-type]
-        self._before.clear()
+        if self in _hearers:
+            _hearers.remove(self)
+        for number in self.numbers & _before.keys():
+            if any(number in other.numbers for other in _hearers):
+                continue
+            if signal.getsignal(number) is _on_signal:
+                signal.signal(number, _before[number])
+            del _before[number]
 
-    def _note_sigterm(self) -> None:
-        self._came = True
-        self._request("SIGTERM")
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a fork inherits the handler, but has nothing to stop
-            signal.signal(number, self._before[number])  # type: ignore[arg-type]
-            os.kill(os.getpid(), number)
-            return
+    def note(self, number: int) -> None:
+        """Take one in."""
         self._came = True
         self._request(signal.Signals(number).name)
 
+    def _note_sigterm(self) -> None:
+        self.note(signal.SIGTERM)
+
     def _at_exit(self) -> None:
         # Python's end resets handlers: a second signal would end it with another exit code.
-        if self._came and os.getpid() == self._pid:
-            for number in (*self._before, signal.SIGTERM):
-                if signal.getsignal(number) in (self._note, process_hooks.on_sigterm):
-                    signal.signal(number, signal.SIG_IGN)
+        if not self._came or os.getpid() != _pid:
+            return
+        for number in self.numbers:
+            if signal.getsignal(number) in (_on_signal, process_hooks.on_sigterm):
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _pid:  # a fork inherits the handler, but has nothing to stop
+        signal.signal(number, _before[number])
+        os.kill(os.getpid(), number)
+        return
+    for hearer in list(_hearers):
+        if number in hearer.numbers:
+            hearer.note(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +142,17 @@ def test_a_run_that_is_being_delivered_is_not_compared(delivered: Path) -> None:
     assert result.stderr == (
         "fasttrack: ab12 could not be checked: another process is delivering it\n"
     )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_copy_that_may_not_be_written_is_compared(delivered: Path) -> None:
+    """Only reading is needed."""
+    lock_path(delivered).unlink()
+    delivered.chmod(0o500)
+    try:
+        assert verify_json(delivered)["whole"]
+    finally:
+        delivered.chmod(0o700)
 
 
 def test_a_damaged_line_is_named_and_the_rest_compared(delivered: Path) -> None:

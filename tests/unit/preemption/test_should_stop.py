@@ -172,6 +172,35 @@ def test_off_the_main_thread_signals_are_left_alone_and_that_is_said(
     assert tracker.should_stop()
 
 
+def test_two_trackers_both_hear_a_signal_and_the_last_gives_it_back() -> None:
+    """Ctrl-C, too, where it is asked for: Python's own handler is nobody's."""
+    run_script(
+        """
+        import os, signal
+        from support.runs import make_tracker
+        from support.trackers import journal_only
+
+        options = journal_only(stop_signals=("SIGINT", "SIGUSR1"))
+        for number in (signal.SIGUSR1, signal.SIGINT):
+            before = signal.getsignal(number)
+            gone, first, second = (make_tracker(options=options) for _ in range(3))
+            assert not any(tracker.should_stop() for tracker in (gone, first, second))
+            gone.finish()
+            if number == signal.SIGUSR1:  # nobody was asked to stop: all is as it was
+                first.finish()
+                assert signal.getsignal(number) is not before
+                second.finish()
+                assert signal.getsignal(number) is before
+                continue
+            os.kill(os.getpid(), number)
+            assert [t.should_stop() for t in (gone, first, second)] == [False, True, True]
+            assert first.stop_reason() == second.stop_reason() == "SIGINT"
+            first.finish()
+            second.finish()
+        """
+    )
+
+
 @pytest.mark.parametrize("arguments", [{"enabled": False}, {"mode": "disabled"}, {}])
 def test_asked_or_not_the_answer_is_a_flag_whether_the_tracker_records_or_not(
     trackers: Trackers, arguments: dict[str, object]
