@@ -334,11 +334,13 @@ class Bench:
         """Add what was found wrong at one place."""
         self.outcome.lost += len(counts.lost)
         self.outcome.doubled += len(counts.doubled)
-        self.outcome.wrong += len(counts.wrong)
-        if not counts.clean:
+        # What the client dropped, because the disk took nothing, can only be sent again behind.
+        late = [] if self.may_lose else counts.late
+        self.outcome.wrong += len({*counts.wrong, *late})
+        if not counts.clean or counts.late:
             self.remark(
                 f"{where}: lost {counts.lost[:10]}, doubled {counts.doubled[:10]}, "
-                f"wrong {counts.wrong[:10]} (of {counts.checked} rows)"
+                f"wrong {counts.wrong[:10]}, late {counts.late[:10]} (of {counts.checked} rows)"
             )
 
 

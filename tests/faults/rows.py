@@ -124,10 +124,11 @@ class Counts:
     lost: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was."""
+        """Whether all are there, once and right, in whatever order."""
         return not (self.lost or self.doubled or self.wrong)
 
 
@@ -140,8 +141,8 @@ def compare(expected: Iterable[int], found: list[FoundRow], seed: int) -> Counts
         seed: the run's.
 
     Returns:
-        `lost`: not there; `doubled`: there more than once; `wrong`: there with other contents, not
-        expected at all, or behind one that was logged later.
+        `lost`: not there; `doubled`: there more than once; `wrong`: there with other contents, or
+        not expected at all; `late`: there behind one that was logged later.
     """
     must = set(expected)
     counts = Counts(checked=len(found))
@@ -151,7 +152,9 @@ def compare(expected: Iterable[int], found: list[FoundRow], seed: int) -> Counts
     latest: dict[int, int] = {}
     for row in found:
         before = latest.get(row.id // STREAM, -1)
-        if row.id not in must or row.id < before or not is_right(row, seed):
+        if row.id not in must or not is_right(row, seed):
             counts.wrong.append(row.id)
+        if row.id < before:
+            counts.late.append(row.id)
         latest[row.id // STREAM] = max(before, row.id)
     return counts

@@ -55,8 +55,15 @@ def _change_step(found: list[FoundRow]) -> None:
     found[7] = FoundRow(8, found[7].values)
 
 
-def _swap(found: list[FoundRow]) -> None:
+def test_a_row_behind_a_later_one_is_seen() -> None:
+    """It is whole, and late."""
+    found = _logged(20)
     found[7], found[8] = found[8], found[7]
+
+    counts = compare(range(20), found, _SEED)
+
+    assert counts.clean
+    assert counts.late == [7]
 
 
 def _invent(found: list[FoundRow]) -> None:
@@ -75,7 +82,6 @@ def _lose_nan(found: list[FoundRow]) -> None:
         (_change_value, [], [], [7]),
         (_lose_value, [], [], [7]),
         (_change_step, [], [], [7]),
-        (_swap, [], [], [7]),
         (_invent, [], [], [20]),
         (_lose_nan, [], [], [17]),
     ],
