@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -283,7 +284,8 @@ def test_a_file_that_was_completed_while_it_was_read_is_read_once_more(
             return iter([{**row.values, "step": row.step} for row in scene.rows])
 
     monkeypatch.setattr(proof, "FileHistory", Closing)
-    monkeypatch.setattr(proof.time, "monotonic", lambda: now_s[0])
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(proof, "time", clock)
     told = proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=10.0)
 
     assert (told, looks) == (f"3 rows read back from {tmp_path.name}", [False, True])
