@@ -98,6 +98,7 @@ def run_demo(
             tags=_TAGS,
             mode=mode,
             log_interval=LOG_INTERVAL,
+            options=Options(wait_for_delivery="finish"),
         )
         with tracker, watch(epochs * batches) as tracker.on_step:
             digits.train(args, tracker, None)
