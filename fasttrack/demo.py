@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasttrack import ExperimentTracker, is_main_process
+from fasttrack import ExperimentTracker, Options, is_main_process
 from fasttrack.errors import FasttrackError
 
 if TYPE_CHECKING:
