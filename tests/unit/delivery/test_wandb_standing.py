@@ -120,6 +120,26 @@ def test_a_long_run_is_proven_by_its_count_and_samples(tmp_path: Path) -> None:
     assert scene.server.read == 20_000
 
 
+def test_a_long_run_is_not_read_whole_because_the_server_counts_late(tmp_path: Path) -> None:
+    """It shows its last lines a moment after it got them."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing)
+    last, extent = [scene.server.kept.pop()], scene.server.extent
+
+    def look() -> Extent:
+        found = extent()
+        scene.server.kept += last
+        last.clear()
+        return found
+
+    scene.server.extent = look  # type: ignore[method-assign]
+
+    told = prove_online(scene.server, standing, alone=True, timeout_s=60)
+    assert told.startswith("the server counts 21,000 rows more than before")
+    assert scene.server.read == 20_000
+
+
 @pytest.mark.parametrize("lost", [{3}, {20_999}, {17_003, 17_004}])
 def test_a_gap_in_a_long_run_is_found_by_the_count(tmp_path: Path, lost: set[int]) -> None:
     """Wherever it is: then everything is read, and what is gone is sent behind."""

@@ -48,7 +48,7 @@ def prove_online(
     while True:
         late = time.monotonic() >= deadline
         try:
-            if (told := _by_samples(history, standing)) is not None:
+            if (told := _by_samples(history, standing, late=late)) is not None:
                 return told
             found = standing.compare_with(history)
         except BackendLostError as error:
@@ -62,12 +62,19 @@ def prove_online(
         pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
 
-def _by_samples(history: ServerHistory, standing: Standing) -> str | None:
-    """Return what proves a long run without reading all of it; None where all must be read."""
+def _by_samples(history: ServerHistory, standing: Standing, *, late: bool) -> str | None:
+    """Return what proves a long run without reading all of it; None where all must be read.
+
+    Raises:
+        BackendLostError: the server counts too few lines, and it is not `late`: more may come.
+    """
     lines, before = standing.lines, standing.base_lines
     if lines is None or before is None or lines <= MOST_READ:
         return None
-    if history.extent().lines != before + lines:
+    counted = history.extent().lines - before
+    if counted < lines and not late:
+        raise BackendLostError(f"the server counts {counted:,} of {lines:,} rows")
+    if counted != lines:
         return None
     found = standing.compare_with(history, sampled=True)
     if found.missing or found.others:
