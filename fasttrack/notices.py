@@ -17,7 +17,8 @@ _VARYING = re.compile(r"(?<!\w)(['\"]).*?(?:\1|$)|\b0x[0-9a-f]+|\d+")
 
 
 def say(text: str) -> None:
-    """Print one line for the user on stderr. Never raises (stderr may be closed or gone).
+    """Print one line for the user on stderr. Never raises (stderr may be closed, gone, or in use
+    by what a signal handler has interrupted).
 
     It may hold what the user has logged, or what a library said of it: secrets are redacted.
     """
@@ -25,8 +26,9 @@ def say(text: str) -> None:
 
     try:
         print(f"[ExperimentTracker] {redact_text(text)}", file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        return
+    except Exception as error:  # stderr may be an object of the user's
+        if is_handlers(error):
+            raise
 
 
 def spell(value: object) -> str:
