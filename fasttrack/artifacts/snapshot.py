@@ -114,6 +114,7 @@ class Staged:
             free = shutil.disk_usage(self.directory).free
             if free < 2 * needed and all(item.linked for item in self.foreign):
                 self.no_room = f"{gb(free)} are free"
+            self.foreign.sort(key=lambda item: item.linked)  # what may stay as it is comes last
             while self.foreign and self.no_room is None:
                 try:
                     self._replace(self.foreign[0], fill)

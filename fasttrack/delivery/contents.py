@@ -10,6 +10,7 @@ Memory does not grow with the run, but with what differs.
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -27,6 +28,8 @@ Held: TypeAlias = "tuple[int, Mapping[str, object]]"
 _BUCKETS = 4096
 _MASK = 2**64 - 1
 _MOST_NAMED = 3
+_TWO_INTEGERS = struct.Struct("=II")
+_NUMBER = struct.Struct("=d")
 _SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -153,6 +156,14 @@ def canonical(value: object) -> object:
     return repr(value)
 
 
+def _digest(step: int, value: object) -> int:
+    """Return what tells a value at a step from others; the same in every process for a number."""
+    value = canonical(value)
+    if isinstance(value, float):  # Python's own hash is the same for -1 and -2
+        return hash((step, *_TWO_INTEGERS.unpack(_NUMBER.pack(value))))
+    return hash((step, value))
+
+
 def as_it_is(row: Row) -> Held:
     """Return a row for a destination that keeps it as it is."""
     return row.step, row.values
@@ -183,7 +194,7 @@ def compare(
         step, values = kept(row)
         bucket = step % _BUCKETS
         for name, value in values.items():
-            digest = hash((step, canonical(value)))
+            digest = _digest(step, value)
             metric = metrics.get(name)
             if metric is None:
                 metric = metrics[name] = MetricComparison(hash(name) | 1)
@@ -195,7 +206,7 @@ def compare(
         bucket = step % _BUCKETS
         for name, value in told.items():
             if (metric := metrics.get(name)) is not None:
-                digest = hash((step, canonical(value)))
+                digest = _digest(step, value)
                 metric.held.add(digest)
                 theirs[bucket] += digest * metric.factor
     differing = {n for n, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b}

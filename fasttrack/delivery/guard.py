@@ -102,7 +102,8 @@ class _GuardedSession:
         """Return how much was sent, and note that something was. See `Session.uploaded_bytes`."""
         with self._watch("uploaded_bytes", ()):
             sent = self._session.uploaded_bytes()
-        if sent != self._sent and self._upload is not None:
-            self._upload.progress()
+        upload = self._upload  # which ends on another thread
+        if sent != self._sent and upload is not None:
+            upload.progress()
         self._sent = sent
         return sent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress, StopAsked
 from fasttrack.delivery.uploads import Uploads
+from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
 from fasttrack.journal.follower import Follower
 
@@ -94,12 +95,13 @@ class Replay:
 
         Raises:
             BackendLostError: the destination went away, or the proof failed; what this session
-                handed over may or may not be there.
+                handed over may or may not be there. Or it lacks what was proven earlier.
         """
         run_dir = self._segments[-1].parent
+        offline = not self._online
         uploads = Uploads(run_dir, self._backend, self._session, self._report)
         with contextlib.closing(uploads):
-            pending = proofs.pending(offline_will_do=not self._online)
+            pending = proofs.pending(offline_will_do=offline)
             newest = self._segments[-1]
             if newest not in pending and self._ending.find() is None:
                 pending.append(newest)  # proven as it was by hand; its trainer goes on
@@ -123,6 +125,9 @@ class Replay:
             if self._online:
                 self._ledger.url = self._session.url
             save()
+        if doubted := [p for p in proofs.pending(offline_will_do=offline) if p not in pending]:
+            names = ", ".join(path.name for path in doubted)
+            raise BackendLostError(f"rows of {names}, which were there, are there no more")
 
     def _hand_over(self, path: Path, uploads: Uploads) -> None:
         """Hand over one segment to its end; of the last one, until its trainer has left."""

@@ -87,6 +87,27 @@ def test_two_writers_of_one_id_are_told_and_nothing_of_either_is_lost(
     assert set(losses(server, "shared01")) >= set(expected)
 
 
+def test_what_an_earlier_attempt_has_lost_since_its_proof_is_sent_with_the_next(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """Another directory has overwritten a row of it; found when rows are looked for by content."""
+    write_attempt(
+        tmp_path, "early001", *rows_of({"loss": [0.0, 1.0, 2.0]}), finish(), mode="online"
+    )
+    assert deliver(run_dir(tmp_path, "early001"))["delivered"]
+    lines = server.runs["early001"].streams["wandb-history.jsonl"]
+    lines[1] = lines[1].replace('"loss":1', '"loss":77')
+    later = rows_of({"loss": [3.0, 4.0, 5.0]}, first_step=3)
+    write_attempt(tmp_path, "early001", *later, finish(), mode="online", resumed=True)
+    server.runs["early001"].lose_steps = {4}
+
+    done = deliver(run_dir(tmp_path, "early001"))
+
+    assert (done["delivered"], done["rows"], done["reason"]) == (True, 6, None)
+    expected = [(1, 77.0), *((step, float(step)) for step in range(6))]
+    assert sorted(losses(server, "early001")) == sorted(expected)
+
+
 def test_a_server_that_shows_nothing_proves_nothing(server: WandbServer, tmp_path: Path) -> None:
     """The client's word is not a proof; once the server answers, nothing is sent twice."""
     tracker = make_tracker(mode="online")

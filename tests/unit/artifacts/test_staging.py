@@ -536,3 +536,17 @@ def test_what_cannot_be_linked_is_lost_when_its_copy_is_cut_short(
         staged.finish(lambda: True)
 
     assert list(far_place.iterdir()) == []
+
+
+def test_the_reason_is_told_where_only_some_of_a_cut_short_copy_can_be_linked(
+    checkpoint: Path, place: Path, far_place: Path
+) -> None:
+    """A link to another file system's file stands behind a file that can be linked."""
+    far_place.mkdir(parents=True)
+    (far_place / "shard.pt").write_bytes(LARGE)
+    (checkpoint / "z.pt").symlink_to(far_place / "shard.pt")
+    staged = stage(checkpoint, place / "0001")
+    with pytest.raises(CutShortError):
+        staged.finish(lambda: True)
+
+    assert list(place.iterdir()) == []

@@ -171,3 +171,14 @@ def test_steps_are_spelled_as_a_few_ranges() -> None:
     assert step_ranges([5, 1, 2, 3, 2]) == [[1, 3], [5, 5]]
     assert spell_steps(range(4000)) == "0 to 3999"
     assert spell_steps([9, 1, 3, 5]) == "1, 3, 5, ..."
+
+
+@pytest.mark.parametrize(
+    ("logged", "other"), [(-1.0, -2.0), (math.inf, 314159.0), (1.0, 2.0**61), (0.5, 2.0**60)]
+)
+def test_numbers_of_one_python_hash_are_told_apart(logged: float, other: float) -> None:
+    """Another's reward of -2 stands where ours was -1."""
+    found = compare(lambda: numbered(row(0, 1, a=logged)), lambda: [(1, {"a": other})])
+
+    assert [one.replaced for one in found.missing] == [True]
+    assert found.metrics["a"].journal != found.metrics["a"].held

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from support.journals import write_attempt
 
 from fasttrack.delivery.backends.base import Place
-from fasttrack.delivery.backends.wandb.history import Extent, ServerHistory
+from fasttrack.delivery.backends.wandb import proof
+from fasttrack.delivery.backends.wandb.history import Extent, FileHistory, ServerHistory
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.notes import Notes
+from fasttrack.delivery.backends.wandb.offline_directory import online_directories
 from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
@@ -224,3 +229,63 @@ def test_sessions_of_one_run_see_each_other_while_they_are_open() -> None:
     assert first.others() == []
     for one in (first, other):
         one.close()
+
+
+def test_a_forked_child_does_not_hold_its_parents_session_open() -> None:
+    """A DataLoader's workers live on; the run's next session is not told of them."""
+    first = Presence("http://a", "e/p/forked")
+    told, tells = os.pipe()
+    awaited, ends = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(ends)
+        os.write(tells, b".")
+        os.read(awaited, 1)  # until the parent has looked
+        os._exit(0)
+    os.read(told, 1)
+    first.close()
+    with contextlib.closing(Presence("http://a", "e/p/forked")) as second:
+        others = second.others()
+    for fd in (told, tells, awaited, ends):
+        os.close(fd)
+    os.waitpid(child, 0)
+
+    assert others == []
+
+
+def test_directories_of_a_run_whose_id_ends_alike_are_not_its_own(tmp_path: Path) -> None:
+    """They would be removed where this run cannot be opened."""
+    for name in (
+        "run-20260101_000000-a",
+        "run-20260101_000000-b-a",
+        "offline-run-20260101_000000-a",
+    ):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+
+    assert online_directories(tmp_path, "a") == {tmp_path / "wandb" / "run-20260101_000000-a"}
+
+
+def test_a_file_that_was_completed_while_it_was_read_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read a long run takes longer than wandb-core has to close the file."""
+    scene = Scene(tmp_path, make_rows(3))
+    standing = scene.session()
+    looks: list[bool] = []
+    now_s = [0.0]
+
+    class Closing(FileHistory):
+        """A file that is whole from the second look on."""
+
+        def rows(self) -> Iterator[dict[str, object]]:
+            self.ended = bool(looks)
+            looks.append(self.ended)
+            now_s[0] += 100.0
+            return iter([{**row.values, "step": row.step} for row in scene.rows])
+
+    monkeypatch.setattr(proof, "FileHistory", Closing)
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(proof, "time", clock)
+    told = proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=10.0)
+
+    assert (told, looks) == (f"3 rows read back from {tmp_path.name}", [False, True])

@@ -13,10 +13,20 @@ import hashlib
 import itertools
 import os
 import socket
+import weakref
 from pathlib import Path
 
 _SOCKETS = Path("/proc/net/unix")
 _numbers = itertools.count()
+_open: weakref.WeakSet[Presence] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for presence in list(_open):
+        presence.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)  # else the run is held by its child, too
 
 
 class Presence:
@@ -35,6 +45,7 @@ class Presence:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             with contextlib.suppress(OSError):
                 self._socket.bind(f"\0{self._name}")
+            _open.add(self)
 
     def others(self) -> list[int]:
         """Return the ids of the processes that are there, too."""

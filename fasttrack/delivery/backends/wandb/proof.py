@@ -104,11 +104,12 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
     deadline = time.monotonic() + timeout_s
     history = FileHistory(directory.glob("run-*.wandb"))
     while True:
+        late = time.monotonic() >= deadline  # asked before: to read a long run takes longer
         found = compare(standing.rows, lambda: as_held(history.rows()), kept=kept)
         whole = history.ended and history.artifacts == artifacts
         if whole and not found.missing and not found.doubled:
             return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
-        if time.monotonic() >= deadline:
+        if late:
             why = found.gaps() if found.missing else "it was not written to its end"
             raise BackendLostError(f"{directory.name}: {why}")
         time.sleep(_POLL_S)
