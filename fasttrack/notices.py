@@ -19,7 +19,8 @@ _VARYING = re.compile(r"(?<!\w)(['\"]).*?(?:\1|$)|\b0x[0-9a-f]+|\d+")
 def say(text: str) -> None:
     """Print one line for the user on stderr. Never raises.
 
-    Stderr may be closed, gone, or in use by what a signal handler has interrupted. The line may hold what the user has logged, or what a library said of it: secrets are redacted.
+    Stderr may be closed, gone, or in use by what a signal handler has interrupted. The line may
+    hold what the user has logged, or what a library said of it: secrets are redacted.
     """
     from fasttrack.redaction import redact_text  # hardly ever needed
 
