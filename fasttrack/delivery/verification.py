@@ -3,27 +3,29 @@
 `python -m fasttrack.delivery.verification RUN`:
 
 A process of its own, as delivery is: clients are imported here and nowhere else, and whoever asks
-can give up on it. It prints one JSON object a place, changes nothing, and ends with 0; with 3 where
-another process delivers the run. With `--recheck` it compares nothing: it has the next delivery
-look for every row of the run by content.
+can give up on it; so does it itself where a client's helper lies still. It prints one JSON object a
+place, changes nothing, and ends with 0; with 3 where another process delivers the run. With
+`--recheck` it compares nothing: it has the next delivery look for every row of the run by content.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import math
 import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import orjson
 
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.contents import compare, numbered_rows, step_ranges
+from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.errors import BackendError, BackendLostError
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.destinations import segments_by_backend
@@ -39,11 +41,16 @@ if TYPE_CHECKING:
     from fasttrack.journal.cursor import Cursor
 
 _BUSY = 3
+_HUNG = 75  # as of delivery
 _MOST_LISTED = 1000  # missing rows that are named
 
 
-def verify(run_dir: Path) -> Iterator[dict[str, Any]]:
+def verify(run_dir: Path, watchdog: Watchdog) -> Iterator[dict[str, Any]]:
     """Yield what each destination of a run holds of it, place by place; see `PlaceVerdict`.
+
+    Args:
+        run_dir: the run's directory.
+        watchdog: watches the clients' helpers meanwhile.
 
     Raises:
         OSError: a segment cannot be read.
@@ -61,13 +68,17 @@ def verify(run_dir: Path) -> Iterator[dict[str, Any]]:
             leave_out=lambda what: None,
         )
         try:
-            holdings = make_backend(name, place).holdings(header, paths)
+            backend = make_backend(name, place)
+            with watchdog.call(name, "the comparison", math.inf, backend.helper):
+                holdings = backend.holdings(header, paths)
         except (BackendError, KeyError) as error:
             attempts = [attempt(path) for path in paths]
             yield {"backend": name, "attempts": attempts, "error": str(error) or repr(error)}
             continue
         for holding in holdings:
-            yield {"backend": name, **_verdict(holding, cursor, name)}
+            with watchdog.call(name, "the comparison", math.inf, backend.helper):
+                told = _verdict(holding, cursor, name)
+            yield {"backend": name, **told}
 
 
 def _verdict(holding: Holding, cursor: Cursor, backend: str) -> dict[str, Any]:
@@ -140,6 +151,11 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
+def _give_up(owner: str, why: str) -> NoReturn:
+    print(f"{owner}: {why}", file=sys.stderr, flush=True)
+    os._exit(_HUNG)
+
+
 def main() -> int:
     """Compare and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery.verification")
@@ -152,7 +168,9 @@ def main() -> int:
         if arguments.recheck:
             recheck(arguments.run)
             return 0
-        for told in verify(arguments.run):
+        watchdog = Watchdog(on_hang=_give_up)
+        watchdog.start()
+        for told in verify(arguments.run, watchdog):
             line = json_bytes({"event": "place", **told}, orjson.OPT_APPEND_NEWLINE)
             print(line.decode(), end="", flush=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from support.runs import delivery_pid, make_tracker, run_dir, wait_until
 
 from fasttrack import ExperimentTracker, Options
-from fasttrack.delivery.children import children_of
+from fasttrack.delivery.children import children_of, kill_children
+from fasttrack.delivery.spawn import delivery_environment, verification_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,3 +103,23 @@ def test_sync_goes_on_where_the_client_hangs(server: WandbServer, tmp_path: Path
 
     assert process.returncode == 0, said
     assert losses(server, tracker.get_run_id()) == list(range(50))
+
+
+def test_verify_ends_where_the_client_hangs(server: WandbServer, tmp_path: Path) -> None:
+    """It holds the run's lock, so that nobody could deliver either."""
+    with make_tracker(mode="online", options=OPTIONS) as tracker:
+        log(tracker, range(5))
+    with subprocess.Popen(
+        verification_command(run_dir(tmp_path, tracker.get_run_id())),
+        env=delivery_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.kill(core_of(process.pid), signal.SIGSTOP)
+        try:
+            said, _ = process.communicate(timeout=120)
+        finally:
+            kill_children(process.pid)
+            process.kill()
+
+    assert json.loads(said.splitlines()[-1])["error"]
