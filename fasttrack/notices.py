@@ -17,16 +17,18 @@ _VARYING = re.compile(r"(?<!\w)(['\"]).*?(?:\1|$)|\b0x[0-9a-f]+|\d+")
 
 
 def say(text: str) -> None:
-    """Print one line for the user on stderr. Never raises (stderr may be closed or gone).
+    """Print one line for the user on stderr. Never raises.
 
-    It may hold what the user has logged, or what a library said of it: secrets are redacted.
+    Stderr may be closed, gone, or in use by what a signal handler has interrupted. The line may
+    hold what the user has logged, or what a library said of it: secrets are redacted.
     """
     from fasttrack.redaction import redact_text  # hardly ever needed
 
     try:
         print(f"[ExperimentTracker] {redact_text(text)}", file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        return
+    except Exception as error:  # stderr may be an object of the user's
+        if is_handlers(error):
+            raise
 
 
 def spell(value: object) -> str:

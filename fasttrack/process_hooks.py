@@ -146,7 +146,8 @@ def _finish_all(exit_code: int) -> None:
 
 def _preempt_all() -> None:
     for run in open_runs():
-        run.preempt()
+        with contextlib.suppress(Exception):  # one run's trouble is no other's
+            run.preempt()
 
 
 SIGTERM = Sigterm(_preempt_all)

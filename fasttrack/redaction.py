@@ -244,7 +244,8 @@ def _hides(found: re.Match[str], name: str) -> bool:
 def _secrets() -> list[str]:
     """Return the values that are secrets here and now, as they may be spelled; longest first."""
     found: set[str] = set()
-    for name, value in os.environ.items():
+    for name in list(os.environ):  # its items() raises where another thread takes one out
+        value = os.environ.get(name, "")
         if len(value) < _SHORTEST:
             continue
         known = _known.get(name)

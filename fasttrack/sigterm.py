@@ -153,13 +153,15 @@ class Sigterm:
                 listener()
             return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it twice
-        if self._begun.acquire(blocking=False):
-            self._end_runs()
-        else:  # back from native code at last; the thread is at it, and kills the process
-            time.sleep(_END_S)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
-        os._exit(SIGTERM_EXIT_CODE)  # pid 1 of a container is spared the default action
+        try:
+            if self._begun.acquire(blocking=False):
+                self._end_runs()
+            else:  # back from native code at last; the thread is at it, and kills the process
+                time.sleep(_END_S)
+        finally:  # whatever another signal's handler raises: nobody could end it any more
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(SIGTERM_EXIT_CODE)  # pid 1 of a container is spared the default action
 
     def _wait(self, reading: int) -> None:
         poll = select.poll()

@@ -140,6 +140,9 @@ def add_scale(metrics: dict[str, Captured], scaler: Any, _: Refuse) -> None:
     # get_scale() would wait for the device; _scale is the tensor behind it.
     scale = getattr(scaler, "_scale", None)
     if scale is None:
+        scaler = getattr(scaler, "_scaler", scaler)  # timm's holds torch's own
+        scale = getattr(scaler, "_scale", None)
+    if scale is None:
         if not callable(getattr(scaler, "get_scale", None)):
             raise ValueRefusedError(f"must be a GradScaler, not {describe(scaler)}")
         scale = scaler.get_scale()

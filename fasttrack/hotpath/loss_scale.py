@@ -90,6 +90,9 @@ class LossScales:
             _listen(self)
         watch = self._watch_of(optimizer, listed)
         if watch is None:
+            watches = tuple(self._watched.items())
+            if any(key in states and not watch.is_of(listed) for key, watch in watches):
+                raise ScaleUnknownError("the scaler serves another model's optimizer, too")
             stage, stepped = _only_stage(states), None
         else:
             watch.scaler = weakref.ref(scaler)

@@ -87,7 +87,8 @@ class Agreement:
 
     def request(self, reason: str) -> None:
         """Have all ranks stop, soon. Never waits."""
-        if self._requested is None:
+        # `close` wakes it, too: a handler that interrupts that would wait for the lock it holds.
+        if self._requested is None and not self._closing:
             self._requested = reason
             self._wake.release()
 

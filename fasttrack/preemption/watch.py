@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fasttrack.context.distributed import get_rank, get_world_size
 from fasttrack.context.shared_id import default_store
+from fasttrack.handler_errors import is_handlers
 from fasttrack.notices import Notices
 from fasttrack.preemption.agreement import Agreement
 from fasttrack.preemption.calls import GO_ON
@@ -75,11 +76,18 @@ class StopWatch:
                 "stop_signals",
                 "should_stop: the first call was not on the main thread, so signals are not heard",
             )
-        self._meet()
         self._thread = threading.Thread(
             target=self._run, name="fasttrack-stop-sources", daemon=True
         )
-        self._thread.start()
+        try:
+            self._meet()
+            self._thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            if is_handlers(error):
+                raise
+            self._notices.warn(
+                "threads", f"should_stop: {error}, so that signals to this process alone are heard"
+            )
         atexit.register(self.close)  # a thread inside torch at the interpreter's end aborts it
 
     def answer(self, number: int) -> bool:
@@ -117,8 +125,7 @@ class StopWatch:
 
     def _run(self) -> None:
         while True:
-            self._meet()
-            for source in self._sources if self._asked is None else ():
+            for source in (self._meet, *(self._sources if self._asked is None else ())):
                 try:
                     reason = source()
                 except Exception as error:  # nothing may end the thread
@@ -136,7 +143,8 @@ class StopWatch:
         self._closed.set()
         atexit.unregister(self.close)
         self._signals.leave()
-        self._thread.join(_LOOK_EVERY_S)
+        if self._thread.is_alive():
+            self._thread.join(_LOOK_EVERY_S)
         if self._agreement is not None:
             self._agreement.close()
         for source in self._sources:

@@ -111,6 +111,34 @@ def test_sigterm_waits_for_nobody_that_hangs_at_the_end(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
+def test_sigterm_ends_a_process_whose_runs_cannot_be_ended(tmp_path: Path) -> None:
+    """A disk that fails at `close`: the process dies, and the next run is marked all the same."""
+    process = start_script(
+        """
+        import threading
+        from support.runs import make_tracker
+        first = make_tracker(resume_id="one")
+        second = make_tracker(resume_id="two")
+
+        def fail(*given):
+            raise OSError(5, "Input/output error")
+
+        first._engine._life._close_segment = fail
+        print("ready", flush=True)
+        threading.Event().wait()
+        """
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=HANG_GUARD_S)
+
+    assert process.returncode == -signal.SIGTERM
+    finish = finish_of(tmp_path, "two")
+    assert finish is not None
+    assert finish.preempting
+
+
 def test_sigterm_of_a_forked_child_is_not_the_parents(tmp_path: Path) -> None:
     """Children inherit what the parent listens to; theirs must not end it, at any moment."""
     result = run_script(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import threading
 from typing import Any
@@ -218,3 +219,48 @@ def test_text_that_stderr_cannot_encode_does_not_raise(monkeypatch: pytest.Monke
     Notices().refuse("métrique/\ud800", "no")
 
     assert raw.getvalue() == b""
+
+
+def test_a_line_in_the_midst_of_another_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that logs may interrupt a write to stderr, which cannot be entered again."""
+    entered: list[bytes] = []
+
+    class Terminal(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            entered.append(bytes(data))
+            say("from a handler")
+            return len(data)
+
+    buffered = io.BufferedWriter(Terminal())
+    with io.TextIOWrapper(buffered, line_buffering=True) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        say("the program's")
+        monkeypatch.undo()
+
+    assert len(entered) == 1
+    assert b"the program's" in entered[0]
+
+
+def test_what_a_signal_handler_raises_while_a_line_is_said_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A preemption's TimeoutError is an OSError, as a closed stderr's is."""
+
+    def preempt(number: int, frame: object) -> None:
+        raise TimeoutError("stop now")
+
+    class Interrupted(io.StringIO):
+        def write(self, text: str) -> int:
+            signal.raise_signal(signal.SIGUSR2)
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Interrupted())
+    before = signal.signal(signal.SIGUSR2, preempt)
+    try:
+        with pytest.raises(TimeoutError, match="stop now"):
+            say("a line")
+    finally:
+        signal.signal(signal.SIGUSR2, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -788,3 +789,18 @@ def test_all_that_delivery_makes_is_the_users_alone(tmp_path: Path) -> None:
     assert len(private) > 5
     open_to_others = [p for p in private if not p.is_symlink() and p.stat().st_mode & 0o077]
     assert open_to_others == []
+
+
+def test_a_variable_that_goes_meanwhile_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread takes variables out of the environment while its secrets are looked for."""
+
+    class Vanishing(dict[bytes, bytes]):
+        """Lose a key between its listing and its reading."""
+
+        def __iter__(self) -> Any:
+            yield from [*super().keys(), b"GONE_TOKEN"]
+
+    monkeypatch.setenv("KEPT_TOKEN", "a-secret-that-stays")
+    monkeypatch.setattr(os.environ, "_data", Vanishing(os.environ._data))  # type: ignore[attr-defined]
+
+    assert redact_text("it is a-secret-that-stays") == f"it is {REDACTED}"

@@ -236,6 +236,15 @@ def test_what_a_signal_handler_raises_in_an_argument_goes_on_its_way(make: Track
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_the_scale_of_a_wrapped_scaler_is_logged(make: Trackers) -> None:
+    """timm's holds torch's own, as the gradient norm knows."""
+    scaler = SimpleNamespace(_scaler=torch.amp.GradScaler("cpu", init_scale=8.0))
+    tracker = make()
+    tracker.log_training_step(0.5, 0, scaler=scaler)
+
+    assert [row["train/amp_scale"] for row in written_values(tracker)] == [8.0]
+
+
 # --- learning rates -------------------------------------------------------------------------------
 
 

@@ -289,6 +289,22 @@ def test_two_optimizers_with_one_scaler(place: str, *, update_each: bool) -> Non
         loop.check()
 
 
+def test_another_models_step_does_not_make_this_ones_gradients_unscaled() -> None:
+    """A GAN that passes no optimizer: the scaler has seen one step, of which this is none."""
+    first, second = Loop("backward"), Loop("backward")
+    second.scaler, second.source, second.heard = first.scaler, first.source, first.heard
+    for loop in (first, second):
+        loop.passes = (None, first.scaler)
+        loop.backward()
+        loop.log("backward")
+        loop.scaler.step(loop.optimizer)
+
+    assert first.norms == pytest.approx(first.truths, rel=1e-4)
+    assert second.norms == [None]
+    (said,) = first.heard
+    assert "another model's optimizer" in said
+
+
 def test_scaled_gradients_on_top_of_unscaled_ones_are_left_out_and_said() -> None:
     """The generator's backward pass adds to the critic's gradients after the critic has stepped."""
     loop = Loop("late")

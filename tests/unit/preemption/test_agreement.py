@@ -298,3 +298,26 @@ def test_every_order_of_events_ends_with_all_at_one_call_or_none(annulled: bool)
         assert states == ({"void"} if stops == {None} else {"at"}), seed
         outcomes |= states
     assert outcomes == ({"at", "void"} if annulled else {"at"})
+
+
+@pytest.mark.usefixtures("swift")
+def test_a_handler_may_ask_while_its_thread_closes(store: Store) -> None:
+    """It interrupts the owner of a lock that cannot be taken twice: it must not want that."""
+    rank = Rank(0, 2, store, [])
+    asked = threading.Event()
+
+    class Interrupted(threading.Semaphore):
+        def release(self, n: int = 1) -> None:
+            with self._cond:  # type: ignore[attr-defined]  # as the original holds it
+                if not asked.is_set():
+                    asked.set()
+                    rank.agreement.request("by a handler")
+            super().release(n)
+
+    rank.agreement._wake = Interrupted(0)
+    closing = threading.Thread(target=rank.agreement.close, daemon=True)
+    closing.start()
+    closing.join(HANG_GUARD_S / 4)
+
+    assert asked.is_set()
+    assert not closing.is_alive()

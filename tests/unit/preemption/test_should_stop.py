@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,8 +159,6 @@ def test_off_the_main_thread_signals_are_left_alone_and_that_is_said(
     trackers: Trackers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python sets handlers on the main thread only."""
-    import threading
-
     before = signal.getsignal(signal.SIGUSR1)
     tracker = trackers()
     first = threading.Thread(target=tracker.should_stop)
@@ -170,6 +169,25 @@ def test_off_the_main_thread_signals_are_left_alone_and_that_is_said(
     assert "the first call was not on the main thread" in capsys.readouterr().err
     tracker.request_stop()
     assert tracker.should_stop()
+
+
+def test_without_a_thread_to_be_had_signals_are_heard_and_training_goes_on(
+    trackers: Trackers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's limit of processes: the first call raises nothing, and says what it lacks."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tracker = trackers()
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        assert not tracker.should_stop()
+    assert "can't start new thread" in capsys.readouterr().err
+    signal.raise_signal(signal.SIGUSR1)
+
+    assert tracker.should_stop()
+    assert tracker.stop_reason() == "SIGUSR1"
 
 
 def test_two_trackers_both_hear_a_signal_and_the_last_gives_it_back() -> None:
