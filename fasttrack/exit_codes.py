@@ -24,6 +24,8 @@ _LARGEST = 2**31 - 1  # of a code; a journal's line takes 64 bits, a system 8
 
 def as_exit_code(value: Any) -> int:
     """Return an exit code as a number: 1 for whatever is none."""
+    if not hasattr(type(value), "__index__"):  # no exception whose frames hold the SystemExit
+        return 1
     try:
         code = operator.index(value)
     except Exception as error:  # of whatever class the value is

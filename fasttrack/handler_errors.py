@@ -45,11 +45,13 @@ def _was_given_its_caller(frame: FrameType) -> bool:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
     values = frame.f_locals
-    for name in code.co_varnames[:count]:
-        value = values.get(name)
-        if value is below or (type(value) is tuple and any(item is below for item in value)):
-            return True
-    return False
+    arguments = [values.get(name) for name in code.co_varnames[:count]]
+    if type(values) is dict and code.co_flags & _OPTIMIZED:
+        values.clear()  # a copy that the frame keeps (before 3.13), in a cycle with its exception
+    return any(
+        value is below or (type(value) is tuple and any(item is below for item in value))
+        for value in arguments
+    )
 
 
 def _handlers_code() -> set[CodeType]:
@@ -67,4 +69,4 @@ def _handlers_code() -> set[CodeType]:
     return found
 
 
-_VARARGS, _VARKEYWORDS = 0x04, 0x08  # `inspect.CO_VARARGS`, without that module
+_OPTIMIZED, _VARARGS, _VARKEYWORDS = 0x01, 0x04, 0x08  # `inspect.CO_VARARGS`, without that module

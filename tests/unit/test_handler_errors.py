@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import signal
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -124,3 +126,29 @@ def test_a_call_within_a_handler_may_fail_by_itself() -> None:
     signal.raise_signal(signal.SIGUSR1)
 
     assert seen == [False]
+
+
+def test_asking_keeps_nothing_alive() -> None:
+    """A frame keeps the copy of its locals that was asked for: it held tensors in a cycle."""
+
+    class Held:
+        """Something large."""
+
+    def fails(held: Held) -> None:
+        answers = []
+        try:
+            raise ValueError
+        except ValueError as error:
+            answers.append(is_handlers(error))
+        assert answers == [False]
+
+    held = Held()
+    kept = weakref.ref(held)
+    gc.disable()
+    try:
+        fails(held)
+        del held
+
+        assert kept() is None
+    finally:
+        gc.enable()
