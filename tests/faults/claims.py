@@ -35,7 +35,7 @@ def check_trainer(bench: Bench, trainer: Trainer) -> None:
     said = trainer.said
     for safe in _SAFE.findall(said):
         there = count_rows(trainer.run_dir)
-        if there < int(safe.replace(",", "")):
+        if there + len(bench.excused) < int(safe.replace(",", "")):
             bench.outcome.said_wrongly += 1
             bench.remark(f"the trainer said that {safe} rows are safe, and there are {there}")
     if _DELIVERED.search(said):

@@ -478,7 +478,7 @@ def test_offset_sent_again_is_overwritten_also_when_zipped(server: WandbServer) 
     for _ in range(2):
         reply = send(f"{server.url}/files/e/p/r/file_stream", body, content_encoding="gzip")
 
-    assert reply == {"exitcode": None, "limits": {}}
+    assert reply == {"exitcode": None, "limits": {}, "stopped": False}
     assert server.runs["r"].history == [{"_step": 0}, {"_step": 1}]
 
 
