@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 32  # records that are written together
+_LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
@@ -84,6 +85,8 @@ class Worker:
         # Of each `flush`: held until it is done. No Condition: what a signal handler raises in its
         # Python code would leave its lock held, and the worker waiting for ever.
         self._flushes: deque[threading.Lock] = deque()
+        self._waits_for_end: deque[threading.Lock] = deque()
+        self._ended = False
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
         self._gave_up = False
@@ -153,7 +156,7 @@ class Worker:
         self._flushes.append(done)
         while True:
             self.wake()
-            alive = self._thread is not None and self._thread.is_alive()
+            alive = self._thread is not None and not self._ended
             left_s = deadline - time.monotonic() if alive else 0.0
             if done.acquire(timeout=min(max(left_s, 0.0), 1.0)):
                 return True
@@ -164,11 +167,17 @@ class Worker:
         """End the thread after a last round; return whether it ended within `timeout_s`."""
         self._stopping = True
         self.wake()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            self._gave_up = self._thread.is_alive()
-            return not self._gave_up
-        return True
+        if self._thread is None:
+            return True
+        # Not by the thread's own `join` and `is_alive`: where a signal handler raises in them,
+        # Python takes a thread that runs on for ended (before 3.13).
+        ended = threading.Lock()
+        ended.acquire()
+        self._waits_for_end.append(ended)
+        self._gave_up = not (self._ended or ended.acquire(timeout=max(0.0, timeout_s)))
+        if not self._gave_up:
+            self._thread.join(_LAST_WORDS_S)
+        return not self._gave_up
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
@@ -180,6 +189,14 @@ class Worker:
     # --- worker thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop_twice()
+        finally:
+            self._ended = True
+            while self._waits_for_end:
+                self._waits_for_end.popleft().release()
+
+    def _loop_twice(self) -> None:
         try:
             self._loop()
         except BaseException as error:
