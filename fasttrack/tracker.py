@@ -360,6 +360,8 @@ class ExperimentTracker:
 
     def _look(self, number: int) -> bool:
         if self._watch is None:
+            if self._engine is not None and not self._engine.running:
+                return False  # finished: nobody would give the signals back
             self._watch = self._begin_watch()
         return number >= self._calls.limit and self._watch.answer(number)
 

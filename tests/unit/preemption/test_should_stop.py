@@ -378,3 +378,13 @@ def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     """Before the run."""
     with pytest.raises(ConfigurationError, match=r"Options\.stop_"):
         Options(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_finished_run_listens_to_nothing(trackers: Trackers) -> None:
+    """Nobody would give the signals back: SIGTERM must end the process as it did."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    tracker = trackers()
+    tracker.finish()
+
+    assert not tracker.should_stop()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
