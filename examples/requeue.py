@@ -3,16 +3,16 @@
     sbatch slurm/requeue_resume.sbatch                        # on a cluster, on any number of ranks
     python examples/requeue.py --checkpoint checkpoints/a.pt  # by hand: kill -USR1 it, start again
 
-Slurm announces the time limit with SIGUSR1 (the script asks for it) and preemption with SIGTERM.
-The handler only notes the signal. The loop sees the note after its step, saves a checkpoint that
-carries the run's id, and leaves; when the job starts again, it finds the checkpoint and goes on.
+`tracker.should_stop()` turns True, after the same step on all ranks, when the job is preempted
+(SIGTERM), when its time is nearly up (SIGUSR1, or Slurm's own word), and when somebody asks for it
+(`fasttrack stop`, W&B's stop button). The loop then saves a checkpoint and leaves; when the job
+starts again, it finds its checkpoint, and the tracker finds its run.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -28,6 +28,7 @@ from fasttrack import ExperimentTracker, Options, is_main_process
 
 BATCH_SIZE = 32  # of one rank
 REQUEUE_ME = 75  # exit code: "not done, start me again" (EX_TEMPFAIL in sysexits.h)
+PREEMPTED = 143  # the exit code of a program that SIGTERM ended; who sent it knows what comes next
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,34 +42,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class StopSignal:
-    """The signal that asked this job to leave; 0 until there is one."""
-
-    def __init__(self) -> None:
-        """Listen to SIGUSR1 and SIGTERM. The tracker leaves other people's handlers alone."""
-        self._noted = 0
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: object) -> None:
-        # Saves nothing here: the handler may interrupt the optimizer in the middle of its step.
-        # Slurm sends signals twice now and then; the first counts.
-        self._noted = self._noted or number
-
-    def agree(self) -> int:
-        """Return the signal that any rank got: all must leave after the same step."""
-        if not dist.is_initialized():
-            return self._noted
-        noted = torch.tensor(self._noted)  # on the CPU: the ranks meet without waiting for a GPU
-        dist.all_reduce(noted, op=dist.ReduceOp.MAX)
-        return int(noted.item())
-
-    def ignore(self) -> None:
-        """Listen no more. Python's exit resets handlers, and a late signal would be the end."""
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write `checkpoint`, on one rank; a job killed in the middle leaves the one before."""
     if is_main_process():
@@ -80,10 +53,10 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, str | None]:
+) -> tuple[int, str]:
     """Restore from the checkpoint if there is one; return the next step and the run's id."""
     if not path.exists():
-        return 0, None
+        return 0, "auto"  # a job that is started again may know its run without a checkpoint
     checkpoint = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
@@ -99,8 +72,15 @@ def draw_batch(step: int, device: torch.device) -> tuple[torch.Tensor, torch.Ten
     return inputs.to(device), inputs.sum(dim=1, keepdim=True).to(device)
 
 
-def train(args: argparse.Namespace, device: torch.device, stop: StopSignal) -> None:
-    """Train to the end, or until a signal: then save, and leave with an exit code that says so."""
+def exit_code(reason: str | None) -> int:
+    """Return what tells the batch script, by the reason to stop, whether to requeue the job."""
+    if reason in ("SIGUSR1", "time_limit"):
+        return REQUEUE_ME
+    return PREEMPTED if reason == "SIGTERM" else 0
+
+
+def train(args: argparse.Namespace, device: torch.device) -> None:
+    """Train to the end, or until asked to stop: then save, and leave with a code that says so."""
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -127,7 +107,7 @@ def train(args: argparse.Namespace, device: torch.device, stop: StopSignal) -> N
         }
 
     with tracker:
-        save_checkpoint(args.checkpoint, state(first_step))  # from here on the run's id is safe
+        tracker.should_stop()  # listens from here on: compiling the first step may take long
         for step in range(first_step, args.steps):
             inputs, targets = draw_batch(step, device)
             loss = mse_loss(network(inputs), targets)
@@ -136,21 +116,19 @@ def train(args: argparse.Namespace, device: torch.device, stop: StopSignal) -> N
             optimizer.step()
             tracker.log_training_step(loss, step, BATCH_SIZE, optimizer, model)
             time.sleep(args.step_s)  # stands for a real model's step
-            signalled = stop.agree()
-            if signalled or (step + 1) % args.save_interval == 0 or step + 1 == args.steps:
+            stop, done = tracker.should_stop(), step + 1 == args.steps
+            if stop or done or (step + 1) % args.save_interval == 0:
                 save_checkpoint(args.checkpoint, state(step + 1))
-            if signalled and step + 1 < args.steps:
-                print(f"signal {signalled}: saved step {step + 1}, leaving")
-                # SIGTERM: whoever sent it knows whether this job shall run again.
-                code = REQUEUE_ME if signalled == signal.SIGUSR1 else 128 + signalled
-                tracker.finish(code, preempting=True)
+            if stop and not done:
+                code = exit_code(tracker.stop_reason())
+                print(f"{tracker.stop_reason()}: saved step {step + 1}, leaving with {code}")
+                tracker.finish(code, preempting=code != 0)
                 sys.exit(code)
     print(f"trained {args.steps} steps")
 
 
 def main() -> None:
     """Join the other ranks if there are any, and train."""
-    stop = StopSignal()  # before anything that takes long
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -158,9 +136,8 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        train(parse_args(), device, stop)
+        train(parse_args(), device)
     finally:
-        stop.ignore()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasttrack import ExperimentTracker, is_main_process
+from fasttrack import ExperimentTracker, Options, is_main_process
 from fasttrack.errors import FasttrackError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def run_demo(
             tags=_TAGS,
             mode=mode,
             log_interval=LOG_INTERVAL,
+            options=Options(wait_for_delivery="finish"),
         )
         with tracker, watch(epochs * batches) as tracker.on_step:
             digits.train(args, tracker, None)

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import enum
+import math
 import sys
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack import process_hooks
 from fasttrack.artifacts.recorder import Recorder
-from fasttrack.command import spell_command
 from fasttrack.context.identity import identify_trainer
 from fasttrack.context.metadata import get_metadata
 from fasttrack.delivery.backends.registry import BACKENDS
 from fasttrack.errors import DirectoryError, FasttrackError
+from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
-from fasttrack.journal.entries import FORMAT_VERSION, Finish, Header, merge_headers
+from fasttrack.journal.entries import FORMAT_VERSION, Header, merge_headers
 from fasttrack.journal.reader import read_header
-from fasttrack.journal.run_directory import run_directory, segments
+from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
-from fasttrack.notices import Notices, say
+from fasttrack.life import Life
+from fasttrack.notices import Notices, say, spell
+from fasttrack.preemption.stop_button import StopButton
+from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
 from fasttrack.validation import check_aliases
 from fasttrack.worker.loop import Worker
@@ -38,27 +39,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.preemption.watch import Source
     from fasttrack.settings import RunSettings
-    from fasttrack.worker.supervisor import BackendReport, Delivery
+    from fasttrack.worker.supervisor import Delivery
 
 _GIB = 2**30
 _CONSOLE_SLOTS = 4096
-_PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
-
-
-class Lifecycle(enum.Enum):
-    """A recording run's life; it runs from its construction on."""
-
-    RUNNING = "running"
-    FINISHING = "finishing"
-    FINISHED = "finished"
+_FLUSH_S = 10.0  # that a flush waits where it is given no number
 
 
 class Engine:
     """The parts of one run, and its life.
 
-    Threads: built, finished and forked on one; the rest from any. SIGTERM's handler calls
-    `preempt` on the main thread, in the midst of whatever runs there.
+    Threads: built on one; the rest from any, signal handlers included.
     """
 
     def __init__(self, settings: RunSettings, on_fork: Callable[[], None]) -> None:
@@ -78,16 +71,16 @@ class Engine:
         self.run_id = settings.run_id
         self.run_dir = run_directory(settings.base_dir, settings.run_id)
         self.notices = Notices()
-        self.lifecycle = Lifecycle.RUNNING
-        self._on_fork = on_fork
-        self._finish_lock = threading.Lock()
         writer = _open_journal(self.run_dir, settings)
+        self._note_in_job()
         self.name = settings.name if settings.name is not None else _earlier_name(self.run_dir)
         """Of a resumed run for which none is given: what it was begun with here."""
+        process_hooks.SIGTERM.take()
         try:
             self.delivery = self._start_delivery(writer.path)
         except FasttrackError:
             writer.close()
+            process_hooks.give_back_if_idle()
             raise
         # caller thread
         ring: Ring[RawRecord] = Ring(options.ring_capacity, options.full_wait_s)
@@ -97,6 +90,7 @@ class Engine:
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
         )
         self._ring = ring
+        self._segment = writer.path
         self._calls = CallMeter()
         # worker thread
         self._overhead = Overhead(
@@ -116,6 +110,8 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
+            every_interval=process_hooks.SIGTERM.refresh,
+            find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
             ring,
@@ -134,14 +130,27 @@ class Engine:
             self.notices,
             upload_models=settings.upload_models,
             takes_artifacts=any(BACKENDS[name].takes_artifacts for name in settings.backends),
+            copy_wait_s=options.checkpoint_wait_s,
+            is_offline=lambda: self.offline,
         )
         self._recorder.record_metadata(get_metadata)
-        # In the thread mode wandb, being in this process, captures the console by itself.
-        capture_console = options.console and options.delivery == "process"
-        self._console = ConsoleCapture(console_ring) if capture_console else None
+        self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
             _point_out_open_runs()
-        process_hooks.register(self)
+        self._life = Life(
+            settings,
+            self.run_dir,
+            self.notices,
+            name=self.name,
+            worker=self._worker,
+            logger=self.logger,
+            recorder=self._recorder,
+            console=self._console,
+            delivery=self.delivery,
+            stats=self.stats,
+            on_fork=on_fork,
+        )
+        process_hooks.register(self._life)
 
     def _start_delivery(self, segment: Path) -> Delivery:
         backends = self.settings.backends
@@ -154,12 +163,29 @@ class Engine:
                 segment, backends, self.notices.warn, process_hooks.run_first_at_exit
             )
         try:
-            return DeliveryProcess(segment, backends, self.notices.warn)
+            return DeliveryProcess(
+                segment,
+                backends,
+                self.notices.warn,
+                silence_s=2 * self.settings.options.hang_timeout_s,
+                lend_signals=process_hooks.SIGTERM.lend,
+            )
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
+
+    def _note_in_job(self) -> None:
+        job_runs = self.settings.job_runs
+        if job_runs is None:
+            return
+        if text := job_runs.describe(self.run_id, found=self.settings.resumed):
+            say(text)
+        try:
+            job_runs.note(self.run_id)
+        except OSError as error:
+            self.notices.warn("job_runs", f"this job, requeued, will not find its run: {error}")
 
     # --- what is no row ---------------------------------------------------------------------------
 
@@ -186,7 +212,9 @@ class Engine:
             return
         try:
             record()
-        except Exception as error:  # nothing may raise into training
+        except Exception as error:  # nothing of ours may raise into training
+            if is_handlers(error):
+                raise
             self.logger.failed_call(method, error)
 
     # --- asking -----------------------------------------------------------------------------------
@@ -194,16 +222,21 @@ class Engine:
     @property
     def running(self) -> bool:
         """Whether it records."""
-        return self.lifecycle is Lifecycle.RUNNING
+        return self._life.running
 
     @property
     def offline(self) -> bool:
         """Whether offline was asked for, or a backend fell back to it."""
         return self.settings.mode == "offline" or self.delivery.report.offline
 
+    def stop_sources(self) -> list[Source]:
+        """Return who may ask this run's program to stop, beside signals and Slurm."""
+        report = self.delivery.report
+        return [StopFile(stop_path(self._segment)), StopButton(lambda: report.stop_asked)]
+
     def state_and_link(self) -> tuple[str, str]:
         """Return in words what the run does, and where to look at it."""
-        state = f"{self.lifecycle.value}{', offline' if self.offline else ''}"
+        state = f"{self._life.lifecycle.value}{', offline' if self.offline else ''}"
         return state, self.delivery.report.url or str(self.run_dir)
 
     def stats(self) -> Stats:
@@ -219,6 +252,7 @@ class Engine:
             out_of_order=counts.get("out_of_order", 0),
             journal_errors=counts.get("journal_error", 0),
             worker_errors=counts.get("worker_errors", 0),
+            cut_off=self._worker.left_behind,
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
             ring_high_water=self._worker.ring_high_water,
@@ -227,101 +261,31 @@ class Engine:
             call_us_p99=p99_us,
             worker_cpu_pct=self._overhead.worker_cpu_pct,
             effective_interval=self._overhead.effective_interval,
+            reasons=self.notices.reasons(),
         )
 
     # --- ending -----------------------------------------------------------------------------------
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: Any) -> bool:
         """Wait until all that was logged so far is in the journal; return whether it is."""
-        return self._worker.flush(timeout_s) if self.running else True
+        return not self.running or self._worker.flush(self._seconds(timeout_s))
 
-    def finish(self, exit_code: int = 0, *, preempting: bool = False) -> None:
-        """Do what `ExperimentTracker.finish` says."""
-        if not self.running:
-            return
-        options = self.settings.options
-        # Still running meanwhile: SIGTERM or Ctrl-C find a journal that they can end.
-        if not self._recorder.wait(options.upload_timeout_s):
-            self.notices.warn("copies", "a checkpoint is still being copied; it is not uploaded")
-        with self._finish_lock:
-            if not self.running:
-                return
-            self.lifecycle = Lifecycle.FINISHING
-        self.logger.close()
+    def _seconds(self, timeout_s: Any) -> float:
         try:
-            deadline = time.monotonic() + options.finish_timeout_s
-            if self._end_journal(exit_code, preempting, options.finish_timeout_s):
-                left_s = max(0.0, deadline - time.monotonic())
-                self.delivery.wait(left_s, options.upload_timeout_s)
-            self._say_result()
-        finally:
-            self.lifecycle = Lifecycle.FINISHED
-            self.delivery.close()
-            process_hooks.unregister(self)
+            seconds = float(timeout_s)
+        except Exception as error:  # of whatever class it is
+            if is_handlers(error):
+                raise
+            seconds = math.nan
+        if math.isnan(seconds):
+            text = f"flush: timeout_s must be a number, not {spell(timeout_s)}"
+            self.notices.warn("timeout_s", f"{text}; {_FLUSH_S:g} is taken")
+            return _FLUSH_S
+        return seconds
 
-    def _end_journal(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
-        """Stop the worker and close the segment; return False where the worker hangs."""
-        if self._console is not None:
-            self._console.stop()
-        if not self._worker.stop(timeout_s):
-            self.notices.warn("stuck", "the worker waits for the device; its last rows are lost")
-            return False
-        now_s = time.time()
-        self._worker.end_segment(
-            Finish(
-                exit_code=int(exit_code) if isinstance(exit_code, int) else 1,
-                preempting=preempting,
-                time_s=now_s,
-                deadline_s=now_s + timeout_s,
-            )
-        )
-        return True
-
-    def _say_result(self) -> None:
-        stats, report = self.stats(), self.delivery.report
-        lost = stats.dropped + stats.journal_errors + stats.worker_errors
-        if lost:
-            say(f"{lost} rows were lost; see stats()")
-        if not report.backends:
-            say(f"rows kept: {stats.rows_written}, in {self.run_dir}")
-        for name, known in report.backends.items():
-            if known.done is not None and known.done.delivered:
-                prefix = f"{name}: " if len(report.backends) > 1 else ""
-                say(f"{prefix}{describe_delivered(known, stats.rows_written)}")
-        if not report.delivered:
-            why = f" ({report.reason})" if report.reason else ""
-            say(
-                f"not all is delivered{why}; {stats.rows_written} rows are safe in "
-                f"{self.run_dir}; to deliver: {spell_command('sync', str(self.run_dir))}"
-            )
-
-    def preempt(self) -> None:
-        """Flush and mark the run as preempting; the process is about to end (SIGTERM)."""
-        if self.running:
-            self.lifecycle = Lifecycle.FINISHING
-            self.logger.close()
-            if self._recorder.busy:
-                self.notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
-            self._end_journal(process_hooks.SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
-        elif self.lifecycle is Lifecycle.FINISHING:  # finish() lies below this signal handler
-            self._worker.stop(_PREEMPT_FLUSH_S)
-
-    def leave_to_parent(self) -> None:
-        """Let go of everything; this process is a fork of the one that records."""
-        self.lifecycle = Lifecycle.FINISHED
-        if self._console is not None:
-            self._console.stop()
-        self.delivery.close()
-        self._on_fork()
-
-
-def describe_delivered(report: BackendReport, rows: int) -> str:
-    """Return where a person finds `rows` rows that a backend has proven to have."""
-    if report.offline:
-        return f"rows kept: {rows}, in {report.directory}"
-    if report.url is not None:
-        return f"rows delivered: {rows}. View run at: {report.url}"
-    return f"rows delivered: {rows}" + (f", in {report.directory}" if report.directory else "")
+    def finish(self, exit_code: Any = 0, *, preempting: bool = False) -> None:
+        """Do what `ExperimentTracker.finish` says."""
+        self._life.finish(exit_code, preempting=preempting)
 
 
 def _open_journal(run_dir: Path, settings: RunSettings) -> SegmentWriter:
@@ -359,10 +323,12 @@ def _make_header(settings: RunSettings) -> Header:
         backends=settings.backends,
         time_s=settings.began_s,
         world_size=settings.world_size,
-        console=settings.options.console,
+        console=settings.console,
+        sweep_id=settings.sweep_id,
         finish_timeout_s=settings.options.finish_timeout_s,
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
+        hang_timeout_s=settings.options.hang_timeout_s,
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,
@@ -375,10 +341,5 @@ def _make_header(settings: RunSettings) -> Header:
 
 def _point_out_open_runs() -> None:
     for earlier in process_hooks.open_runs():
-        if isinstance(earlier, Engine) and earlier.running:
-            earlier.notices.warn(
-                "still_open",
-                f"the run {earlier.name} ({earlier.run_id}) that this session began earlier is "
-                "still open, and ends with the session; to end it yourself, call finish() on its "
-                "tracker before you make another",
-            )
+        if isinstance(earlier, Life):
+            earlier.point_out()

@@ -9,6 +9,7 @@
     └── BackendError                             a destination of delivery:
         ├── BackendUnavailableError              it could not be opened
         ├── BackendLostError                     it was open and takes no more rows
+        │   └── UnprovenError                    what it took is not proven to be there
         └── ArtifactRefusedError                 it does not take an artifact
 
 The constructor raises the first two and, where delivery cannot be started, the base; the functions
@@ -47,16 +48,30 @@ class BackendError(FasttrackError):
 
 
 class BackendUnavailableError(BackendError):
-    """The backend could not be opened. `final`: trying again will not help."""
+    """The backend could not be opened.
 
-    def __init__(self, reason: str, *, final: bool = False) -> None:
+    Attributes:
+        final: whether trying again will not help.
+        network: whether the destination was not reached at all.
+        local: whether it is a program on this machine that failed, and may not the next time.
+    """
+
+    def __init__(
+        self, reason: str, *, final: bool = False, network: bool = False, local: bool = False
+    ) -> None:
         """Say why, in words for the user."""
         super().__init__(reason)
         self.final = final
+        self.network = network
+        self.local = local
 
 
 class BackendLostError(BackendError):
     """An open backend takes no more rows; what it has not proven must be replayed."""
+
+
+class UnprovenError(BackendLostError):
+    """Whether the backend has every row is not proven, and another session now would not help."""
 
 
 class ArtifactRefusedError(BackendError):

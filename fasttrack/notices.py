@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from threading import RLock
 
+from fasttrack.handler_errors import is_handlers
+
+_MOST_WARNINGS = 1000  # memory and log must not fill up, whatever comes
+_MOST_REASONS = 1000
+_LONGEST_NAME, _LONGEST_WHY = 100, 500  # characters
+_MOST_ALIKE = 100  # reasons of one cause or one name: made anew at every step, as it seems
+_VARYING = re.compile(r"(?<!\w)(['\"]).*?(?:\1|$)|\b0x[0-9a-f]+|\d+")
+
 
 def say(text: str) -> None:
-    """Print one line for the user on stderr. Never raises (stderr may be closed or gone)."""
+    """Print one line for the user on stderr. Never raises.
+
+    Stderr may be closed, gone, or in use by what a signal handler has interrupted. The line may
+    hold what the user has logged, or what a library said of it: secrets are redacted.
+    """
+    from fasttrack.redaction import redact_text  # hardly ever needed
+
     try:
-        print(f"[ExperimentTracker] {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        return
+        print(f"[ExperimentTracker] {redact_text(text)}", file=sys.stderr, flush=True)
+    except Exception as error:  # stderr may be an object of the user's
+        if is_handlers(error):
+            raise
+
+
+def spell(value: object) -> str:
+    """Return `repr(value)`, or what is left to say where that raises."""
+    try:
+        return repr(value)
+    except Exception as error:
+        if is_handlers(error):
+            raise
+        return f"<{type(value).__name__} whose repr() raises>"
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def cause_of(why: str) -> str:
+    """Return `why` without what differs between cases of one mistake: numbers and quoted values."""
+    return _VARYING.sub("#", why)
 
 
 class Notices:
@@ -27,21 +62,58 @@ class Notices:
         self._lock = RLock()
         self._counts: Counter[str] = Counter()
         self._said: set[str] = set()
+        self._reasons: dict[tuple[str, str], str] = {}  # by name and cause, as it is shown
+        self._lost: Counter[tuple[str, str]] = Counter()
+        self._alike: Counter[str] = Counter()  # reasons of one name, or of one cause
 
-    def count(self, reason: str, number: int = 1) -> None:
-        """Add `number` losses for `reason`."""
+    def count(self, kind: str, number: int = 1) -> None:
+        """Add `number` to what `counts` has for `kind`."""
         with self._lock:
-            self._counts[reason] += number
+            self._counts[kind] += number
+
+    def lose(self, kind: str, name: str, why: str, *, result: str, number: int = 1) -> None:
+        """Count a loss by kind and by reason; say each reason once.
+
+        Args:
+            kind: what `counts` has it under.
+            name: the metric or the call that it befell.
+            why: what was wrong and, behind a semicolon, what to do. What differs in its numbers and
+                quoted values only is one reason.
+            result: what became of it, for the warning.
+            number: how many were lost.
+        """
+        name, why = _short(name, _LONGEST_NAME), _short(why, _LONGEST_WHY)
+        with self._lock:
+            self._counts[kind] += number
+            key = self._key(name, cause_of(why))
+            new = key not in self._reasons
+            if new:
+                shown = why.split(";", 1)[0] if key[1] else "other reasons"
+                self._reasons[key] = f"{key[0] or 'others'}: {shown}"
+                self._alike.update(key)
+            self._lost[key] += number
+        if new:
+            more = "" if all(key) else " (more of this kind is counted only)"
+            say(f"{name}: {why}; {result}{more}")
+
+    def _key(self, name: str, cause: str) -> tuple[str, str]:
+        if (name, cause) in self._reasons:
+            return name, cause
+        full = len(self._reasons) >= _MOST_REASONS
+        return (
+            "" if full or self._alike[cause] >= _MOST_ALIKE else name,
+            "" if full or self._alike[name] >= _MOST_ALIKE else cause,
+        )
 
     def refuse(self, metric: str, why: str) -> None:
-        """Count a value that cannot be logged, and name its metric in one warning."""
-        self.count("refused")
-        self.warn(f"metric:{metric}", f"{metric}: {why}; not logged")
+        """Count a value that cannot be logged; name its metric, with each cause, in one warning."""
+        name = metric if type(metric) is str else spell(metric)  # whatever stood in the mapping
+        self.lose("refused", name, why, result="not logged")
 
     def warn(self, key: str, text: str) -> None:
         """Say `text`, unless something was said for `key` before."""
         with self._lock:
-            if key in self._said or len(self._said) >= _DISTINCT_WARNINGS:
+            if key in self._said or len(self._said) >= _MOST_WARNINGS:
                 return
             self._said.add(key)
         say(text)
@@ -51,5 +123,10 @@ class Notices:
         with self._lock:
             return dict(self._counts)
 
-
-_DISTINCT_WARNINGS = 1000  # a metric name made anew at every step must not fill memory or the log
+    def reasons(self) -> dict[str, int]:
+        """Return how much was lost for each reason, the most frequent first."""
+        shown: Counter[str] = Counter()
+        with self._lock:
+            for key, number in self._lost.items():
+                shown[self._reasons[key]] += number
+        return dict(shown.most_common())

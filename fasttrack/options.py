@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import check_names, require_choice, require_integer, require_number
 
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -23,11 +25,14 @@ class Options:
 
     grad_norm: str = "auto"
     """Where `train/grad_norm` is computed: "worker"; "inline", on the caller's thread; "auto", in
-    the worker unless the gradients exceed `grad_hold_limit_gb`, or are a few MiB on the CPU; or
-    "off"."""
+    the worker unless that would hold more than `grad_hold_limit_gb`, or the gradients are a few MiB
+    on the CPU; or "off". Gradients that change in place behind the call go inline in any case, once
+    that is seen: "worker" loses one norm to seeing it, "auto" none."""
 
     grad_hold_limit_gb: float = 1.0
-    """GiB of gradients that "auto" lets the worker hold; more could exhaust the device's memory."""
+    """GiB of gradients that the worker is let hold, those of all steps that the device has not
+    computed yet together; more could exhaust its memory. What is above is computed inline. "worker"
+    holds those of one step whatever they take."""
 
     ring_capacity: int = 65_536
     """Records between the training loop and the worker; a power of two. Each slot is 8 bytes."""
@@ -40,14 +45,33 @@ class Options:
     """Seconds between the worker's rounds: the longest that a row stays in memory, beside the
     device's lag. Longer intervals cost more, not less: memory that went cold is slow."""
 
+    wait_for_delivery: str = "auto"
+    """Who waits until delivery has proven that it has all: "finish", `finish()` itself; "exit", the
+    process when it ends, for all its runs together, so that `finish()` returns as soon as the
+    journal is closed; "never", nobody: delivery, once it is up, does the rest alone, if what runs
+    the job lets it outlive the trainer. What is not proven is said. "auto" is "exit" for runs in
+    offline mode, where nothing can be out of reach, and "finish" online and where somebody
+    types."""
+
     finish_timeout_s: float = 60.0
-    """Seconds that `finish()` waits for everything to be delivered."""
+    """Seconds from `finish()` on that are waited for everything to be delivered."""
 
     upload_timeout_s: float = 3600.0
-    """Seconds beyond `finish_timeout_s` that `finish()` waits for artifacts being uploaded."""
+    """Seconds beyond `finish_timeout_s` that are waited for artifacts being uploaded."""
+
+    checkpoint_wait_s: float = 120.0
+    """Seconds that `log_checkpoint` may wait for a copy of the files, which takes about as long as
+    saving them did, less where the file system clones (XFS, Btrfs, NFS 4.2). What is not copied by
+    then is copied while training goes on, and lost, which is said, if it is overwritten in place
+    before. 0: never wait; right for checkpoints that each have a new name."""
 
     online_timeout_s: float = 30.0
     """Seconds that delivery tries to reach W&B before it falls back to offline."""
+
+    hang_timeout_s: float = 60.0
+    """Seconds after which a call into W&B's client that should take none, and has not come back,
+    counts as hung: the client is started anew. What may take its time (uploads, finishing) has that
+    on top. A delivery process that gives no sign of life for twice as long is replaced."""
 
     backends: tuple[str, ...] | None = None
     """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
@@ -61,8 +85,9 @@ class Options:
     """Where delivery runs: "process", a process of its own that costs training nothing, or
     "thread", for notebooks and for code that needs `wandb.run` in this process."""
 
-    console: bool = True
-    """Whether what the program prints becomes the run's console log."""
+    console: bool | None = None
+    """Whether what the program prints becomes the run's console log, secrets redacted; None:
+    unless WANDB_CONSOLE is "off"."""
 
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
@@ -72,17 +97,38 @@ class Options:
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
 
+    stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
+    """The signals that make `should_stop()` answer True, from its first call on. A handler of the
+    program's own is never replaced."""
+
+    stop_before_end_s: float | None = 120.0
+    """How many seconds before the time limit of its Slurm job `should_stop()` answers True; at most
+    a tenth of the job's time. None: the limit is not looked at."""
+
     overhead_budget: float | None = None
     """The share of the step time that the logging calls may take, such as 0.01; None: any. Where
     they take more over two seconds, fewer steps are logged: the effective log interval grows, to at
     most 100 times `log_interval`, and shrinks again when there is room. That is said once and
     recorded as `fasttrack/effective_interval`. `log_metrics` is never left out."""
 
+    find_pauses: bool = True
+    """Whether a step that took more than half a second and ten times as long as the last ones
+    (their median) holds a pause, an evaluation or a checkpoint: what it took beyond them is
+    `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
+    times it must be. False: only what `tracker.pause()` marks."""
+
     def __post_init__(self) -> None:
         """Validate."""
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        waits = ("auto", "finish", "exit", "never")
+        require_choice("Options.wait_for_delivery", self.wait_for_delivery, waits)
+        if self.wait_for_delivery == "never" and self.delivery == "thread":
+            raise ConfigurationError(
+                "Options.wait_for_delivery='never' needs a delivery that outlives the process; "
+                "delivery='thread' does not"
+            )
         if self.directory is not None and not isinstance(self.directory, str):
             raise ConfigurationError(
                 f"Options.directory must be a string or None, not {self.directory!r}"
@@ -92,9 +138,11 @@ class Options:
             "full_wait_s",
             "finish_timeout_s",
             "upload_timeout_s",
+            "checkpoint_wait_s",
             "online_timeout_s",
         ):
             require_number(f"Options.{name}", getattr(self, name), least=0)
+        require_number("Options.hang_timeout_s", self.hang_timeout_s, least=1)
         if self.overhead_budget is not None:
             require_number("Options.overhead_budget", self.overhead_budget, least=0)
             if not 0 < self.overhead_budget < 1:
@@ -103,8 +151,15 @@ class Options:
                     f"(0.01 is one percent), or None, not {self.overhead_budget!r}"
                 )
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
-        require_choice("Options.console", self.console, (True, False))
+        require_choice("Options.console", self.console, (True, False, None))
+        require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        if self.stop_before_end_s is not None:
+            require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)
+        names = check_names("Options.stop_signals", self.stop_signals)
+        object.__setattr__(self, "stop_signals", names)
+        for name in names:
+            require_choice("Options.stop_signals", name, _STOP_SIGNALS)
         if self.backends is not None:
             names = check_names("Options.backends", self.backends)
             object.__setattr__(self, "backends", names)  # a list is taken, too

@@ -1,26 +1,33 @@
 """What happens to open runs when their process forks, is terminated, or just ends.
 
 * fork (DataLoader workers): the child's trackers turn inert; the parent's are untouched.
-* interpreter exit without `finish()`: runs are finished, as failed after an uncaught exception.
-  The exit code of a bare `sys.exit(n)` cannot be seen from here; use the tracker as a context
-  manager where it matters.
+* the end without `finish()`, of the interpreter or of a multiprocessing child's function: runs are
+  finished with the exit code, as far as it can be seen (`exit_codes.py`).
 * SIGTERM where the program has no handler of its own: journals are flushed, runs are marked as
-  preempting, then the default action happens. A user's handler is never replaced.
+  preempting, then the default action happens (`sigterm.py`). A user's handler is never replaced.
+  While somebody listens (the program calls `should_stop()`), he is told, and nothing else happens.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-import signal
 import sys
-import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fasttrack.exit_codes import (
+    exit_code_of,
+    exit_code_of_program,
+    leave_sys_exit,
+    watch_sys_exit,
+)
+from fasttrack.sigterm import Sigterm
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from collections.abc import Callable
 
-SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
+_FIRST = 1000  # the priority of multiprocessing's finalizers: what they end may still be logging
 
 
 class OpenRun(Protocol):
@@ -32,66 +39,133 @@ class OpenRun(Protocol):
     def preempt(self) -> None:
         """Flush and mark as preempting: the process is about to be terminated."""
 
-    def finish(self, exit_code: int = 0) -> None:
-        """Finish the run."""
+    def end(self, exit_code: int) -> object:
+        """Close the run's journal."""
+
+    def settle(self, *, wait: bool = True) -> bool:
+        """Say what became of the run once delivery is over, and wait for that or only look."""
+
+    def settle_at_exit(self) -> None:
+        """The same, for the last time."""
 
 
-_open: set[OpenRun] = set()  # not weak: a run whose tracker was forgotten must be finished too
+# Not weak: a run whose tracker was forgotten must be finished too.
+_open: dict[OpenRun, None] = {}  # in order
+_undelivered: dict[OpenRun, None] = {}  # whose journals are closed
+_MOST_UNDELIVERED = max(8, os.cpu_count() or 1)  # each has a process at work
+_child_exit: Any = None
 
 
 def register(run: OpenRun) -> None:
-    """Look after `run` until `unregister`."""
-    _open.add(run)
+    """Look after `run` until it is settled."""
+    _open[run] = None
     run_first_at_exit()
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _on_sigterm)
+    watch_sys_exit()
+    SIGTERM.take()
 
 
 def open_runs() -> list[OpenRun]:
-    """Return the runs that are looked after."""
+    """Return the runs that record."""
     return list(_open)
 
 
-def unregister(run: OpenRun) -> None:
-    """Stop looking after `run`; after the last one, SIGTERM is as it was."""
-    _open.discard(run)
-    if (
-        not _open
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is _on_sigterm
-    ):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def ended(run: OpenRun) -> None:
+    """Note that `run` records no more; after the last, SIGTERM and `sys.exit` are as they were."""
+    _undelivered[run] = None
+    _open.pop(run, None)
+    if not _open:
+        leave_sys_exit()
+    give_back_if_idle()
+
+
+def give_back_if_idle() -> None:
+    """Leave SIGTERM as it was where no run is open and nobody listens."""
+    if not _open and not SIGTERM.listeners:
+        SIGTERM.give_back()
+
+
+def settled(run: OpenRun) -> None:
+    """Note that nothing is left to be done for `run`."""
+    _undelivered.pop(run, None)
+
+
+def settle_some() -> None:
+    """Settle the runs that are delivered by now; wait for the oldest while there are many."""
+    for run in list(_undelivered):
+        run.settle(wait=False)
+    while len(_undelivered) > _MOST_UNDELIVERED:
+        next(iter(_undelivered)).settle()
+
+
+def listen(callback: Callable[[], None]) -> None:
+    """Have SIGTERM call `callback` on the main thread, and not end the process, until `unlisten`.
+
+    Where the program has a handler of its own, nothing is changed.
+    """
+    SIGTERM.listeners.append(callback)
+    SIGTERM.take()
+
+
+def unlisten(callback: Callable[[], None]) -> None:
+    """Stop calling `callback`; where nobody else needs SIGTERM, it is as it was."""
+    with contextlib.suppress(ValueError):
+        SIGTERM.listeners.remove(callback)
+    give_back_if_idle()
 
 
 def run_first_at_exit() -> None:
-    """Have our exit handler run before those that were registered until now (wandb's, say)."""
+    """Have our exit handlers run before those that were registered until now (wandb's, say)."""
+    global _child_exit
     atexit.unregister(_at_exit)
     atexit.register(_at_exit)
+    # A child of multiprocessing leaves by os._exit, after its own finalizers only.
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize
+
+        if _child_exit is None or not _child_exit.still_active():
+            _child_exit = Finalize(None, _at_child_exit, exitpriority=_FIRST)
 
 
 def _at_exit() -> None:
-    # A thread left inside torch at interpreter exit aborts the process: finish() joins ours.
-    failed = getattr(sys, "last_value", None) is not None
-    for run in open_runs():
-        run.finish(exit_code=1 if failed else 0)
+    _finish_all(exit_code_of_program())
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm and torchrun send it twice
+def _at_child_exit() -> None:
+    # They run in the `finally` of the child's function: what leaves it is on its way.
+    _finish_all(exit_code_of(sys.exc_info()[1]))
+
+
+def _finish_all(exit_code: int) -> None:
+    # A thread left inside torch at interpreter exit aborts the process: `end` joins ours.
     for run in open_runs():
-        run.preempt()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(SIGTERM_EXIT_CODE)  # pid 1 of a container is spared the default action
+        run.end(exit_code)
+    for run in list(_undelivered):
+        run.settle_at_exit()
+
+
+def _preempt_all() -> None:
+    for run in open_runs():
+        with contextlib.suppress(Exception):  # one run's trouble is no other's
+            run.preempt()
+
+
+SIGTERM = Sigterm(_preempt_all)
+on_sigterm = SIGTERM.handle
 
 
 def _after_fork_in_child() -> None:
-    for run in open_runs():
+    SIGTERM.after_fork_in_child()
+    for run in [*_open, *_undelivered]:
         run.leave_to_parent()
     _open.clear()
+    _undelivered.clear()
+    SIGTERM.listeners.clear()
+    leave_sys_exit()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=SIGTERM.before_fork,
+    after_in_parent=SIGTERM.after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.context.config import as_config, config_refusal, encodable
+from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
 from fasttrack.errors import ConfigurationError
@@ -29,9 +29,16 @@ from fasttrack.validation import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fasttrack.context.job_runs import JobRuns
+
 DEFAULT_PROJECT = "vla-lego"
 DEFAULT_BACKENDS = ("wandb",)
 MODES = ("online", "offline", "disabled")
+AUTO_ID = "auto"
+"""The `resume_id` that has the job's run looked up."""
+_OLD_MODES = {"dryrun": "offline", "run": "online"}
+_CONSOLES = ("auto", "off", "wrap", "redirect", "wrap_raw", "wrap_emu")
+_TRUE = ("1", "true", "yes", "on")
 REQUIRED_TAGS = ("model", "dataset", "objective", "experiment_group")
 """The tags that whoever gives tags gives all of, by default."""
 
@@ -49,7 +56,11 @@ class RunSettings:
     run_id: str | None
     """None only where nothing is recorded."""
     resumed: bool
-    """Whether `run_id` was given."""
+    """Whether `run_id` was given, or found, so that the run may be there already."""
+    job_runs: JobRuns | None
+    """Where to note the run, so that this job finds it when it starts again; None: nowhere."""
+    sweep_id: str | None
+    """The W&B sweep that the run is a trial of; None: of none."""
     mode: str
     """"online", "offline" or "disabled"."""
     project: str
@@ -65,6 +76,8 @@ class RunSettings:
     gpu_stats_interval: int
     backends: tuple[str, ...]
     """Names in the registry; empty: the journal only."""
+    console: bool
+    """Whether what the program prints becomes the run's console log."""
     upload_models: bool
     """Whether checkpoints are uploaded that are not forced."""
     base_dir: Path
@@ -104,8 +117,13 @@ def resolve_settings(
     if not isinstance(options, Options):
         raise ConfigurationError(f"options must be fasttrack.Options, not {options!r}")
     chosen_mode = resolve_mode(mode, enabled)
+    sweep_id = resolve_sweep_id()
+    if sweep_id is not None:  # the client files its rows there whatever it is told
+        project = os.environ.get("WANDB_PROJECT") or project
+        entity = os.environ.get("WANDB_ENTITY") or entity
     chosen_project = resolve_project(project)
     chosen_entity = resolve_entity(entity)
+    console = resolve_console(options.console)
     backends = resolve_backends(options.backends)
     if MEMORY in backends and options.delivery != "thread":
         raise ConfigurationError(
@@ -115,10 +133,16 @@ def resolve_settings(
     require_integer("log_interval", log_interval, least=1)
     require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
     require_strings(name=name, entity=entity, group=group, notes=notes)
+    name = name if name is not None else os.environ.get("WANDB_NAME") or None
+    group = group if group is not None else os.environ.get("WANDB_RUN_GROUP") or None
+    notes = notes if notes is not None else os.environ.get("WANDB_NOTES") or None
     plain_config = as_config({} if config is None else config)
     if plain_config is None:
         raise ConfigurationError(config_refusal(config))
-    require_run_id("resume_id", resume_id)
+    look_up = resume_id == AUTO_ID
+    resume_id = None if look_up else resume_id
+    chosen_id = resolve_run_id(resume_id, sweep_id)
+    base_dir = resolve_base_dir(options.directory)
     required, source = resolve_required_tags(required_tags, given=tags is not None)
     if chosen_mode == "disabled" or (resume_id is not None and tags is None):
         required = ()
@@ -127,21 +151,41 @@ def resolve_settings(
         for key, value in check_tags(tags, required, source).items()
     }
     records = chosen_mode != "disabled" and is_main_process(options.log_rank)
-    run_id, now_s = resume_id, time.time()
+    run_id, now_s = chosen_id, time.time()
+    job_runs = None
     if records:
         # Elsewhere neither is needed, nor the modules that are loaded for them.
+        from fasttrack.context.job_runs import JobRuns, current_job
         from fasttrack.context.naming import make_run_id, make_run_name
-        from fasttrack.context.redaction import redact
+        from fasttrack.journal.run_directory import run_directory
+        from fasttrack.redaction import redact, redact_text
 
+        if sweep_id is not None:
+            plain_config |= _sweep_parameters()
         plain_config = redact(plain_config)
-        run_id = resume_id or make_run_id()
-        if name is None and resume_id is None:
+        chosen_tags = redact(chosen_tags)
+        notes = None if notes is None else redact_text(notes)
+        group = None if group is None else redact_text(group)
+        name = None if name is None else redact_text(name)
+        if look_up and chosen_id is None and (job := current_job()) is not None:
+            job_runs = JobRuns(
+                run_directory(base_dir, "x").parent,
+                job,
+                project=(chosen_project, chosen_entity),
+                details=(group, name, chosen_tags),
+            )
+            chosen_id = resume_id = job_runs.find()
+        run_id = chosen_id or make_run_id()
+        is_new = chosen_id is None or not (resume_id or run_directory(base_dir, chosen_id).is_dir())
+        if name is None and is_new:
             now = datetime.fromtimestamp(now_s)
             name = make_run_name(chosen_project, chosen_tags, now)
     return RunSettings(
         records=records,
         run_id=run_id,
-        resumed=resume_id is not None,
+        resumed=chosen_id is not None,
+        job_runs=job_runs,
+        sweep_id=sweep_id,
         mode=chosen_mode,
         project=encodable(chosen_project),
         entity=_encodable(chosen_entity),
@@ -153,8 +197,9 @@ def resolve_settings(
         log_interval=log_interval,
         gpu_stats_interval=gpu_stats_interval,
         backends=backends,
+        console=console,
         upload_models=upload_models,
-        base_dir=resolve_base_dir(options.directory),
+        base_dir=base_dir,
         world_size=get_world_size(),
         began_s=now_s,
         options=options,
@@ -162,17 +207,64 @@ def resolve_settings(
 
 
 def resolve_mode(mode: str | None, enabled: bool) -> str:
-    """Return "online", "offline" or "disabled": `enabled` > argument > WANDB_MODE > "online".
+    """Return "online", "offline" or "disabled".
+
+    `enabled` > argument > WANDB_DISABLED > WANDB_MODE > "online". In the
+    variable, "dryrun" and "run" are the client's old words for offline and online.
 
     Raises:
         ConfigurationError: the mode is none of these.
     """
     if not enabled:
         return "disabled"
-    source = "mode" if mode is not None else "WANDB_MODE"
-    chosen = mode if mode is not None else os.environ.get("WANDB_MODE") or "online"
-    require_choice(source, chosen, MODES)
+    if mode is not None:
+        require_choice("mode", mode, MODES)
+        return mode
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in _TRUE:
+        return "disabled"
+    chosen = os.environ.get("WANDB_MODE") or "online"
+    chosen = _OLD_MODES.get(chosen, chosen)
+    require_choice("WANDB_MODE", chosen, MODES)
     return chosen
+
+
+def resolve_console(console: bool | None) -> bool:
+    """Return whether to capture what is printed: argument > WANDB_CONSOLE, unless "off" > True.
+
+    Raises:
+        ConfigurationError: the variable holds no word that the client knows.
+    """
+    if console is not None:
+        return console
+    chosen = os.environ.get("WANDB_CONSOLE") or "auto"
+    require_choice("WANDB_CONSOLE", chosen, _CONSOLES)
+    return chosen != "off"
+
+
+def resolve_sweep_id() -> str | None:
+    """Return the sweep that this process is a trial of; None outside one.
+
+    An agent gives its trials WANDB_SWEEP_ID and WANDB_RUN_ID; the first alone makes no trial.
+    """
+    sweep_id = os.environ.get("WANDB_SWEEP_ID")
+    return sweep_id if sweep_id and os.environ.get("WANDB_RUN_ID") else None
+
+
+def resolve_run_id(resume_id: str | None, sweep_id: str | None) -> str | None:
+    """Return the run's id where one is given: argument > WANDB_RUN_ID > None, a new one.
+
+    Raises:
+        ConfigurationError: it is no run id, or another than that of the sweep's trial.
+    """
+    require_run_id("resume_id", resume_id)
+    given = os.environ.get("WANDB_RUN_ID") or None
+    require_run_id("WANDB_RUN_ID", given)
+    if sweep_id is not None and resume_id is not None and resume_id != given:
+        raise ConfigurationError(
+            f"resume_id {resume_id!r} is not the run of this sweep's trial, {given!r}, under which "
+            "W&B files all that it logs; leave resume_id out, or unset WANDB_SWEEP_ID"
+        )
+    return resume_id or given
 
 
 def resolve_project(project: str | None) -> str:
@@ -270,6 +362,21 @@ def resolve_base_dir(directory: str | None = None) -> Path:
         return base.absolute()
     except FileNotFoundError:
         return base
+
+
+def _sweep_parameters() -> dict[str, Any]:
+    """Return what the sweep's agent has chosen; {} where it has left no file, which is said."""
+    from fasttrack.context.sweep import read_parameters
+    from fasttrack.notices import say
+
+    path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
+    if not path:
+        return {}
+    try:
+        return to_plain(read_parameters(path))  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        say(f"the sweep's parameters (WANDB_SWEEP_PARAM_PATH) are not in the run's config: {error}")
+        return {}
 
 
 def _listed(variable: str) -> tuple[str, ...]:

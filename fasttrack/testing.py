@@ -14,6 +14,7 @@ delivery, whose destination is this process's memory. No network, no account, no
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -47,7 +48,11 @@ class MemoryTracker(ExperimentTracker):
         self._remove_directory = weakref.finalize(self, _remove, directory, os.getpid())
         given = arguments.pop("options", None) or Options()
         options = dataclasses.replace(
-            given, backends=("memory",), delivery="thread", directory=directory
+            given,
+            backends=("memory",),
+            delivery="thread",
+            directory=directory,
+            wait_for_delivery="finish",
         )
         defaults = {"project": "test", "required_tags": (), "log_interval": 1, "mode": "online"}
         try:
@@ -101,6 +106,18 @@ class MemoryTracker(ExperimentTracker):
         self._remove_directory()
         forget(str(self._run_id))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process may know: what has arrived until now, too."""
+        store = self._store
+        snapshot = dataclasses.replace(
+            store,
+            **{
+                field.name: copy.copy(getattr(store, field.name))
+                for field in dataclasses.fields(store)
+            },
+        )
+        return {**super().__getstate__(), "_store": snapshot, "_remove_directory": _remove_nothing}
+
     def _await_arrival(self) -> None:
         self.flush(_ARRIVE_S)
         deadline = time.monotonic() + _ARRIVE_S
@@ -113,6 +130,10 @@ class MemoryTracker(ExperimentTracker):
 def _remove(directory: str, pid: int) -> None:
     if os.getpid() == pid:  # in a forked child it is the parent's
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_nothing() -> None:
+    """Stand for the removal of a directory that is another process's."""
 
 
 def memory_tracker(**arguments: Any) -> MemoryTracker:

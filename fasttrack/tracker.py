@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
+from fasttrack.exit_codes import exit_code_of
+from fasttrack.opaque import hide_from_dynamo, opaque
+from fasttrack.preemption.calls import Calls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -20,8 +27,10 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
+    from fasttrack.hotpath.bystander import Bystander
     from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.options import Options
+    from fasttrack.preemption.watch import StopWatch
 
 
 class ExperimentTracker:
@@ -33,6 +42,10 @@ class ExperimentTracker:
 
     In a notebook, a tracker that is made while an earlier one is open leaves that one open: its
     run goes on, which is said. Call `finish()` before you make another.
+
+    A copy (`copy.deepcopy`, of what holds it too) is the tracker itself. So is what is unpickled in
+    the process that made it; in another process that is an inert one, which knows the run's id and
+    name. There, and in a forked child, a log call is ignored, counted, and said once.
 
     Threads: log from any; build, finish and close from one.
     """
@@ -67,7 +80,9 @@ class ExperimentTracker:
             tags: the run's tags, written to W&B as `name:value`; also the parts of its name.
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`,
                 without these tags `{project}_{YYYYMMDD}_{HHMMSS}_{commit}`.
-            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one.
+            resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one;
+                "auto" goes on with the one that this Slurm job began before it was requeued, and
+                begins a new one otherwise.
             mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
             entity: W&B user or team; default WANDB_ENTITY, then the account's own.
             enabled: False is the same as mode="disabled".
@@ -107,20 +122,70 @@ class ExperimentTracker:
         self._run_id = settings.run_id
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
-        self._logger: StepLogger | None = None  # the engine's, one look-up nearer
+        # The engine's, one look-up nearer; None where the run was never to be recorded.
+        self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
+        self._options = settings.options
+        self._calls = Calls()  # of should_stop()
+        self._watch: StopWatch | None = None  # from the first of them on
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
-            self._engine = Engine(settings, on_fork=self._forget_engine)
+            self._engine = Engine(settings, on_fork=self._stand_by)
             self._logger = self._engine.logger
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
+        hide_from_dynamo()
+        self._token = copies.register(self)
 
-    def _forget_engine(self) -> None:
-        self._engine = self._logger = None
+    # --- copies ---------------------------------------------------------------------------------
+
+    def _stand_by(self) -> None:
+        """Turn inert: this process is not the one that records."""
+        from fasttrack.hotpath.bystander import Bystander
+
+        self._engine, self._logger = None, Bystander(self._run_id)
+
+    def __copy__(self) -> Self:
+        """Return the tracker itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the tracker itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as what `copies.restore` finds: this tracker here, an inert one elsewhere."""
+        return copies.restore, (type(self), self._token), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process may know. Never waits."""
+        run_id = self._run_id
+        if run_id is None and self._shared_id is not None:
+            run_id = self._shared_id.known
+        return {
+            **vars(self),
+            "_name": self.get_run_name(),
+            "_run_id": run_id,
+            "_offline": self.is_offline(),
+            "_engine": None,
+            "_logger": None,
+            "_shared_id": None,
+            "_calls": Calls(),
+            "_watch": None,
+            "_records": self._logger is not None,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become inert, unless this is the tracker that was pickled."""
+        if "_token" in vars(self):
+            return
+        records = state.pop("_records")
+        vars(self).update(state)
+        if records:
+            self._stand_by()
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
@@ -153,12 +218,16 @@ class ExperimentTracker:
             optimizer: `train/lr` is its first parameter group's; further groups are
                 `train/lr/<name or number>`. DeepSpeed's tells its fp16 loss scale and grad norm.
             model: for `train/grad_norm`, the L2 norm over its gradients as they are at the call,
-                so call before `zero_grad()`. A DeepSpeed engine gives its own, after `step()`.
-            scaler: a GradScaler, for `train/amp_scale`.
+                so call between `backward()` and `zero_grad()`. A DeepSpeed engine gives its own,
+                after `step()`.
+            scaler: a GradScaler, for `train/amp_scale`. With it and `optimizer` at every call the
+                norm is that of unscaled gradients, wherever you call; without it what is logged
+                before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
             grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
-                spares computing one and is the only right one for sharded gradients.
+                spares computing one and is the only right one for sharded gradients (a replicated
+                DTensor will do).
             extra: further metrics by name; nested as in `log_metrics`.
         """
         logger = self._logger
@@ -187,6 +256,18 @@ class ExperimentTracker:
         if logger is not None:
             logger.metrics(metrics, step)
 
+    def pause(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is no training: an evaluation, a checkpoint.
+
+        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
+        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
+        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
+        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
+        Never waits.
+        """
+        logger = self._logger
+        return nullcontext() if logger is None else logger.pause()
+
     def update_config(self, config: Any) -> None:
         """Add to the run's configuration; what it has under the same names is replaced.
 
@@ -199,6 +280,8 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.update_config(config)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def log_config(self, config: Any) -> None:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
@@ -212,6 +295,8 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.log_config(config)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def log_checkpoint(
         self, path: str | Path, aliases: Sequence[str] = ("latest",), force: bool = False
@@ -219,10 +304,13 @@ class ExperimentTracker:
         """Upload a checkpoint as a version of the artifact `model-<run id>`.
 
         Does nothing, and says so once, unless WANDB_LOG_MODEL is 1 or `force` is given, or where
-        no backend of the run takes files. Returns as soon as the files are hard-linked into the
-        run's directory, so that the trainer may rotate or delete its own; across file systems they
-        are held open and copied in the background. The delivery process hashes and uploads. Files
-        overwritten in place after the call are noticed: then nothing is uploaded, which is said.
+        no backend of the run takes files. When it returns, the contents are the run's own: delete,
+        rotate and overwrite yours at once. Call it when the save is complete: after `result()` of
+        an asynchronous one, and after a barrier where other ranks save, too.
+
+        Blocks while the files are cloned or copied on the disk, about as long as saving them took,
+        at most `Options.checkpoint_wait_s`; hashing and uploading are the delivery process's. What
+        goes wrong, such as a file that is written to meanwhile, is counted and said.
 
         Args:
             path: a file or a directory. Symbolic links are followed, loops and special files left
@@ -232,6 +320,59 @@ class ExperimentTracker:
         """
         if self._engine is not None:
             self._engine.log_checkpoint(path, aliases, force)
+        elif self._logger is not None:
+            self._logger.late_call()
+
+    # --- being asked to stop --------------------------------------------------------------------
+
+    def should_stop(self) -> bool:
+        """Return whether training is asked to stop: save a checkpoint then, `finish()` and leave.
+
+        Call it once a step, on every rank that trains, whether it records or not: it looks at a
+        flag. All ranks get True at the same call, some seconds after the first was asked to stop:
+        they agree through torch.distributed's key-value store, without a collective. Only calls in
+        these seconds may wait, until the slowest rank has heard of it. Once True, it stays True.
+
+        Asked to stop is a program by SIGTERM and SIGUSR1 (`Options.stop_signals`) on any rank, by
+        the near end of its Slurm job (`Options.stop_before_end_s`), by W&B's stop button, by
+        `fasttrack stop RUN`, and by `request_stop()`. The first call begins to listen: until then a
+        signal does what it did. Make it early, on the main thread.
+        """
+        calls = self._calls
+        calls.newest = number = calls.newest + 1
+        return number >= calls.limit and self._look(number)
+
+    def stop_reason(self) -> str | None:
+        """Return why `should_stop()` is True, the same on all ranks; None while it is False.
+
+        The signal's name, "time_limit", "wandb" (its stop button), "command" (`fasttrack stop`), or
+        what `request_stop` was given.
+        """
+        return None if self._watch is None else self._watch.reason
+
+    def request_stop(self, reason: str = "request") -> None:
+        """Have `should_stop()` answer True, on all ranks. For signal handlers of your own, too.
+
+        Never waits. Call `should_stop()` once before, to listen.
+        """
+        if self._watch is not None:
+            self._watch.request(reason)
+
+    def _look(self, number: int) -> bool:
+        if self._watch is None:
+            if self._engine is not None and not self._engine.running:
+                return False  # finished: nobody would give the signals back
+            self._watch = self._begin_watch()
+        return number >= self._calls.limit and self._watch.answer(number)
+
+    def _begin_watch(self) -> StopWatch:
+        from fasttrack.context.distributed import is_main_process
+        from fasttrack.preemption.watch import StopWatch
+
+        engine, options = self._engine, self._options
+        sources = () if engine is None else engine.stop_sources()
+        asks_slurm = is_main_process(options.log_rank)
+        return StopWatch(self._calls, options, sources, asks_slurm=asks_slurm)
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -268,9 +409,10 @@ class ExperimentTracker:
 
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
-        if self._engine is None:
-            return Stats(**dict.fromkeys(Stats.__slots__, 0))
-        return self._engine.stats()
+        if self._engine is not None:
+            return self._engine.stats()
+        ignored = getattr(self._logger, "calls", 0)  # a bystander's
+        return dataclasses.replace(Stats.of_nothing(), late_calls=ignored)
 
     def audit(self) -> Audit:
         """Return a context manager that reports the lines of its block that wait for the device.
@@ -314,6 +456,8 @@ class ExperimentTracker:
             preempting: whether the job is to be requeued and the run to go on then; for programs
                 with a SIGTERM handler of their own.
         """
+        if self._watch is not None:
+            self._watch.close()
         if self._engine is not None:
             self._engine.finish(exit_code, preempting=preempting)
 
@@ -323,12 +467,12 @@ class ExperimentTracker:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """Finish the run, as failed if an exception leaves the block (which goes on its way)."""
-        self.finish(_exit_code(error))
+        self.finish(exit_code_of(error))
 
 
-def _exit_code(error: BaseException | None) -> int:
-    if error is None:
-        return 0
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+for _call in (
+    ExperimentTracker.log_training_step,
+    ExperimentTracker.log_metrics,
+    ExperimentTracker.pause,
+):
+    opaque(_call)  # no decorator: type checkers see less through one

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasttrack.errors import ConfigurationError
+from fasttrack.errors import ConfigurationError, ValueRefusedError
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
-from fasttrack.hotpath.gradients import fused_norm, why_local_norm_is_wrong
+from fasttrack.hotpath.norms import fused_norm, whole, why_local_norm_is_wrong
 from fasttrack.worker.gpu import GpuSampler
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ def compute_grad_norm(model_or_parameters: torch.nn.Module | _Parameters) -> flo
         )
     if why:
         raise ConfigurationError(f"compute_grad_norm does not see the whole gradients: {why}")
-    return float(fused_norm(gradients)) if gradients else 0.0
+    try:
+        return float(fused_norm([whole(gradient) for gradient in gradients])) if gradients else 0.0
+    except ValueRefusedError as error:
+        raise ConfigurationError(
+            f"compute_grad_norm does not see the whole gradients: {error}"
+        ) from error
 
 
 def _list_parameters(given: Any) -> tuple[torch.nn.Module, list[torch.Tensor]]:

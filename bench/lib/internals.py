@@ -11,7 +11,8 @@ from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.delivery.backends.wandb.steps import StepMapper
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
-from fasttrack.hotpath.gradients import GradientSource, fused_norm
+from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.norms import fused_norm
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal.entries import Header, encode_row
 from fasttrack.journal.reader import count_rows, read_segment
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "GradientSource",
+    "Notices",
     "Ring",
     "StepMapper",
     "StepMeter",

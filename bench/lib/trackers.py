@@ -55,7 +55,7 @@ def cut_short() -> Iterator[ExperimentTracker]:
     """
     from fasttrack import ExperimentTracker, Options
 
-    options = Options(finish_timeout_s=1)
+    options = Options(finish_timeout_s=1, wait_for_delivery="finish")
     tracker = ExperimentTracker(tags=TAGS, mode="offline", log_interval=1, options=options)
     try:
         yield tracker

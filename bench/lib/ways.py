@@ -71,7 +71,7 @@ class Fasttrack(Way):
             tags=TAGS,
             mode="offline",
             log_interval=log_interval,
-            options=fasttrack.Options(**options),
+            options=fasttrack.Options(**{"wait_for_delivery": "finish", **options}),
         )
 
     def open(self) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from bench.lib.internals import (
     Capture,
+    Notices,
     Ring,
     StepMeter,
     encode_row,
@@ -53,7 +54,7 @@ def test_grad_norm(measure: Measure) -> None:
 
 
 def test_step_meter_over_10_steps(measure: Measure) -> None:
-    meter, clock = StepMeter(lambda: 1), itertools.count()
+    meter, clock = StepMeter(lambda: 1, Notices().refuse), itertools.count()
     measure(meter.measure, prepare=lambda: ([(float(next(clock)), 32) for _ in range(10)],))
 
 

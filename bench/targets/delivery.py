@@ -52,11 +52,12 @@ def rate(quick: bool) -> list[Figure]:
 
 def deliver_backlog(rows: int) -> dict[str, float]:
     """Have rows wait while delivery is stopped, let it go on, and return what they took."""
-    from fasttrack import ExperimentTracker
+    from fasttrack import ExperimentTracker, Options
 
     adopt_orphans()  # wandb-core outlives the process that started it
     watch = DescendantsWatch()
-    tracker = ExperimentTracker(tags=TAGS, mode="offline")
+    options = Options(wait_for_delivery="finish")
+    tracker = ExperimentTracker(tags=TAGS, mode="offline", options=options)
     wait_for_delivery(set())
     signal_delivery(signal.SIGSTOP)
     watch.look()
@@ -117,12 +118,13 @@ def lag(quick: bool) -> list[Figure]:
 def train_and_watch(seconds: float) -> dict[str, Any]:
     """Train without a pause, log 1,000 rows/s, and look at delivery once a second."""
     from bench.lib.workload import Workload
-    from fasttrack import ExperimentTracker
+    from fasttrack import ExperimentTracker, Options
 
     work, watch = Workload(), DescendantsWatch()
     lags: list[int] = []
     logged = 0
-    tracker = ExperimentTracker(tags=TAGS, mode="offline")
+    options = Options(wait_for_delivery="finish")
+    tracker = ExperimentTracker(tags=TAGS, mode="offline", options=options)
     start_s = time.perf_counter()
     while (elapsed_s := time.perf_counter() - start_s) < seconds:
         scalars = work.step(logged)

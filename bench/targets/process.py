@@ -115,10 +115,11 @@ def one_run(rows: int, rows_per_s: int | None) -> dict[str, Any]:
     import torch  # noqa: F401  # what a training script has done before
 
     start_s = time.perf_counter()
-    from fasttrack import ExperimentTracker
+    from fasttrack import ExperimentTracker, Options
 
     imported_s = time.perf_counter()
-    tracker = ExperimentTracker(tags=TAGS, mode="offline")
+    options = Options(wait_for_delivery="finish")
+    tracker = ExperimentTracker(tags=TAGS, mode="offline", options=options)
     constructed_s = time.perf_counter()
     for step in range(rows):
         if rows_per_s is not None:

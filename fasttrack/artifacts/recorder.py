@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -10,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fasttrack.artifacts.staging import gb, stage, stage_text
+from fasttrack.artifacts.snapshot import gb
+from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
-from fasttrack.context.redaction import redact
-from fasttrack.errors import ConfigurationError
+from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata
 from fasttrack.journal.run_directory import staged_directory
 from fasttrack.notices import say
+from fasttrack.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.artifacts.staging import Staged
+    from fasttrack.artifacts.snapshot import Staged
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
+_POLL_S = 0.01
 _MOST_NAMED = 5  # left-out files that are named; a directory may hold thousands
 
 
@@ -43,6 +46,8 @@ class Recorder:
         *,
         upload_models: bool,
         takes_artifacts: bool = True,
+        copy_wait_s: float,
+        is_offline: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare.
 
@@ -54,6 +59,8 @@ class Recorder:
             upload_models: whether checkpoints are uploaded unless forced.
             takes_artifacts: whether the run has a backend that files can be uploaded to; where
                 not, none are staged.
+            copy_wait_s: how long `log_checkpoint` may wait for a copy of the files.
+            is_offline: whether files wait for a later upload, for what is said.
         """
         self._run_id = run_id
         self._segment = segment
@@ -61,8 +68,13 @@ class Recorder:
         self._notices = notices
         self._upload_models = upload_models
         self._takes_artifacts = takes_artifacts
+        self._copy_wait_s = copy_wait_s
+        self._is_offline = is_offline
         self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
-        self._threads: list[threading.Thread] = []
+        self._running: set[threading.Event] = set()  # ends of what is under way
+        self._last_kept = threading.Event()  # the end of the newest checkpoint's copy
+        self._last_kept.set()
+        self._is_cut_short = False
 
     def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
         """Write what `get_metadata` returns; it asks git, which may take seconds."""
@@ -105,16 +117,19 @@ class Recorder:
             text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
             staged = stage_text("config.yaml", text, directory)
+            staged.finish()
             self._commit(staged, number, "config", ("latest",), step)
 
     def log_checkpoint(
         self, path: str | Path, aliases: tuple[str, ...], force: bool, step: int | None
     ) -> None:
-        """Stage the checkpoint at `path` and have it uploaded, if policy or `force` says so.
+        """Keep the checkpoint at `path` and have it uploaded, if policy or `force` says so.
+
+        Blocks until its contents are ours, up to `copy_wait_s`; what then goes wrong is said.
 
         Raises:
             ConfigurationError: there is nothing to upload, or no room for a copy.
-            OSError: the run's directory cannot be written.
+            OSError: the run's directory cannot be written, or somebody writes to the files.
         """
         if not self._takes_artifacts:
             self._notices.warn(
@@ -131,7 +146,38 @@ class Recorder:
             return
         number, directory = self._next_directory()
         staged = stage(Path(path), directory)
-        say(f"uploading checkpoint {path}: {gb(staged.size_bytes)} in {staged.files} files")
+        # One after another: versions, and with them aliases, follow in the order of the calls.
+        self._last_kept = kept = self._in_background(
+            f"log_checkpoint of {path}",
+            lambda: self._keep(path, staged, number, aliases, step),
+            after=self._last_kept,
+        )
+        if not kept.wait(self._copy_wait_s) and self._copy_wait_s:
+            self._notices.warn(
+                f"copying:{path}",
+                f"log_checkpoint has waited {self._copy_wait_s:g} s for a copy of {path}, which "
+                "goes on; if the file is overwritten before it is done, this version is lost",
+            )
+
+    def _keep(
+        self,
+        path: str | Path,
+        staged: Staged,
+        number: int,
+        aliases: tuple[str, ...],
+        step: int | None,
+    ) -> None:
+        """Make a snapshot our own, and note it in the journal. Blocks on the disk."""
+        to_copy_bytes = staged.clone()
+        size = f"{gb(staged.size_bytes)} in {staged.files} files"
+        until = ""
+        if to_copy_bytes:
+            free = shutil.disk_usage(staged.directory).free
+            until = f"; until then a copy takes {gb(to_copy_bytes)} of {gb(free)} free"
+        if self._is_offline():
+            say(f"keeping checkpoint {path} for an upload: {size}{until}")
+        else:
+            say(f"uploading checkpoint {path}: {size}{until}")
         if staged.size_bytes > _LARGE_BYTES:
             say(
                 f"warning: {gb(staged.size_bytes)} is a lot to upload; consolidate the checkpoint "
@@ -141,13 +187,13 @@ class Recorder:
             named = ", ".join(staged.skipped[:_MOST_NAMED])
             more = len(staged.skipped) - _MOST_NAMED
             say(f"left out of {path}: {named}{f' and {more} more' if more > 0 else ''}")
-        if staged.complete:
-            self._commit(staged, number, "model", aliases, step)
-        else:  # another file system: copying takes as long as it takes
-            self._in_background(
-                f"the copy of {path}",
-                lambda: self._commit(staged, number, "model", aliases, step),
+        staged.finish(lambda: self._is_cut_short)
+        if staged.no_room is not None:
+            say(
+                f"warning: no room for a copy of {path} ({staged.no_room}): its files are linked; "
+                "if they are overwritten in place before they are uploaded, this version is lost"
             )
+        self._commit(staged, number, "model", aliases, step)
 
     def _next_directory(self) -> tuple[int, Path]:
         number = next(self._numbers)
@@ -156,7 +202,6 @@ class Recorder:
     def _commit(
         self, staged: Staged, number: int, kind: str, aliases: tuple[str, ...], step: int | None
     ) -> None:
-        staged.finish()
         self._write(
             Artifact(
                 number=number,
@@ -171,26 +216,61 @@ class Recorder:
             )
         )
 
-    def _in_background(self, what: str, task: Callable[[], None]) -> None:
+    # --- what takes long --------------------------------------------------------------------------
+
+    def _in_background(
+        self, name: str, task: Callable[[], None], after: threading.Event | None = None
+    ) -> threading.Event:
+        """Do `task` on a thread of its own, once `after` is set; return what is set at its end.
+
+        What goes wrong is counted, and said under `name`.
+        """
+        done = threading.Event()
+        self._running.add(done)
+
         def run() -> None:
+            if after is not None:
+                after.wait()
             try:
                 task()
             except Exception as error:  # this thread's boundary: nothing may reach training
-                self._notices.count("failed_calls")
-                self._notices.warn(f"background:{what}", f"{what} failed: {error!r}")
+                self._notices.lose("failed_calls", name, _in_words(error), result="it is not kept")
+            finally:
+                self._running.discard(done)
+                done.set()
 
-        thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
-        thread.start()
-        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        threading.Thread(target=run, name="fasttrack-recorder", daemon=True).start()
+        return done
 
     @property
     def busy(self) -> bool:
         """Whether something is still being copied, or git asked."""
-        return any(thread.is_alive() for thread in self._threads)
+        return bool(self._running)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not self.busy
+        waited_for = set(self._running)
+        # Not the events: what a signal handler raises in their Python code leaves them locked.
+        while not waited_for.isdisjoint(self._running):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def cut_short(self, timeout_s: float) -> bool:
+        """Leave links where contents are not copied yet; return whether no checkpoint is lost.
+
+        For a process that is about to end, and so will not write to its files any more. Blocks for
+        the piece that is being copied, up to `timeout_s`.
+        """
+        self._is_cut_short = True
+        deadline = time.monotonic() + timeout_s
+        # Not the event: a signal handler may have interrupted whoever waits for it, in its lock.
+        while self._last_kept in self._running and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return self._last_kept not in self._running
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, (OSError, FasttrackError)) else repr(error)

@@ -10,7 +10,7 @@ import textwrap
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -69,10 +69,15 @@ class Findings:
     Threads: any. The lock is re-entrant because a signal handler may log, and so wait, meanwhile.
     """
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, waits: dict[tuple[str, int, str], list[float]] | None = None) -> None:
+        """Start with none, or with those of a pickled one."""
         self._lock = threading.RLock()
-        self._waits: dict[tuple[str, int, str], list[float]] = {}
+        self._waits = {} if waits is None else waits
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled without the lock."""
+        with self._lock:
+            return Findings, ({key: list(sums) for key, sums in self._waits.items()},)
 
     def add(self, place: Place, wait: str, waited_s: float | None) -> None:
         """Add one wait at a place; None seconds if they are not known."""

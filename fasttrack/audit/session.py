@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fasttrack.audit.findings import Finding, Findings, locate_caller, make_table
 from fasttrack.audit.sync_warnings import SYNC_WARNINGS
 from fasttrack.audit.waits import CUDA_SYNC, Rule, find_rule
+from fasttrack.handler_errors import is_handlers
 from fasttrack.notices import say
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ class Audit:
             self._start()
             self._pid = os.getpid()
         except Exception as error:  # nothing may raise into training
-            self._fail(error)
             self._stop()
+            self._fail(error)
         return self
 
     def __exit__(
@@ -125,6 +126,19 @@ class Audit:
                 say(self.report())
         except Exception as failure:  # nothing may raise into training
             self._fail(failure)
+
+    def __copy__(self) -> Audit:
+        """Return the audit itself."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Audit:
+        """Return the audit itself."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled as an audit that watches nothing, with what was found until now."""
+        known = {"devices": self.devices, "wall_s": self.wall_s, "_found": self._found}
+        return Audit, (), {**known, "_watched": (), "_silent": True}
 
     def report(self) -> str:
         """Return what was found as text, for people."""
@@ -200,6 +214,8 @@ class Audit:
         self.add(CUDA_SYNC, None)
 
     def _fail(self, error: Exception) -> None:
+        if is_handlers(error):  # not ours: it goes on to the program
+            raise error
         if not self._failed:
             self._failed = True
             say(f"audit: failed ({error!r}) and may miss waits; training goes on")

@@ -26,8 +26,10 @@ COMMANDS = {
     "plot": ("fasttrack.cli.plot", "Draw the metrics of runs as a figure."),
     "runs": ("fasttrack.cli.runs", "List the runs and what of them is delivered."),
     "show": ("fasttrack.cli.show", "Show one run: metadata, config, metrics, delivery."),
+    "stop": ("fasttrack.cli.stop", "Ask a running program to save and leave."),
     "sync": ("fasttrack.cli.sync", "Deliver runs now, and prove it."),
     "tail": ("fasttrack.cli.tail", "Print a run's last rows, and follow it."),
+    "verify": ("fasttrack.cli.verify", "Compare a run with what its destinations hold."),
 }
 """Name -> (module, help in one line): `--help` must not load what the commands need."""
 

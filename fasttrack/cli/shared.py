@@ -46,7 +46,11 @@ def warn_of_damage(runs: Iterable[LocalRun]) -> None:
     """Say, once runs were read, that lines of them were damaged and left out."""
     for run in runs:
         if run.bad_lines:
-            note(f"{run.bad_lines} damaged lines of {run.directory} were left out")
+            note(f"{run.bad_lines} damaged lines of {run.directory} were left out:")
+            for damage in run.damage:
+                note(f"  {damage}")
+            if more := run.bad_lines - len(run.damage):
+                note(f"  and {more} more")
 
 
 def note(text: str) -> None:
@@ -59,9 +63,12 @@ def note_no_runs(base: Path | None) -> None:
     note(f"no runs under {base or resolve_base_dir()}; pass --dir or set WANDB_DIR")
 
 
-def format_time(unix_s: float) -> str:
-    """Return a time of day as people write it, in local time."""
-    return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M")
+def format_time(unix_s: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Return a time of day as people write it, in local time; "?" where it is none."""
+    try:
+        return datetime.fromtimestamp(unix_s).strftime(form)
+    except (OverflowError, ValueError, OSError):  # a damaged line's
+        return "?"
 
 
 def format_number(value: Number) -> str:

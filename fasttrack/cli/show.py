@@ -52,7 +52,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
     files, size_bytes, step, time, delivery), segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
-    offline_directories, bad_lines, and metrics (name -> count, non_finite, last, min, max).
+    offline_directories, bad_lines, damage (the first of them), and metrics (name -> count,
+    non_finite, last, min, max).
     """
     run = find_run(text, base)
     report = read_report(run)

@@ -43,13 +43,15 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
     server are those of its client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login'). --all leaves out
     runs that were recorded for the journal only.
 
+    Works on a copy of wandb/ on another machine, where 'wandb sync' leaves artifacts out.
+
     Exit code 0 if every row of every run is proven to have arrived; else 1, also where a run's own
     process is still delivering it.
 
     --json prints a list of objects: run_id, directory, delivered (to all backends), already
-    (nothing was left to do), busy (its own process delivers it), rows, proof, url, reason (why it
-    is not delivered), backends (name -> delivered, already, offline, rows, proof, url, directory,
-    reason).
+    (nothing was left to do), busy (another process delivers it), rows, proof, url, reason (why it
+    is not delivered), left_out (what never can be: damaged lines, say), backends (name ->
+    delivered, already, offline, rows, proof, url, directory, reason).
     """
     if everything == bool(texts):
         raise click.UsageError("name the runs, or pass --all", click.get_current_context())
@@ -72,9 +74,11 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
 
 
 def _say(result: SyncResult) -> None:
+    for what in result.left_out:
+        note(f"{result.run_id}: left out {what}")
     proof = f"({result.proof})" if result.proof else ""
     if result.busy:
-        note(f"{result.run_id} is being delivered by its own process; nothing to do here")
+        note(f"{result.run_id}: {result.reason}; nothing to do here")
     elif not result.delivered:
         where = f"its rows are safe in {result.directory}"
         note(f"{result.run_id} is not delivered: {result.reason}; {where}")

@@ -11,6 +11,7 @@ import click
 from fasttrack.cli.shared import (
     dir_option,
     format_number,
+    format_time,
     json_option,
     note,
     print_json,
@@ -80,7 +81,7 @@ def tail(
                     _print(row, as_json)
         except KeyboardInterrupt:
             pass  # it is how one ends it
-        run.bad_lines = follower.bad_lines
+        run.bad_lines, run.damage = follower.bad_lines, follower.damage
     warn_of_damage([run])
 
 
@@ -117,7 +118,7 @@ def _print(row: RunRow, as_json: bool) -> None:
         print_json(told, indent=None)
         return
     numbers = " ".join(f"{name}={format_number(value)}" for name, value in row.values.items())
-    clock = time.strftime("%H:%M:%S", time.localtime(row.time_s))
+    clock = format_time(row.time_s, "%H:%M:%S")
     click.echo(f"{clock} step {row.step} {numbers}")
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import math
 import sys
 import uuid
@@ -18,7 +19,12 @@ from collections import UserString
 from collections.abc import Mapping
 from pathlib import PurePath
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.handler_errors import is_handlers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _DEEPEST = 100  # levels; what lies below, or holds itself, is written as text
 _TEXT_SAYS_ALL = (
@@ -83,13 +89,14 @@ def _plain(value: Any, path: str, around: tuple[int, ...], lost: list[str]) -> A
     around = (*around, id(value))
     try:
         inner = _open(value)
-    except Exception:  # code of the value's own class runs in there, and may raise anything
+    except Exception as error:  # code of the value's class runs in there, and may raise anything
+        if is_handlers(error):
+            raise
         inner = None
     if isinstance(inner, dict):
-        named = ((_text(key), item) for key, item in inner.items())
         return {
             name: _plain(item, f"{path}.{name}" if path else name, around, lost)
-            for name, item in named
+            for name, item in _named(inner, path, lost)
         }
     if isinstance(inner, list):
         return [_plain(item, f"{path}[{i}]", around, lost) for i, item in enumerate(inner)]
@@ -99,9 +106,28 @@ def _plain(value: Any, path: str, around: tuple[int, ...], lost: list[str]) -> A
             return _plain(number, path, around, lost)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if not isinstance(value, _TEXT_SAYS_ALL) and not _is(value, "torch", "dtype", "device"):
-        lost.append(path)
-    return _text(value)
+    if isinstance(value, _TEXT_SAYS_ALL) or _is(value, "torch", "dtype", "device"):
+        return _text(value)
+    lost.append(path)
+    return _text_unread(value)
+
+
+def _named(inner: dict[Any, Any], path: str, lost: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield items under names that are strings, all different: 1 and "1" are two keys."""
+    taken = {str.__str__(key) for key in inner if isinstance(key, str)}
+    for key, item in inner.items():
+        name = _text(key)
+        if not isinstance(key, str) and name in taken:
+            name = _unused(f"{name} ({type(key).__name__})", taken)
+            lost.append(f"{path}.{name}" if path else name)
+        taken.add(name)
+        yield name, item
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return `name`, with a number where it is taken."""
+    numbered = (f"{name} {number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def _open(value: Any) -> dict[Any, Any] | list[Any] | None:
@@ -112,6 +138,8 @@ def _open(value: Any) -> dict[Any, Any] | list[Any] | None:
         return [_node(value, i) for i in range(len(value))]
     if isinstance(value, Mapping):
         return dict(value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
+        return dict(zip(value._fields, value, strict=False))
     if isinstance(value, (list, tuple)):
         return list(value)
     if isinstance(value, (set, frozenset)):
@@ -133,7 +161,9 @@ def _node(container: Any, key: Any) -> Any:
     """
     try:
         return container[key]
-    except Exception:  # resolvers are the user's own functions
+    except Exception as error:  # resolvers are the user's own functions
+        if is_handlers(error):
+            raise
         omegaconf: Any = sys.modules["omegaconf"]
         text = omegaconf.OmegaConf.to_container(container, resolve=False)[key]
         return text if text == "???" else UserString(text)
@@ -148,7 +178,35 @@ def _text(value: Any) -> str:
     try:
         return encodable(str(value))
     except Exception as error:  # a user's own __str__ may raise anything
+        if is_handlers(error):
+            raise
         return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def _text_unread(value: Any) -> str:
+    """Return the text of an object; of what lies on an accelerator only what it is.
+
+    Reading that would wait for all that training has queued there, and many an object's text does:
+    a tensor's, a distribution's, an optimizer's whose learning rate is a tensor.
+    """
+    torch: Any = sys.modules.get("torch")
+    dispatch: Any = sys.modules.get("torch.utils._python_dispatch")
+    if torch is None or dispatch is None:
+        return _text(value)
+
+    class Unread(dispatch.TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            if any(isinstance(arg, torch.Tensor) and not arg.is_cpu for arg in args):
+                raise RuntimeError("on an accelerator")
+            return func(*args, **(kwargs or {}))
+
+    if isinstance(value, torch.Tensor) and not value.is_cpu:
+        shape = "x".join(map(str, value.shape)) or "scalar"
+        return f"<{type(value).__name__}: {shape}, {value.dtype}, {value.device}>"
+    with Unread():
+        return _text(value)
 
 
 def encodable(text: str) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fasttrack.context.redaction import redact
+from fasttrack.redaction import redact
 
 _TIMEOUT_S = 2.0
 _KILL_S = 0.5  # a process that waits for a dead disk cannot be killed: go on without it

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasttrack.context.config import encodable
-from fasttrack.context.redaction import redact_argv
+from fasttrack.redaction import redact_argv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

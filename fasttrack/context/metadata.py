@@ -18,9 +18,9 @@ from fasttrack.context.config import to_plain
 from fasttrack.context.distributed import get_world_size
 from fasttrack.context.git import describe_repository
 from fasttrack.context.nvml import nvml_session
-from fasttrack.context.redaction import redact, redact_argv
 from fasttrack.context.seeds import describe_seeds
 from fasttrack.errors import NvmlUnavailableError
+from fasttrack.redaction import redact, redact_argv
 
 _PACKAGES = ("fasttrack", "torch", "numpy", "deepspeed", "wandb")
 _PACKAGES_IF_LOADED = (

@@ -37,7 +37,7 @@ class SharedRunId:
         self._run_id: str | None = None
         self._waited = False
         self._pid = os.getpid()
-        self._store = _default_store()
+        self._store = default_store()
         if self._store is None:
             self._notices.warn(
                 "share_run_id",
@@ -49,6 +49,11 @@ class SharedRunId:
                 self._store.set(self._key, publish)
             except RuntimeError as error:  # the store's process is gone
                 self._say_why(error)
+
+    @property
+    def known(self) -> str | None:
+        """The id, if `get` has learned it. Asks nobody."""
+        return self._run_id
 
     def get(self) -> str | None:
         """Return the id; None where it is not known, which is said once with the reason.
@@ -78,7 +83,8 @@ class SharedRunId:
         self._notices.warn("share_run_id", f"share_run_id: the run's id is not known here: {why}")
 
 
-def _default_store() -> Any:
+def default_store() -> Any:
+    """Return the store of torch.distributed's ranks; None where that is not initialised."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None

@@ -14,18 +14,28 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from fasttrack.delivery.events import encode
+from fasttrack.delivery import stuck_trainer
+from fasttrack.delivery.children import kill_children
+from fasttrack.delivery.events import Beat, Done, Trouble, encode
 from fasttrack.delivery.run_delivery import RunDelivery
+from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.run_directory import segments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fasttrack.delivery.events import Event
 
+_MOST_REPLACEMENTS = 3  # of a process that hung; then its trainer's supervisor decides
+_EXIT_S = 30.0  # what clients have at the end, when Python calls what they have registered
+_HUNG = 75  # the exit code: temporary failure
 _NICENESS = 10  # training comes first
 _BUSY = 3
+_COUNT = "--replaced"  # how often this process has been begun anew
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
 _IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -57,41 +67,108 @@ def _settle(trainer_pid: int | None) -> None:
     """Become a process that no signal to the job ends and that training does not feel."""
     # wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs.
     sys.modules["numpy"] = None  # type: ignore[assignment]
+    os.umask(0o077)  # W&B's own files hold every row, the configuration and the console
     if trainer_pid is None:
         return
     for name in _IGNORED_SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
+        os.nice(_NICENESS - os.nice(0))
     with contextlib.suppress(OSError, AttributeError):  # trainers are often bound to one core
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
+class Replacement:
+    """Begin this process anew where a client's call does not come back.
+
+    What was handed over is not lost: whoever follows asks the destination. It keeps its number, so
+    it stays its trainer's child, and what reads its reports reads on.
+
+    Threads: the watchdog's.
+    """
+
+    def __init__(self, report: Reporter, environment: dict[str, str], replaced: int) -> None:
+        """Begin anew with `environment`, which clients have not changed, after `replaced` times."""
+        self._report = report
+        self._environment = environment
+        self._replaced = replaced
+        self.trainer_alive: Callable[[], bool] = lambda: False
+
+    def on_cut(self, owner: str, why: str) -> None:
+        """Say that a call's helper was ended."""
+        self._report(Trouble(backend=owner, reason=why))
+
+    def on_hang(self, owner: str, why: str) -> None:
+        """Replace this process by a new one, or give up. Never returns."""
+        kill_children(os.getpid())
+        if self._replaced < _MOST_REPLACEMENTS:
+            self._report(Trouble(backend=owner, reason=f"{why}; delivery is begun anew"))
+            arguments = _without_count(sys.orig_argv[1:])
+            command = [sys.executable, *arguments, _COUNT, str(self._replaced + 1)]
+            with contextlib.suppress(OSError):
+                os.execve(sys.executable, command, self._environment)
+        elif not self.trainer_alive():  # else its supervisor goes on
+            self._report(Done(backend=owner, delivered=False, reason=why))
+        os._exit(_HUNG)
+
+
+def _without_count(arguments: list[str]) -> list[str]:
+    place = arguments.index(_COUNT) if _COUNT in arguments else len(arguments)
+    return arguments[:place] + arguments[place + 2 :]
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; what clients do at its end must not keep it."""
+    leaving = threading.Timer(_EXIT_S, os._exit, (code,))
+    leaving.daemon = True
+    leaving.start()
+    sys.exit(code)
+
+
 def main() -> int:
     """Deliver; return the exit code."""
+    environment = dict(os.environ)
     parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--signals-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument(_COUNT, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     found = segments(arguments.run) if arguments.run.is_dir() else [arguments.run]
     if not found or not found[-1].is_file():
         parser.error(f"{arguments.run} holds no journal (no segment-*.jsonl)")
     _settle(arguments.trainer_pid)
     trainer_pid = arguments.trainer_pid
+    if arguments.signals_fd is not None:
+        stuck_trainer.watch(arguments.signals_fd, trainer_pid)
+
+    def trainer_alive() -> bool:
+        return trainer_pid is not None and os.getppid() == trainer_pid
+
+    report = Reporter(arguments.report_fd)
+    replacement = Replacement(report, environment, arguments.replaced)
+    replacement.trainer_alive = trainer_alive
+    watchdog = Watchdog(
+        on_cut=replacement.on_cut, on_hang=replacement.on_hang, on_beat=lambda: report(Beat())
+    )
+    watchdog.start()
     try:
         delivery = RunDelivery(
             found[-1],
-            trainer_alive=lambda: trainer_pid is not None and os.getppid() == trainer_pid,
-            report=Reporter(arguments.report_fd),
+            trainer_alive=trainer_alive,
+            report=report,
+            watchdog=watchdog,
         )
     except ValueError as error:
         parser.error(str(error))
     if trainer_pid is not None:
-        return 0 if delivery.follow() else 1
-    delivered = delivery.deliver_now()
+        delivered: bool | None = delivery.follow()
+    else:
+        delivered = delivery.deliver_now()
+    watchdog.stop()
     return _BUSY if delivered is None else int(not delivered)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -14,7 +14,7 @@ import tenacity
 from fasttrack.delivery.events import Done, Offline, Online, Trouble
 from fasttrack.delivery.ledger import Proofs
 from fasttrack.delivery.replay import Replay
-from fasttrack.errors import BackendLostError, BackendUnavailableError
+from fasttrack.errors import BackendLostError, BackendUnavailableError, UnprovenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,6 +128,8 @@ class Courier:
             except BackendLostError as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, UnprovenError):
+                    return False
             if self._ending.seconds_left() < pause_s:
                 return False
             self._ending.wait(pause_s)
@@ -141,15 +143,18 @@ class Courier:
                 return self._replay(self._open(online=True), online=True)
             except BackendUnavailableError as error:
                 self._report_trouble(error)
-                return False
+                if not error.local:
+                    return False
             except BackendLostError as error:
                 self._backend.abandon()
                 self._report_trouble(error)
+                if isinstance(error, UnprovenError):
+                    return False
             self._ending.wait(1.0)
         return False
 
     def _fall_back(self, error: BackendUnavailableError) -> bool:
-        delivered = self._deliver_here(online=False, reason=str(error))
+        delivered = self._deliver_here(online=False, why=error)
         # What the troubleshooting guide promises: a run that fell back uploads at finish if it can.
         if error.final or self._ending.seconds_left() < _LAST_TRY_S:
             return delivered
@@ -159,7 +164,7 @@ class Courier:
             self._backend.abandon()
             return delivered
 
-    def _deliver_here(self, *, online: bool, reason: str | None = None) -> bool:
+    def _deliver_here(self, *, online: bool, why: BackendUnavailableError | None = None) -> bool:
         """Deliver to what lies on this machine: a stand-in, or a destination that is local.
 
         It is tried for as long as the trainer is there: the disk may be full for a while, a
@@ -170,8 +175,7 @@ class Courier:
             try:
                 session = self._open(online=online)
                 if not online:
-                    directory = str(session.directory)
-                    self._report(Offline(backend=self._name, directory=directory, reason=reason))
+                    self._report_offline(session, why)
                 return self._replay(session, online=online)
             except (BackendUnavailableError, BackendLostError) as error:
                 self._backend.abandon()
@@ -240,6 +244,16 @@ class Courier:
         return not self._proofs.pending(offline_will_do=not online)
 
     # --- reports ------------------------------------------------------------------------------
+
+    def _report_offline(self, session: Session, why: BackendUnavailableError | None) -> None:
+        self._report(
+            Offline(
+                backend=self._name,
+                directory=str(session.directory),
+                reason=None if why is None else str(why),
+                network=why is not None and why.network,
+            )
+        )
 
     def _report_trouble(self, error: Exception) -> None:
         self._reason = str(error)

@@ -22,7 +22,8 @@ _VANISHED_EXIT_CODE = 1
 class Ending:
     """How the trainer left."""
 
-    exit_code: int
+    exit_code: int | None
+    """None: nobody knows whether it has left at all."""
     preempting: bool
     deadline_s: float
     """Unix time by which delivery should be over."""
@@ -40,6 +41,7 @@ class EndingWatch:
         finish_timeout_s: float,
         *,
         trainer_alive: Callable[[], bool],
+        is_known: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -49,12 +51,15 @@ class EndingWatch:
             segment: the newest segment to deliver.
             finish_timeout_s: how long delivery may take after a trainer that left without a word.
             trainer_alive: tells whether more rows may come.
+            is_known: tells whether a trainer that is not alive, and has not said how it left, is
+                known to be gone.
             clock: unix time in seconds.
             pause: waits, in seconds.
         """
         self._segment = segment
         self._finish_timeout_s = finish_timeout_s
         self.trainer_alive = trainer_alive
+        self._is_known = is_known
         self.clock = clock
         self.pause = pause
         self._ending: Ending | None = None
@@ -75,7 +80,8 @@ class EndingWatch:
         return self.find() or self._vanished()
 
     def _vanished(self) -> Ending:
-        return Ending(_VANISHED_EXIT_CODE, False, self.clock() + self._finish_timeout_s)
+        exit_code = _VANISHED_EXIT_CODE if self._is_known() else None
+        return Ending(exit_code, False, self.clock() + self._finish_timeout_s)
 
     def give_time(self, seconds: float) -> None:
         """Move the deadline of a trainer that has left to `seconds` from now."""

@@ -36,6 +36,8 @@ class Offline:
     directory: str
     reason: str | None = None
     """Why it fell back; None: offline was asked for."""
+    network: bool = False
+    """Whether it did because the destination was not reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,17 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Something of the run is not delivered and never will be; all the rest is."""
+
+    event: ClassVar[str] = "left_out"
+
+    backend: str
+    what: str
+    """What it is, where it stands, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """Delivery to one backend is over."""
 
@@ -101,15 +114,37 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """The process runs; told every few seconds."""
+
+    event: ClassVar[str] = "beat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """Somebody at the destination asked the training to stop."""
+
+    event: ClassVar[str] = "stop_asked"
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
     """Another process delivers the run."""
 
     event: ClassVar[str] = "busy"
 
+    holder: str = "another process"
+    """Which, in words."""
 
-Event: TypeAlias = "Online | Offline | Trouble | Progress | Upload | Done | Busy"
 
-_CLASSES = {cls.event: cls for cls in (Online, Offline, Trouble, Progress, Upload, Done, Busy)}
+Event: TypeAlias = (
+    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Beat | Busy"
+)
+
+_KINDS = (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Beat, Busy)
+_CLASSES = {cls.event: cls for cls in _KINDS}
 
 
 def encode(event: Event) -> bytes:

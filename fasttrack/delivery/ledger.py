@@ -108,10 +108,13 @@ class Proofs:
         """Note what a session has proven: all rows of `paths`, and its artifacts if `online`."""
         for path in paths:
             state = self._ledger.segment(path.name)
+            told = proof
+            if state.refused:
+                told += f"; left out: {_spell(state.refused)}"
             if online:
-                state.proof, state.arrived = proof, state.rows
+                state.proof, state.arrived, state.recheck = told, state.rows, False
             else:
-                state.offline_proof = proof
+                state.offline_proof = told
         if online:
             for (name, number), outcome in artifacts.items():
                 self._ledger.segment(name).artifacts[number] = outcome
@@ -125,6 +128,10 @@ class Proofs:
         states = [self._ledger.segment(path.name) for path in self._segments]
         found = [state.proof or state.offline_proof for state in states]
         return "; ".join(dict.fromkeys(filter(None, found))) or None
+
+
+def _spell(refused: Mapping[str, str]) -> str:
+    return "; ".join(f"{name!r} {why}" for name, why in refused.items())
 
 
 class StagedFiles:
@@ -148,7 +155,9 @@ class StagedFiles:
             names = [name for name, paths in self.takers.items() if path in paths]
             known = [saved.ledger(name).segment(path.name).artifacts for name in names]
             for number in {number for artifacts in known for number in artifacts}:
-                if all(artifacts.get(number) is not None for artifacts in known):
+                if number.isdecimal() and all(
+                    artifacts.get(number) is not None for artifacts in known
+                ):
                     shutil.rmtree(staged_directory(path, int(number)), ignore_errors=True)
         self._remove_empty()
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.ending import POLL_S
-from fasttrack.delivery.events import Progress
+from fasttrack.delivery.events import LeftOut, Progress, StopAsked
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
@@ -78,6 +78,7 @@ class Replay:
         self._clock = clock
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
+        self._stop_asked = False
         self.rows = 0
         """Rows that came by so far, there already or handed over."""
         self.reason: str | None = None
@@ -94,12 +95,13 @@ class Replay:
 
         Raises:
             BackendLostError: the destination went away, or the proof failed; what this session
-                handed over may or may not be there.
+                handed over may or may not be there. Or it lacks what was proven earlier.
         """
         run_dir = self._segments[-1].parent
+        offline = not self._online
         uploads = Uploads(run_dir, self._backend, self._session, self._report)
         with contextlib.closing(uploads):
-            pending = proofs.pending(offline_will_do=not self._online)
+            pending = proofs.pending(offline_will_do=offline)
             newest = self._segments[-1]
             if newest not in pending and self._ending.find() is None:
                 pending.append(newest)  # proven as it was by hand; its trainer goes on
@@ -109,10 +111,11 @@ class Replay:
                 self._hand_over(path, uploads)
             self._wait_for(uploads)
             ending = self._ending.find_or_vanished()
-            self._session.finish(exit_code=ending.exit_code, preempting=ending.preempting)
+            self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
-            if proof is None:
-                raise BackendLostError("the backend does not have all rows after a finish")
+            for path in pending:
+                for name, why in self._ledger.segment(path.name).refused.items():
+                    self._report(LeftOut(backend=self._backend, what=f"metric {name!r} {why}"))
             proofs.note(proof, pending, dict(uploads.outcomes), online=self._online)
             if uploads.pending:
                 self.reason = "an artifact was not uploaded in time"
@@ -122,6 +125,9 @@ class Replay:
             if self._online:
                 self._ledger.url = self._session.url
             save()
+        if doubted := [p for p in proofs.pending(offline_will_do=offline) if p not in pending]:
+            names = ", ".join(path.name for path in doubted)
+            raise BackendLostError(f"rows of {names}, which were there, are there no more")
 
     def _hand_over(self, path: Path, uploads: Uploads) -> None:
         """Hand over one segment to its end; of the last one, until its trainer has left."""
@@ -130,23 +136,31 @@ class Replay:
         self._session.begin_segment(path)
         with Follower.of_segments([path]) as follower:
             last, finished = path == self._segments[-1], False
-            while not finished:
+            while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
                 batch = follower.read()
-                self._session.check()
+                self._check()
+                uploads.check()
                 if batch is not None:
                     for entry in batch.entries:
                         self._take(entry, state, path, uploads)
                         finished = finished or isinstance(entry, Finish)
-                elif alive:
+                elif alive and not finished:
                     self._ending.pause(POLL_S)
                 else:
                     break
-                self._report_progress()
+                self._report_progress(uploading=uploads.pending)
+            self._report_damage(follower)
             size_bytes = follower.sizes_bytes.get(path, 0)
             if size_bytes != state.size_bytes:  # what was proven before was less
                 state.proof = state.offline_proof = None
             state.size_bytes = size_bytes
+
+    def _report_damage(self, follower: Follower) -> None:
+        for damage in follower.damage:
+            self._report(LeftOut(backend=self._backend, what=str(damage)))
+        if more := follower.bad_lines - len(follower.damage):
+            self._report(LeftOut(backend=self._backend, what=f"{more} more damaged lines"))
 
     def _take(self, entry: Entry, state: SegmentLedger, path: Path, uploads: Uploads) -> None:
         if isinstance(entry, Row):
@@ -171,9 +185,15 @@ class Replay:
     def _wait_for(self, uploads: Uploads) -> None:
         """Wait until all artifacts are uploaded, or have had their time."""
         while uploads.pending and self._ending.seconds_left() + self._upload_timeout_s > 0:
-            self._session.check()
+            self._check()
+            uploads.check()
             self._report_progress(uploading=True)
             self._ending.pause(POLL_S)
+
+    def _check(self) -> None:
+        if self._session.check() and not self._stop_asked:
+            self._stop_asked = True
+            self._report(StopAsked(backend=self._backend))
 
     def _report_progress(self, *, uploading: bool = False) -> None:
         now_s = self._clock()

@@ -6,9 +6,6 @@ its own ledger, so that a slow or dead destination never holds up another.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import threading
 import time
 from pathlib import Path
@@ -17,16 +14,21 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
-from fasttrack.delivery.ending import POLL_S, EndingWatch
-from fasttrack.delivery.events import Busy, Done, Trouble
+from fasttrack.delivery.ending import EndingWatch
+from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
+from fasttrack.delivery.guard import GuardedBackend
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
+from fasttrack.delivery.run_lock import describe_holder, locked
+from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.destinations import segments_by_backend
-from fasttrack.journal.entries import merge_headers
+from fasttrack.journal.entries import Header, merge_headers
 from fasttrack.journal.reader import count_rows, read_header
-from fasttrack.journal.run_directory import attempt, lock_path, segments
+from fasttrack.journal.run_directory import attempt, segments
+from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
@@ -48,6 +50,7 @@ class RunDelivery:
         trainer_alive: Callable[[], bool],
         report: Callable[[Event], None],
         in_trainer: bool = False,
+        watchdog: Watchdog | None = None,
         make: Callable[[str, Place], Backend] = make_backend,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
@@ -59,18 +62,25 @@ class RunDelivery:
             trainer_alive: tells whether more rows may come.
             report: told what happens.
             in_trainer: whether this is the training process.
+            watchdog: watches the calls of backends; None: nothing does.
             make: returns the backend of a name.
             clock: unix time in seconds.
             pause: waits, in seconds.
 
         Raises:
-            ValueError: no segment of the run has a header.
+            ValueError: no segment of the run has a header or a row.
         """
         self._run_dir = segment.parent
         found = [path for path in segments(self._run_dir) if attempt(path) <= attempt(segment)]
         headers = {path: read_header(path) for path in found}
+        if not any(headers.values()):  # damaged; the directory's name says what rows are of
+            headers |= {
+                path: Header(run_id=self._run_dir.name, attempt=attempt(path), resumed=True)
+                for path in found
+                if count_rows(path)
+            }
         if not any(headers.values()):
-            raise ValueError(f"{segment} and the segments before it have no header")
+            raise ValueError(f"{segment} and the segments before it have neither header nor rows")
         # The disk was full when its attempt began: what has neither header nor rows holds nothing.
         self._headers = {
             path: header for path, header in headers.items() if header or count_rows(path)
@@ -79,9 +89,11 @@ class RunDelivery:
         self._trainer_alive = trainer_alive
         self._report = report
         self._in_trainer = in_trainer
+        self._watchdog = Watchdog() if watchdog is None else watchdog
         self._make = make
         self._clock = clock
         self._pause = pause
+        self._by_hand = False
 
     def follow(self) -> bool:
         """Deliver until the trainer is done or gone; return whether all is proven delivered.
@@ -101,31 +113,26 @@ class RunDelivery:
         Returns:
             Whether all is proven delivered; None where another process delivers the run.
         """
+        self._by_hand = True
         with self._locked(wait=False) as got_it:
             if got_it:
                 return self._deliver(Courier.deliver_now, to_the_end=False)
-        self._report(Busy())
+        self._report(Busy(holder=describe_holder(self._run_dir)))
         return None
 
-    @contextlib.contextmanager
-    def _locked(self, *, wait: bool) -> Iterator[bool]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        lock = os.open(lock_path(self._run_dir), flags, 0o600)
-        try:
-            got_it = False
-            while not got_it:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    got_it = True
-                except BlockingIOError:
-                    if not wait:
-                        break
-                    self._pause(POLL_S)
-                except OSError:  # a file system without locks: better two couriers than none
-                    got_it = True
-            yield got_it
-        finally:
-            os.close(lock)
+    def _locked(self, *, wait: bool) -> AbstractContextManager[bool]:
+        what = "fasttrack sync"
+        if wait:
+            what = "the training process" if self._in_trainer else "the run's own delivery"
+        return locked(self._run_dir, what, wait=wait, pause=self._pause)
+
+    def _how_it_ended_is_known(self, header: Header | None) -> bool:
+        """Return whether an attempt without a last line is known to have crashed.
+
+        By hand, its trainer may go on: on this machine without delivery, or, where this is a copy
+        of its directory, on another.
+        """
+        return not self._by_hand or (header is not None and trainer_runs(header) is False)
 
     def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
         cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
@@ -157,26 +164,29 @@ class RunDelivery:
         def save() -> None:
             cursor.save(name)
 
-        place = Place(
-            run_dir=self._run_dir,
-            ledger=ledger,
-            save=save,
-            in_trainer=self._in_trainer,
-            clock=self._clock,
-        )
-        backend = self._make(name, place)
-        if backend.takes_artifacts:
-            staged.takers[name] = paths
         newest = paths[-1] == self._segments[-1]
         ending = EndingWatch(
             paths[-1],
             header.finish_timeout_s,
             trainer_alive=self._trainer_alive if newest else lambda: False,
+            is_known=lambda: self._how_it_ended_is_known(self._headers[paths[-1]]),
             clock=self._clock,
             pause=self._pause,
         )
         if not newest:  # what an earlier attempt left; the time that it gave is long over
             ending.give_time(header.finish_timeout_s)
+        place = Place(
+            run_dir=self._run_dir,
+            ledger=ledger,
+            save=save,
+            in_trainer=self._in_trainer,
+            tells_the_end=lambda: ending.find_or_vanished().exit_code is not None,
+            leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
+            clock=self._clock,
+        )
+        backend = GuardedBackend(self._make(name, place), name, header, self._watchdog)
+        if backend.takes_artifacts:
+            staged.takers[name] = paths
         return Courier(
             name,
             backend,

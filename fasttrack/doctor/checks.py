@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fasttrack.command import spell_command
 from fasttrack.context.distributed import get_rank, get_world_size, is_main_process
-from fasttrack.context.redaction import looks_secret, redact
 from fasttrack.doctor.check import Check
 from fasttrack.errors import ConfigurationError
+from fasttrack.redaction import looks_secret, redact
 from fasttrack.runs.local import list_runs
 from fasttrack.runs.status import find_status, seems_delivered
 from fasttrack.settings import (

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fasttrack.command import spell_command
-from fasttrack.context.redaction import redact
 from fasttrack.doctor.check import Check, Limits, ask
 from fasttrack.errors import ConfigurationError
+from fasttrack.redaction import redact
 from fasttrack.settings import resolve_backends, resolve_mode
 
 if TYPE_CHECKING:

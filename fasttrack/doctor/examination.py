@@ -8,10 +8,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.context.redaction import REDACTED, looks_secret, redact
 from fasttrack.doctor import checks, client, machine
 from fasttrack.doctor.check import Check, Limits
 from fasttrack.errors import ConfigurationError
+from fasttrack.redaction import REDACTED, looks_secret, redact
 from fasttrack.settings import resolve_backends, resolve_mode
 
 if TYPE_CHECKING:

@@ -23,13 +23,16 @@ import numpy as np
 import torch
 
 from fasttrack.errors import ValueRefusedError
-from fasttrack.hotpath.advice import describe, why_refused
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import describe, why_refused, why_unread
 from fasttrack.hotpath.nesting import flatten
+from fasttrack.hotpath.norms import is_distributed, is_replicated
+from fasttrack.hotpath.records import GRAD_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fasttrack.hotpath.records import Captured
+    from fasttrack.hotpath.records import Captured, Gradients
 
 _TENSOR = torch.Tensor
 _FLOAT8 = frozenset(
@@ -79,10 +82,8 @@ class Capture:
                 f"a tensor of shape {tuple(tensor.shape)} is not one number; pass a reduction "
                 "such as tensor.mean(), or one metric for each element"
             )
-        if type(tensor) is not torch.Tensor and hasattr(tensor, "full_tensor"):
-            raise ValueRefusedError(
-                "a DTensor's value needs a collective; pass tensor.full_tensor()"
-            )
+        if type(tensor) is not _TENSOR:
+            tensor = _plain(tensor)
         dtype = tensor.dtype
         if (
             self._by_reference
@@ -133,19 +134,23 @@ class Capture:
             if kind is _TENSOR and snapshot and value.is_cpu:  # the common case, in short
                 try:
                     number = value.item()
-                except RuntimeError:
+                except RuntimeError as error:
+                    if is_handlers(error):
+                        raise
                     number = None  # several elements: refused below, in better words
                 if type(number) is float:
                     values[name] = number
                     continue
             try:
                 kept = self._tensor(name, value) if kind is _TENSOR else self.scalar(name, value)
-            except (ValueRefusedError, RuntimeError, TypeError, ValueError) as error:
-                if isinstance(value, Mapping):
+            except Exception as error:  # the value's own code may run
+                if not isinstance(error, ValueRefusedError) and is_handlers(error):
+                    raise
+                if issubclass(kind, Mapping):
                     nested = {} if nested is None else nested
                     nested[name] = value
                 else:
-                    refuse(name, str(error))
+                    refuse(name, why_unread(value, error))
                 refused = [name] if refused is None else [*refused, name]
                 continue
             values[name] = kept
@@ -161,6 +166,25 @@ class Capture:
             if inner_pending is not None:
                 pending = {**(pending or {}), **inner_pending}
         return pending
+
+
+def _plain(tensor: Any) -> torch.Tensor:
+    """Return what a tensor of torch.distributed holds on this rank, where that is the value."""
+    if is_distributed(tensor):
+        if not is_replicated(tensor):
+            raise ValueRefusedError(
+                "a DTensor of which this rank holds a part has its value only after a collective; "
+                "on every rank call tensor.full_tensor(), and pass what it returns"
+            )
+        with torch.no_grad():
+            tensor = tensor.to_local()
+    if hasattr(type(tensor), "trigger_wait") and tensor.device.type == "cpu":
+        # An accelerator's stream would wait, here the caller would.
+        if not tensor.completed:
+            raise ValueRefusedError("a collective still computes it; use its result, then log it")
+        tensor = tensor.elem
+    plain: torch.Tensor = tensor
+    return plain
 
 
 def step_number(step: Any) -> int:
@@ -182,20 +206,73 @@ def step_number(step: Any) -> int:
 def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
     """Record one event per accelerator on the caller's current stream.
 
-    The worker's stream waits for these before it reads anything. The CPU needs none.
+    The worker's stream waits for these before it reads anything. The CPU needs none, and a backend
+    that has none is read by waiting for the whole device.
+
+    Raises:
+        RuntimeError: the device could not record one. What lives on it cannot be read in order.
     """
     events = []
     for device in devices:
-        if device.type in _EVENTLESS:
+        if device.type in EVENTLESS:
             continue
         try:
             event = torch.Event(device)
             event.record(torch.accelerator.current_stream(device))
-        except (RuntimeError, NotImplementedError):  # a backend without events (MPS)
-            _EVENTLESS.add(device.type)
+        except RuntimeError as error:
+            if not is_unsupported(error) or is_handlers(error):
+                raise
+            EVENTLESS.add(device.type)
         else:
             events.append(event)
     return tuple(events)
 
 
-_EVENTLESS: set[str] = {"cpu", "meta"}
+def is_unsupported(error: RuntimeError) -> bool:
+    """Return whether a backend says that it cannot do something at all, rather than this time."""
+    # The second is what c10::impl::DeviceGuardImplInterface says for what a backend leaves out.
+    return isinstance(error, NotImplementedError) or "ackend doesn't support" in str(error)
+
+
+def order(
+    values: dict[str, Any],
+    pending: dict[str, torch.Tensor] | None,
+    gradients: Gradients | None,
+    refuse: Callable[[str, str], None],
+) -> tuple[bool, tuple[torch.Event, ...]]:
+    """Mark how far the caller's streams must have come before what was captured is read.
+
+    Where a device fails to, what lives there is dropped from `values` and `pending`: read too
+    early, it would be another number.
+
+    Returns:
+        Whether `gradients` can be read, and the events.
+    """
+    on: dict[torch.device, list[str]] = {}
+    for name, tensor in (pending or {}).items():
+        if not tensor.is_cpu:
+            on.setdefault(tensor.device, []).append(name)
+    readable = True
+    if gradients is not None:
+        for device in gradients.devices:
+            on.setdefault(device, [])
+    events: tuple[torch.Event, ...] = ()
+    for device, names in on.items():
+        try:
+            events += mark_streams((device,))
+        except RuntimeError as error:
+            if is_handlers(error):
+                raise
+            why = f"the device could not mark when it is computed: {str(error).strip()[:200]}"
+            for name in names:
+                refuse(name, why)
+                del values[name]
+                del pending[name]  # type: ignore[union-attr]  # it has names
+            if gradients is not None and device in gradients.devices:
+                refuse(GRAD_NORM, why)
+                readable = False
+    return readable, events
+
+
+EVENTLESS: set[str] = {"cpu", "meta"}
+"""Types of devices without events, for this process."""

@@ -1,38 +1,58 @@
-"""Find a model's gradients for the grad norm, and compute the norm.
+"""Find a model's gradients for the grad norm, and decide who computes it.
 
 `grad_norm="worker"` sends references to the gradients through the ring; `"inline"` launches the
 fused norm on the caller's thread and sends its 0-dim result. `"auto"` takes the worker, whose work
-overlaps with the next step, with two exceptions that go inline: gradients above
-`grad_hold_limit_gb`, because holding them past `zero_grad` could run the device out of memory; and
-a few MiB on the CPU, where the norm itself costs the step less than handing the GIL to the worker
-and back for each of its operations (measured: bench/README.md).
+overlaps with the next step, except for a few MiB on the CPU, where the norm itself costs the step
+less than handing the GIL to the worker and back for each of its operations (measured:
+bench/README.md). Inline go, too:
+
+* gradients that would make the worker hold more than `grad_hold_limit_gb`, together with those of
+  steps that it has not come to yet: held past `zero_grad` they could run the device out of memory;
+* gradients that change in place before the worker reads them. One of them, the smallest, is kept
+  until the next logged step, which sees it (in "auto" the first step is inline, so that no norm is
+  lost to finding out); where the worker is first to see it, it tells;
+* gradients that a GradScaler has not yet unscaled. It is about to, in place, and their versions
+  would not tell.
 
 Where DeepSpeed trains, it is asked for the norm instead.
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fasttrack.errors import ValueRefusedError
+from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.deepspeed import deepspeed_norm, why_there_are_no_gradients
+from fasttrack.hotpath.loss_scale import LossScales, ScaleUnknownError
+from fasttrack.hotpath.norms import (
+    is_distributed,
+    launch_norm,
+    size_bytes,
+    whole,
+    why_local_norm_is_wrong,
+)
+from fasttrack.hotpath.parameters import ParameterList
 from fasttrack.hotpath.records import Gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-_RELIST_EVERY = 256  # logged steps after which a model's parameters are listed anew
 _CPU_INLINE_BYTES = 4 * 2**20
-_STALE_LIMIT = 2  # stale norms in a row after which the worker mode gives way to inline
+# Read in C, one after another: in Python it takes three times as long.
+_tensor: Any = torch.Tensor  # whose attributes are descriptors in C
+_gradient_of = _tensor.grad.__get__
+_index_of = _tensor.get_device
+_version_of = _tensor._version.__get__
 
 
 class GradientSource:
     """Answer "what is the gradient norm of this model now?" for the hot path.
 
-    Threads: any caller; the worker only calls `was_stale` and `was_valid`.
+    Threads: any caller; the worker only calls `was_stale` and `was_read`.
     """
 
     def __init__(
@@ -47,7 +67,8 @@ class GradientSource:
 
         Args:
             mode: the user's choice.
-            hold_limit_bytes: in "auto", gradients above this total go inline.
+            hold_limit_bytes: of gradients that the worker is let hold. "worker" may exceed it with
+                one step's, not with several.
             warn: called with (key, text) for what the user should hear once.
             cpu_inline_bytes: in "auto", gradients on the CPU up to this total go inline, too.
         """
@@ -56,148 +77,215 @@ class GradientSource:
         self._hold_limit_bytes = hold_limit_bytes
         self._warn = warn
         # caller thread
-        self._model: weakref.ref[torch.nn.Module] | None = None
-        self._parameters: list[torch.Tensor] = []
-        self._devices: frozenset[torch.device] = frozenset()
-        self._alike = False
-        self._effective = "off"
-        self._age = 0
+        self._models: dict[int, _Model] = {}
+        self._scales = LossScales() if mode != "off" else None
+        self._sent_bytes: dict[int, int] = {}  # by thread, so that none needs a lock
         # worker thread
-        self._stale_in_a_row = 0
+        self._read_bytes = 0
+        self._change_in_place = False
 
-    def capture(self, model: Any, optimizer: Any = None) -> Gradients | torch.Tensor | float | None:
+    def capture(
+        self, model: Any, optimizer: Any = None, scaler: Any = None
+    ) -> Gradients | torch.Tensor | float | None:
         """Return references (worker), a 0-dim norm (inline), what DeepSpeed knows, or None.
 
         Blocks on nothing on an accelerator; inline on the CPU it computes the norm here.
 
         Args:
             model: the module that holds the gradients, or a DeepSpeed engine.
-            optimizer: the step's optimizer; DeepSpeed's own knows the norm where `model` is only
-                the engine's module.
+            optimizer: the step's optimizer. DeepSpeed's own knows the norm where `model` is only
+                the engine's module; torch's tells with `scaler` whether the gradients are scaled.
+            scaler: the step's GradScaler.
         """
-        if self._mode == "off":
+        scales = self._scales
+        if scales is None:
             return None
         trains_here, norm = deepspeed_norm(model, optimizer, self._warn)
         if trains_here:
             return norm
-        self._age += 1
-        if self._model is None or self._model() is not model or self._age >= _RELIST_EVERY:
-            self._list_parameters(model)
-        if self._effective == "off":
+        known = self._models.get(id(model))
+        if known is None or not known.listed.is_still(model):
+            if not isinstance(model, torch.nn.Module):
+                why = f"model must be a torch.nn.Module, not {type(model).__name__}"
+                self._warn("grad_norm", why)
+                return None
+            known = self._list(model)
+        if known.refused:
             return None
-        gradients = [grad for p in self._parameters if (grad := p.grad) is not None]
+        gradients = [g for g in map(_gradient_of, known.listed.parameters) if g is not None]
         if not gradients:
             self._warn("grad_norm", why_there_are_no_gradients())
             return None
-        if self._effective == "inline":
-            return fused_norm(gradients, alike=self._alike)
-        versions = [grad._version for grad in gradients]
-        return Gradients(gradients, versions, self._devices, self._alike)
+        if known.has_dtensors:
+            gradients = [whole(gradient) for gradient in gradients]
+        first = gradients[0]
+        if first.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise ValueRefusedError("nothing can be logged while a CUDA graph is being captured")
+        try:
+            scale = scales.scale_of(scaler, optimizer, known.listed)
+        except ScaleUnknownError as error:
+            self._warn("grad_norm_scale", str(error))
+            return None
+        except Exception as error:  # of what is no scaler: the norm stands for itself
+            if is_handlers(error):
+                raise
+            scale = None
+        kind = (len(gradients), first.device, first.dtype)
+        if known.kind != kind:
+            known.look_at(gradients, kind)
+        if scale is not None or self._goes_inline(known) or self._may_change(known, gradients):
+            return self._launch(gradients, scale, alike=known.alike)
+        if known.may_move and (indices := {*map(_index_of, gradients)}) != known.indices:
+            known.indices = indices
+            known.devices = _accelerators(gradients)
+        return self._send(gradients, known.devices, known.size_bytes, alike=known.alike)
 
-    def _list_parameters(self, model: Any) -> None:
-        self._age = 0
-        if not isinstance(model, torch.nn.Module):
-            self._effective = "off"
-            self._model = None
-            self._warn("grad_norm", f"model must be a torch.nn.Module, not {type(model).__name__}")
-            return
-        self._model = weakref.ref(model, self._forget)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._devices = frozenset(p.device for p in self._parameters if not p.is_cpu)
-        self._alike = len({(p.device, p.dtype, type(p)) for p in self._parameters}) == 1
-        why = why_local_norm_is_wrong(model, self._parameters)
+    def _list(self, model: torch.nn.Module) -> _Model:
+        key = id(model)
+        known = _Model(ParameterList(model, lambda _: self._models.pop(key, None)))
+        why = why_local_norm_is_wrong(model, known.listed.parameters)
         if why:
-            self._effective = "off"
+            known.refused = True
             self._warn("grad_norm", f"train/grad_norm is not computed: {why}")
-            return
-        if self._mode == "auto":
-            total = sum(p.numel() * p.element_size() for p in self._parameters)
-            tiny = not self._devices and total <= self._cpu_inline_bytes
-            inline = tiny or total > self._hold_limit_bytes
-            self._effective = "inline" if inline else "worker"
-        else:
-            self._effective = self._mode
-        if self._stale_in_a_row >= _STALE_LIMIT:
-            self._effective = "inline"
+        self._models[key] = known
+        return known
 
-    def _forget(self, model: weakref.ref[torch.nn.Module]) -> None:
-        if self._model is model:
-            self._parameters = []
+    def _goes_inline(self, known: _Model) -> bool:
+        if self._mode == "inline" or self._change_in_place:
+            return True
+        size = known.size_bytes
+        if self._mode == "auto":
+            if size > self._hold_limit_bytes:
+                return True
+            if known.on_cpu and size <= self._cpu_inline_bytes:
+                return True
+        held = sum(list(self._sent_bytes.values())) - self._read_bytes
+        return held > 0 and held + size > self._hold_limit_bytes
+
+    def _may_change(self, known: _Model, gradients: list[torch.Tensor]) -> bool:
+        last, version = known.kept, known.version
+        known.keep(gradients)
+        if last is None:
+            return self._mode == "auto"
+        if last._version != version:
+            self._say_in_place()
+            return True
+        # The same memory again, though no version tells who wrote it: a CUDA graph.
+        return last is known.kept
+
+    def _launch(
+        self, gradients: list[torch.Tensor], scale: torch.Tensor | None, *, alike: bool
+    ) -> Gradients | torch.Tensor:
+        parts = launch_norm(gradients, alike=alike)
+        (norm, *more) = parts
+        if not more and not norm.is_sparse:
+            if scale is None:
+                return norm
+            if scale.is_cpu or scale.device == norm.device:
+                return norm / (scale.item() if scale.is_cpu else scale)
+        # The worker puts it together: here that would wait for a device.
+        copied = None if scale is None else scale.detach().clone()
+        devices = _accelerators(parts if copied is None else [*parts, copied])
+        return self._send(parts, devices, sum(map(size_bytes, parts)), scale=copied)
+
+    def _send(
+        self,
+        tensors: list[torch.Tensor],
+        devices: frozenset[torch.device],
+        total_bytes: int,
+        *,
+        alike: bool = False,
+        scale: torch.Tensor | None = None,
+    ) -> Gradients:
+        versions = list(map(_version_of, tensors))
+        thread = get_ident()
+        self._sent_bytes[thread] = self._sent_bytes.get(thread, 0) + total_bytes
+        return Gradients(tensors, versions, devices, alike, total_bytes, scale)
+
+    def was_dropped(self, gradients: Gradients) -> None:
+        """Note that what `capture` returned is not sent to the worker after all."""
+        self._sent_bytes[get_ident()] -= gradients.size_bytes
+
+    def close(self) -> None:
+        """Let go of models and optimizers, and capture nothing more."""
+        scales, self._scales = self._scales, None
+        if scales is not None:
+            scales.close()
+        self._models.clear()
+
+    # --- worker thread ------------------------------------------------------------------------
+
+    def was_read(self, gradients: Gradients) -> None:
+        """Note, once or twice, that the worker is done with gradients, and let go of them."""
+        if gradients.tensors:
+            self._read_bytes += gradients.size_bytes
+            gradients.tensors.clear()
 
     def was_stale(self) -> None:
         """Note that gradients changed before the worker had read them."""
-        self._stale_in_a_row += 1
-        if self._stale_in_a_row == _STALE_LIMIT and self._effective == "worker":
-            self._effective = "inline"
-            self._warn(
-                "grad_norm_stale",
-                "train/grad_norm: gradients change in place before the worker reads them "
-                "(zero_grad(set_to_none=False), DDP's bucket views?); it is now launched inline",
-            )
+        self._say_in_place()
 
-    def was_valid(self) -> None:
-        """Note that the worker read gradients in time."""
-        if self._stale_in_a_row < _STALE_LIMIT:
-            self._stale_in_a_row = 0
+    def _say_in_place(self) -> None:
+        self._change_in_place = True
+        self._warn(
+            "grad_norm_stale",
+            "train/grad_norm: gradients change in place before the worker reads them "
+            "(zero_grad(set_to_none=False), accumulation, clipping after the log, DDP's bucket "
+            "views?); it is now launched inline",
+        )
 
 
-def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
-    """Return why the norm of one rank's gradients is not the model's, and the fix; else None."""
-    # A collective on rank 0's worker would hang the job. The modules are looked up, not imported:
-    # a model can only be of a class that is loaded.
-    fix = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None and any(
-        isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()
-    ):
-        return f"FSDP shards the gradients; {fix}"
-    for p in parameters:
-        if hasattr(p, "full_tensor") and type(p) is not torch.nn.Parameter:
-            return f"a parameter is a sharded DTensor; {fix}"
-        if hasattr(p, "ds_id") or hasattr(p, "_hp_mapping"):  # stage 3, stages 1 and 2
-            return "DeepSpeed ZeRO partitions the gradients; pass the engine as model"
-    return None
+class _Model:
+    """What is known of one model's gradients."""
+
+    __slots__ = (
+        "_smallest",
+        "alike",
+        "devices",
+        "has_dtensors",
+        "indices",
+        "kept",
+        "kind",
+        "listed",
+        "may_move",
+        "on_cpu",
+        "refused",
+        "size_bytes",
+        "version",
+    )
+
+    def __init__(self, listed: ParameterList) -> None:
+        self.listed = listed
+        self.refused = False
+        self.has_dtensors = any(map(is_distributed, listed.parameters))
+        self.may_move = torch.accelerator.current_accelerator() is not None
+        """Whether there is anywhere but the CPU."""
+        self.kind: tuple[int, torch.device, torch.dtype] | None = None
+        """How many gradients there were, and the first one's; all else was found then."""
+        self.alike = False
+        self.on_cpu = False
+        self.size_bytes = 0
+        self.indices: set[int] = set()
+        self.devices: frozenset[torch.device] = frozenset()
+        self._smallest = 0
+        self.kept: torch.Tensor | None = None
+        """The smallest gradient of the last logged step, and its version then."""
+        self.version = 0
+
+    def look_at(
+        self, gradients: list[torch.Tensor], kind: tuple[int, torch.device, torch.dtype]
+    ) -> None:
+        self.kind = kind
+        sizes = [size_bytes(gradient) for gradient in gradients]
+        self.size_bytes = sum(sizes)
+        self._smallest = sizes.index(min(sizes))
+        self.alike = len({(g.device, g.dtype, g.layout, type(g)) for g in gradients}) == 1
+        self.on_cpu = all(gradient.is_cpu for gradient in gradients)
+
+    def keep(self, gradients: list[torch.Tensor]) -> None:
+        self.kept = gradients[self._smallest]
+        self.version = self.kept._version
 
 
-def fused_norm(gradients: list[torch.Tensor], *, alike: bool = False) -> torch.Tensor:
-    """Return the L2 norm over all `gradients` as a 0-dim tensor, without synchronising.
-
-    One `torch._foreach_norm` per device and dtype, as `torch.nn.utils.get_total_norm` does; half
-    precision is accumulated in float32, sparse gradients count their (coalesced) values.
-
-    Args:
-        gradients: at least one tensor; devices, dtypes and layouts may be mixed.
-        alike: whether they probably share device and dtype and are dense. Asking each of them
-            costs a small model more than its norm.
-    """
-    with torch.no_grad():
-        if alike:
-            try:
-                return _norm_of(_norms(gradients, gradients[0].dtype))
-            except RuntimeError:  # sparse gradients
-                pass
-        groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
-        for grad in gradients:
-            dense = grad.coalesce().values() if grad.is_sparse else grad
-            groups.setdefault((grad.device, grad.dtype), []).append(dense)
-        ordered = sorted(groups.items(), key=lambda group: group[1][0].is_cpu)
-        norms: list[torch.Tensor] = []
-        # Accelerators first: the partial norms meet on the first device, and a copy from the host
-        # to it needs no wait, as one to the host would.
-        for (_, dtype), tensors in ordered:
-            norms.extend(_norms(tensors, dtype))
-        if len(groups) > 1:
-            device, doubled = norms[0].device, any(n.dtype == torch.float64 for n in norms)
-            widest = torch.float64 if doubled else torch.float32
-            norms = [n.to(device=device, dtype=widest, non_blocking=True) for n in norms]
-        return _norm_of(norms)
-
-
-def _norms(gradients: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    return list(torch._foreach_norm(gradients, 2, dtype=wide))
-
-
-def _norm_of(norms: list[torch.Tensor]) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return norm
+def _accelerators(tensors: list[torch.Tensor]) -> frozenset[torch.device]:
+    return frozenset([tensor.device for tensor in tensors if not tensor.is_cpu])

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import explain
+from fasttrack.notices import spell
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
@@ -27,11 +31,20 @@ def flatten(
 
     def add(prefix: str, inner: Mapping[Any, Any], around: tuple[int, ...]) -> None:
         around = (*around, id(inner))
-        for key, value in inner.items():
-            name = f"{prefix}.{key}"
-            if not isinstance(key, (str, int)):
-                refuse(name, f"{key!r} is no name; use strings, or whole numbers below the first")
-            elif isinstance(value, Mapping):
+        try:
+            items = list(inner.items())
+        except Exception as error:  # the user's own mapping
+            if is_handlers(error):
+                raise
+            refuse(prefix, f"what it holds cannot be read: {explain(error)}")
+            return
+        for key, value in items:
+            if not issubclass(type(key), (str, int)):
+                why = "is no name; use strings, or whole numbers below the first"
+                refuse(f"{prefix}.{spell(key)}", f"{spell(key)} {why}")
+                continue
+            name = f"{prefix}.{_plain(key)}"
+            if issubclass(type(value), Mapping):  # isinstance() asks the object, which may raise
                 if id(value) not in around and len(around) < _DEEPEST:
                     add(name, value, around)
                 else:
@@ -43,7 +56,12 @@ def flatten(
 
     for name, inner in nested.items():
         if isinstance(name, str):
-            add(name, inner, ())
+            add(_plain(name), inner, ())
         else:
-            refuse(repr(name), "names are strings")
+            refuse(spell(name), "names are strings")
     return flat
+
+
+def _plain(name: str | int) -> str:
+    # An enum's value, NumPy's text; and formatting a str of the user's own class may raise.
+    return str.__str__(name) if isinstance(name, str) else str(name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 LOSS: Final = "loss/total"
@@ -20,8 +22,19 @@ Scalar: TypeAlias = "float | int"
 Reference: TypeAlias = "tuple[torch.Tensor, int]"
 """A tensor that was not copied, and the version it had when it was logged."""
 Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
-Ticks: TypeAlias = "tuple[tuple[float, Any], ...]"
-"""(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step."""
+Ticks: TypeAlias = "Sequence[tuple[float, Any]]"
+"""(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step, and
+(its end, `PausedSince`) of each pause."""
+
+
+class PausedSince(float):
+    """In place of a batch size: a pause ended then; when it began, on the same clock."""
+
+
+class OddSize(str):
+    """In place of a batch size that is no number: what it is. It may be large, and is not kept."""
+
+    __slots__ = ()
 
 
 class Gradients(NamedTuple):
@@ -31,6 +44,8 @@ class Gradients(NamedTuple):
     versions: list[int]
     devices: frozenset[torch.device]  # accelerators only
     alike: bool = False  # whether the tensors probably share device and dtype and are dense
+    size_bytes: int = 0  # of device memory that is held until they are read
+    scale: torch.Tensor | None = None  # what all of them are multiplied by
 
 
 class Record(NamedTuple):

@@ -115,6 +115,10 @@ class Ring(Generic[T]):
             self.dropped += 1
         return False
 
+    def count(self) -> int:
+        """Return how many items are in it. Looks at every slot: for the end of a run."""
+        return sum(item is not None for item in self._slots)
+
     def pop(self, at_most: int) -> list[T]:
         """Take up to `at_most` items, oldest first. Never waits."""
         items: list[T] = []

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fasttrack.errors import FasttrackError, ValueRefusedError
-from fasttrack.hotpath.advice import describe
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.advice import describe, explain
+from fasttrack.hotpath.arguments import (
+    AMP_SCALE,
+    LEARNING_RATE,
+    add_further,
+    add_learning_rates,
+    add_loss_scale,
+    add_scale,
+)
 from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
-from fasttrack.hotpath.capture import mark_streams, step_number
-from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
-from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients
+from fasttrack.hotpath.capture import order, step_number
+from fasttrack.hotpath.meeting import Meeting
+from fasttrack.hotpath.pause import Pause
+from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients, OddSize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import torch
 
@@ -38,7 +51,7 @@ class StepLogger:
         "_capture",
         "_gradients",
         "_lock",
-        "_lr_names",
+        "_meeting",
         "_metrics_calls",
         "_metrics_step",
         "_notices",
@@ -76,8 +89,8 @@ class StepLogger:
         self._refuse = notices.refuse  # handed on with every call, called hardly ever
         self._wake = wake
         self._open = True
-        self._lr_names: tuple[str, ...] = ()
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
+        self._meeting = Meeting(notices.warn)
         self._metrics_calls = 0
         # Of the last call of `metrics` that had one: the training step then, and its own step.
         self._metrics_step: tuple[int | None, int] = (None, 0)
@@ -104,6 +117,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self.interval = 1
+        self._gradients.close()
 
     def training_step(
         self,
@@ -123,13 +137,19 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
+            if batch_size is not None and type(batch_size) is not int:
+                batch_size = self._size(batch_size)
             self.ticks.append((now_s, batch_size))
-            self.step = step
+            before, self.step = self.step, step
             if step % self.interval:
                 if step >= self.timed_from:
                     self.timed_from = step + SKIPPED_EVERY
                     self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
+                    self._meeting.missed(before, step, self.interval)
+                if isinstance(batch_size, OddSize):
+                    self.timed_from = step  # the next call comes here, too, and leaves nothing
                 return
+            self._meeting.calls = 0
             if not self._open:
                 self.late_call()
                 return
@@ -139,40 +159,45 @@ class StepLogger:
             if loss_fm is not None:
                 metrics["loss/fm"] = loss_fm
             if optimizer is not None:
-                groups = optimizer.param_groups
-                metrics["train/lr"] = groups[0]["lr"]
-                if len(groups) > 1:
-                    self._add_learning_rates(metrics, groups)
+                plain = type(optimizer) is self._plain_optimizer
+                if plain and len(groups := optimizer.param_groups) == 1 and "lr" in groups[0]:
+                    metrics[LEARNING_RATE] = groups[0]["lr"]
+                else:
+                    self._add_what_the_optimizer_tells(metrics, optimizer, scaler)
             if scaler is not None:
-                # get_scale() would wait for the device; _scale is the tensor behind it.
-                scale = getattr(scaler, "_scale", None)
-                metrics["train/amp_scale"] = scaler.get_scale() if scale is None else scale
-            elif type(optimizer) is not self._plain_optimizer:
-                scale = deepspeed_loss_scale(optimizer)
-                if scale is not None:
-                    metrics["train/amp_scale"] = scale
-                elif type(optimizer).__module__.startswith("torch.optim."):
-                    self._plain_optimizer = type(optimizer)  # asking in vain takes a microsecond
+                self._read(scaler, add_scale, metrics, AMP_SCALE, "scaler")
             gradients = None
             if grad_norm is not None:
                 metrics[GRAD_NORM] = grad_norm
             elif model is not None:
-                gradients = self._add_grad_norm(metrics, model, optimizer)
+                gradients = self._add_grad_norm(metrics, model, optimizer, scaler)
             if extra is not None:
-                metrics.update(extra)
+                if type(extra) is dict:
+                    metrics.update(extra)
+                else:
+                    self._read(extra, add_further, metrics, "extra", "it")
             ticks = tuple(self.ticks)
             self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
-            events = _mark(pending, gradients) if waits else ()
+            events: tuple[torch.Event, ...] = ()
+            if waits:
+                readable, events = order(metrics, pending, gradients, self._refuse)
+                if gradients is not None and not readable:
+                    self._gradients.was_dropped(gradients)
+                    gradients = None
             if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
                 self._say_full()
-            if gradients is not None:
+                if gradients is not None:
+                    self._gradients.was_dropped(gradients)
+            elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
             if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
                 self.timed_from = step
             self._timed.append((LOGGED, perf_counter() - now_s, now_s))
         except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
             self.failed_call("log_training_step", error)
 
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
@@ -189,42 +214,83 @@ class StepLogger:
                 if type(step) is not int:
                     step = step_number(step)
                 self._metrics_step = (self.step, step)
-            try:
-                values = {**metrics}
-            except TypeError:
-                raise ValueRefusedError(
-                    f"metrics must be a mapping, not {describe(metrics)}"
-                ) from None
+            values: dict[Any, Any] = {}
+            if type(metrics) is dict:
+                values.update(metrics)
+            elif isinstance(metrics, Mapping):
+                self._read(metrics, add_further, values, "log_metrics", "metrics")
+            else:
+                raise ValueRefusedError(f"metrics must be a mapping, not {describe(metrics)}")
             pending = self._capture.mapping(values, self._refuse)
-            events = () if pending is None else _mark(pending, None)
+            events: tuple[torch.Event, ...] = ()
+            if pending is not None:
+                _, events = order(values, pending, None, self._refuse)
             if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
                 self._timed.append((METRICS, perf_counter() - start_s, start_s))
         except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
             self.failed_call("log_metrics", error)
+
+    def pause(self) -> Pause:
+        """Do what `ExperimentTracker.pause` says."""
+        return Pause(self.ticks)
 
     def _last_step(self) -> int:
         """Return the step of the last call of any kind; 0 before any."""
         then, step = self._metrics_step
         return step if then == self.step else self.step or 0
 
-    def _add_learning_rates(
-        self, metrics: dict[str, Captured], groups: Sequence[Mapping[str, Any]]
+    def _size(self, batch_size: Any) -> Any:
+        """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
+        if issubclass(type(batch_size), (float, np.number)):
+            return batch_size
+        odd = OddSize(describe(batch_size))
+        kept = [
+            (at_s, odd if type(size) is type(batch_size) else size) for at_s, size in self.ticks
+        ]
+        self.ticks.clear()
+        self.ticks.extend(kept)
+        return odd
+
+    def _read(
+        self,
+        argument: Any,
+        add: Callable[[dict[str, Captured], Any, Callable[[str, str], None]], object],
+        metrics: dict[str, Captured],
+        metric: str,
+        word: str,
     ) -> None:
-        if len(groups) != len(self._lr_names):
-            rest = [f"train/lr/{g.get('name', i)}" for i, g in enumerate(groups) if i > 0]
-            self._lr_names = ("train/lr", *rest)
-        for name, group in zip(self._lr_names, groups, strict=False):
-            metrics[name] = group["lr"]
+        """Let `add` read an argument; whatever is wrong with it costs its own metrics only."""
+        try:
+            add(metrics, argument, self._refuse)
+        except Exception as error:  # the argument's own code runs here; the row must not suffer
+            if is_handlers(error):
+                raise
+            self._refuse(metric, f"{word} {explain(error)}")
+
+    def _add_what_the_optimizer_tells(
+        self, metrics: dict[str, Captured], optimizer: Any, scaler: Any
+    ) -> None:
+        self._read(optimizer, add_learning_rates, metrics, LEARNING_RATE, "optimizer")
+        kind = type(optimizer)
+        if kind.__module__.startswith("torch.optim.") and hasattr(kind, "add_param_group"):
+            self._plain_optimizer = kind  # it has no loss scale, and raises nothing
+        elif scaler is None:
+            self._read(optimizer, add_loss_scale, metrics, AMP_SCALE, "optimizer")
 
     def _add_grad_norm(
-        self, metrics: dict[str, Captured], model: Any, optimizer: Any
+        self, metrics: dict[str, Captured], model: Any, optimizer: Any, scaler: Any
     ) -> Gradients | None:
         try:
-            norm = self._gradients.capture(model, optimizer)
+            norm = self._gradients.capture(model, optimizer, scaler)
         except Exception as error:  # the model's own code runs here; the row must not suffer
-            self._notices.refuse(GRAD_NORM, repr(error))
+            if is_handlers(error):
+                raise
+            known = isinstance(error, FasttrackError)
+            self._refuse(GRAD_NORM, str(error) if known else f"model {explain(error)}")
             return None
         if isinstance(norm, Gradients):
             return norm
@@ -235,6 +301,11 @@ class StepLogger:
     def _say_full(self) -> None:
         self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
 
+    def say_if_nothing_was_logged(self, logged: int, interval: int) -> None:
+        """Say so at the end of a run where there were calls, but none that was logged."""
+        if self.step is not None and not logged:
+            self._meeting.say(interval, f", the last time at {self.step}")
+
     def late_call(self) -> None:
         """Count a call that came after the end."""
         self._notices.count("late_calls")
@@ -242,23 +313,4 @@ class StepLogger:
 
     def failed_call(self, method: str, error: Exception) -> None:
         """Count a call that is given up as a whole, and say why."""
-        self._notices.count("failed_calls")
-        known = isinstance(error, FasttrackError)
-        text = str(error) if known else repr(error)
-        key = f"call:{method}:{type(error)}"
-        self._notices.warn(key, f"{method}: {text}; the call was ignored")
-
-
-def _mark(
-    pending: dict[str, torch.Tensor] | None, gradients: Gradients | None
-) -> tuple[torch.Event, ...]:
-    """Return what the devices must have reached before the values are read."""
-    events: tuple[torch.Event, ...] = ()
-    if pending is not None:
-        for tensor in pending.values():
-            if not tensor.is_cpu:
-                events = mark_streams({tensor.device for tensor in pending.values()})
-                break
-    if gradients is not None:
-        events += mark_streams(gradients.devices)
-    return events
+        self._notices.lose("failed_calls", method, explain(error), result="the call was ignored")

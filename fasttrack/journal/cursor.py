@@ -34,6 +34,11 @@ class SegmentLedger:
     """How we know that the destination has every row; None: it may not."""
     offline_proof: str | None = None
     """How we know that a local stand-in, for a later upload, holds every row; None: it may not."""
+    recheck: bool = False
+    """Whether rows that were handed over are known to be missing, or may be: what the destination
+    holds is then compared row by row before anything is sent."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """By metric: which of its values the destination never takes, and why."""
     artifacts: dict[str, str | None] = field(default_factory=dict)
     """By number: how we know that the destination has the artifact, or why it never will; None: it
     may not."""

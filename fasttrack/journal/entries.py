@@ -12,6 +12,7 @@ JSON knows no NaN or infinity: where a number may be one, it stands as the strin
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field, fields
 from types import NoneType
@@ -62,12 +63,16 @@ class Header:
     """Ranks in the job."""
     console: bool = True
     """Whether what the program prints is captured."""
+    sweep_id: str | None = None
+    """The W&B sweep that the run is a trial of; None: of none."""
     finish_timeout_s: float = 60.0
     """How long delivery may take once the trainer has left."""
     upload_timeout_s: float = 3600.0
     """How much longer while artifacts are uploaded."""
     online_timeout_s: float = 30.0
     """How long a server is tried before delivery falls back to offline."""
+    hang_timeout_s: float = 60.0
+    """After how long a client's call that should take no time counts as hung."""
     pid: int = 0
     host: str = ""
     executable: str = ""
@@ -187,17 +192,18 @@ Entry: TypeAlias = "Header | Row | Console | Config | Metadata | Artifact | Fini
 _CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Finish)}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
 _NUMBERS = frozenset((float, int, bool))
-_JSON_TYPES: dict[object, tuple[type, ...]] = {  # of a field, by its annotation
-    "bool": (bool,),
-    "int": (int,),
-    "int | None": (int, NoneType),
-    "float": (float, int),
-    "str": (str,),
-    "str | None": (str, NoneType),
-    "tuple[str, ...]": (list,),
-    "tuple[str, ...] | None": (list, NoneType),
-    "dict[str, Any]": (dict,),
+_JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation
+    "bool": frozenset((bool,)),
+    "int": frozenset((int,)),
+    "int | None": frozenset((int, NoneType)),
+    "float": frozenset((float, int)),
+    "str": frozenset((str,)),
+    "str | None": frozenset((str, NoneType)),
+    "tuple[str, ...]": frozenset((list,)),
+    "tuple[str, ...] | None": frozenset((list, NoneType)),
+    "dict[str, Any]": frozenset((dict,)),
 }
+_DEEPEST = 254  # levels that orjson writes; what is read recursively must not be deeper
 _FIELDS = {
     cls: tuple((f.name, _KEYS.get(f.name, f.name), _JSON_TYPES[f.type]) for f in fields(cls))
     for cls in _CLASSES.values()
@@ -237,9 +243,11 @@ def decode(line: bytes) -> Entry:
     """Return the entry of one line.
 
     Raises:
-        ValueError: the line is not one that fasttrack wrote.
+        ValueError: the line is not one that fasttrack wrote; says why, without its values.
     """
     found = orjson.loads(line)
+    if type(found) is not dict:
+        raise ValueError("not an object")
     try:
         kind = found["kind"]
         if kind == "row":
@@ -248,32 +256,72 @@ def decode(line: bytes) -> Entry:
             if not _NUMBERS.issuperset(map(type, values.values())):
                 values = {name: _as_number(value) for name, value in values.items()}
             if type(seq) is not int or type(step) is not int or type(time_s) not in _NUMBERS:
-                raise ValueError(f"not a row's number, step and time: {seq}, {step}, {time_s}")
+                raise ValueError("its number, step or time is none")
             return Row(seq, step, time_s, values)
         cls = _CLASSES.get(kind)
         if cls is None:
-            return Unknown(_checked("kind", kind, (str,)))
+            return Unknown(_checked("kind", kind, _JSON_TYPES["str"]))
         known = [field for field in _FIELDS[cls] if field[1] in found]
         entry: Entry = cls(**{name: _checked(key, found[key], types) for name, key, types in known})
         return entry
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a journal line: {error!r}") from error
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a journal line: {error}") from error
+
+
+def salvage_header(line: bytes, run_id: str) -> Header:
+    """Return what a damaged line has of a header; a field that is wrong has its default.
+
+    Args:
+        line: a segment's first.
+        run_id: the run's, where the line does not say it.
+
+    Raises:
+        ValueError: the line is no object of the kind.
+    """
+    found = orjson.loads(line)
+    if type(found) is not dict or found.get("kind") != Header.kind:
+        raise ValueError("not a header")
+    whole: dict[str, Any] = {"run_id": run_id}
+    for name, key, types in _FIELDS[Header]:
+        if key in found:
+            with contextlib.suppress(ValueError):
+                whole[name] = _checked(key, found[key], types)
+    return Header(**whole)
 
 
 def _as_number(value: Any) -> Number:
     """Return a value of a row, which may be one that JSON knows no number for."""
-    if isinstance(value, str):
+    if type(value) is str and value in _NON_FINITE:
         return _NON_FINITE[value]
     if type(value) not in _NUMBERS:
-        raise ValueError(f"a row's value must be a number, not {value!r}")
+        raise ValueError("a value is no number")
     return value  # type: ignore[no-any-return]
 
 
-def _checked(key: str, value: Any, types: tuple[type, ...]) -> Any:
+def _checked(key: str, value: Any, types: frozenset[type]) -> Any:
     """Return the value of a field; what is read later on relies on its type."""
-    if not isinstance(value, types):
-        raise ValueError(f"{key} must not be {value!r}")
-    return tuple(value) if type(value) is list else value
+    kind = type(value)
+    if kind not in types:
+        raise ValueError(f"{key} must not be a {kind.__name__}")
+    if kind is list:
+        if any(type(item) is not str for item in value):
+            raise ValueError(f"{key} must hold texts only")
+        return tuple(value)
+    if kind is dict and _deeper_than(value, _DEEPEST):
+        raise ValueError(f"{key} is nested too deeply")
+    return value
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    """Return whether a value of JSON is nested more deeply; not by recursion."""
+    level = [value]
+    while levels and level:
+        inner = (each.values() if type(each) is dict else each for each in level)
+        level = [each for group in inner for each in group if type(each) in (dict, list)]  # type: ignore[attr-defined]
+        levels -= 1
+    return bool(level)
 
 
 def is_row(line: bytes) -> bool:
@@ -306,7 +354,7 @@ def merge_headers(headers: list[Header]) -> Header | None:
         return None
     merged = {name: getattr(headers[-1], name) for name, *_ in _FIELDS[Header]}
     for earlier in reversed(headers[:-1]):
-        for name in ("name", "tags", "group", "notes", "entity"):
+        for name in ("name", "tags", "group", "notes", "entity", "sweep_id"):
             if merged[name] is None:
                 merged[name] = getattr(earlier, name)
     return Header(**merged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fasttrack.journal.reader import SegmentReader
+from fasttrack.journal.reader import MOST_NAMED, SegmentReader
 from fasttrack.journal.run_directory import attempt, segments
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.journal.entries import Entry
+    from fasttrack.journal.reader import Damage
 
 
 class Batch(NamedTuple):
@@ -38,6 +39,7 @@ class Follower:
         self._reader: SegmentReader | None = None
         self._last = 0  # the attempt that was opened last
         self._bad_lines = 0  # of closed segments
+        self._damage: list[Damage] = []  # of those, too
         self.sizes_bytes: dict[Path, int] = {}
         """How much was read of each segment so far, torn lines included."""
 
@@ -80,6 +82,11 @@ class Follower:
         """How many damaged lines were skipped so far."""
         return self._bad_lines + (0 if self._reader is None else self._reader.bad_lines)
 
+    @property
+    def damage(self) -> list[Damage]:
+        """The first of them, by name."""
+        return self._damage + ([] if self._reader is None else self._reader.damage)
+
     def _following(self) -> Path | None:
         return next((path for path in self._list_segments() if attempt(path) > self._last), None)
 
@@ -88,6 +95,7 @@ class Follower:
         if self._reader is not None:
             self._reader.close()
             self._bad_lines += self._reader.bad_lines
+            self._damage = (self._damage + self._reader.damage)[:MOST_NAMED]
             self._reader = None
 
     def __enter__(self) -> Follower:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from fasttrack.journal.entries import Finish, Header, Metadata, count_row_lines, decode
+import orjson
+
+from fasttrack.journal.entries import (
+    Finish,
+    Header,
+    Metadata,
+    count_row_lines,
+    decode,
+    salvage_header,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +24,23 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 256 * 1024
 _COUNT_CHUNK_BYTES = 4 * 2**20
 _TAIL_BYTES = 64 * 1024
+_LONGEST_LINE_BYTES = 64 * 2**20  # more is no line of ours, and must not fill the memory
+_TELLING_BYTES = 64
+MOST_NAMED = 20  # damaged lines that are told one by one
+
+
+class Damage(NamedTuple):
+    """A line that was left out, in whole or in part."""
+
+    segment: str
+    """The file's name."""
+    line: int
+    """Its number there, from 1."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return it as it is told."""
+        return f"{self.segment}:{self.line} ({self.why})"
 
 
 class SegmentReader:
@@ -31,15 +57,20 @@ class SegmentReader:
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
-        self._rest = b""
+        self._pieces: list[bytes] = []  # of the line whose end has not been read
+        self._held_bytes = 0
+        self._line = 0  # number of the last whole one
         self.bad_lines = 0
+        self.damage: list[Damage] = []
+        """The first of the bad lines, at most `MOST_NAMED`."""
         self.size_bytes = 0
         """How much was read so far, torn lines included."""
 
     def read(self) -> list[Entry]:
         """Return the next whole entries, at most about 256 KiB of them; empty at the end.
 
-        Lines that do not parse are skipped and counted in `bad_lines`.
+        Lines that fasttrack did not write so are skipped, counted in `bad_lines`, and named in
+        `damage`; of a header, what is right is kept.
         """
         entries: list[Entry] = []
         while not entries:
@@ -47,17 +78,54 @@ class SegmentReader:
             if not chunk:
                 return entries
             self.size_bytes += len(chunk)
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
-                try:
-                    entries.append(decode(line))
-                except ValueError:
-                    self.bad_lines += 1
+            first, *more = chunk.split(b"\n")
+            if not more:
+                self._hold(first)
+                continue
+            self._pieces.append(first)
+            too_long = self._held_bytes > _LONGEST_LINE_BYTES
+            self._decode(b"" if too_long else b"".join(self._pieces), entries)
+            self._pieces.clear()
+            self._held_bytes = 0
+            for line in more[:-1]:
+                self._decode(line, entries)
+            self._hold(more[-1])
         return entries
+
+    def _hold(self, piece: bytes) -> None:
+        self._held_bytes += len(piece)
+        if self._held_bytes <= _LONGEST_LINE_BYTES:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def _decode(self, line: bytes, entries: list[Entry]) -> None:
+        self._line += 1
+        try:
+            entries.append(decode(line))
+        except ValueError as error:
+            self.bad_lines += 1
+            if len(self.damage) < MOST_NAMED:
+                self.damage.append(Damage(self.path.name, self._line, _reason(line, error)))
+            if self._line == 1 and (header := _salvaged(line, self.path)) is not None:
+                entries.append(header)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _reason(line: bytes, error: ValueError) -> str:
+    if not line:
+        return "an empty line, or one of more than 64 MiB"
+    return "not JSON" if isinstance(error, orjson.JSONDecodeError) else str(error)
+
+
+def _salvaged(line: bytes, path: Path) -> Header | None:
+    try:
+        return salvage_header(line, path.parent.name)
+    except ValueError:
+        return None
 
 
 def read_segment(path: Path) -> list[Entry]:
@@ -73,13 +141,13 @@ def read_segment(path: Path) -> list[Entry]:
 
 
 def read_header(path: Path) -> Header | None:
-    """Return the header of the segment at `path`, or None where it was torn."""
+    """Return the header of the segment at `path`, as much of it as is right; None: it has none."""
     with path.open("rb") as file:
-        line = file.readline()
+        line = file.readline(_LONGEST_LINE_BYTES)
     try:
         entry = decode(line)
     except ValueError:
-        return None
+        return _salvaged(line, path)
     return entry if isinstance(entry, Header) else None
 
 
@@ -131,12 +199,15 @@ def count_rows(path: Path) -> int:
         OSError: it cannot be read.
     """
     count = 0
-    rest = b"\n"
+    start = b""  # of the line whose end has not been read; as much as tells what it is
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_COUNT_CHUNK_BYTES):
-            whole, newline, torn = (rest + chunk).rpartition(b"\n")
-            count += count_row_lines(whole)
-            rest = newline + torn
+            whole, newline, torn = chunk.rpartition(b"\n")
+            if newline:
+                count += count_row_lines(b"".join((b"\n", start, whole)))
+                start = torn
+            elif len(start) < _TELLING_BYTES:
+                start += torn
     return count
 
 

@@ -5,9 +5,12 @@ segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
 courier.lock            held by whoever delivers the run
 delivery.log            what the delivery process had to say
+client/                 what a client needs on disk while it delivers
+stop-0001               while attempt 1 listens: written into, it asks the program to stop
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
 manifest.json       path -> [size in bytes, modification time in ns, inode]
+copy.tmp            the file that is being copied
 """
 
 from __future__ import annotations
@@ -62,6 +65,16 @@ def log_path(run_dir: Path) -> Path:
     return run_dir / "delivery.log"
 
 
+def stop_path(segment: Path) -> Path:
+    """Return the file by which the attempt that writes `segment` is asked to stop."""
+    return segment.parent / f"stop-{attempt(segment):04d}"
+
+
+def client_directory(run_dir: Path) -> Path:
+    """Return the folder for what a destination's client needs on disk while it delivers."""
+    return run_dir / "client"
+
+
 def artifacts_directory(run_dir: Path) -> Path:
     """Return the folder in which all attempts stage their files."""
     return run_dir / "artifacts"
@@ -85,3 +98,8 @@ def files_directory(staged: Path) -> Path:
 def manifest_path(staged: Path) -> Path:
     """Return the file that says what a staged artifact's files were when they were staged."""
     return staged / "manifest.json"
+
+
+def scratch_path(staged: Path) -> Path:
+    """Return the file that a staged artifact's next file is copied to."""
+    return staged / "copy.tmp"

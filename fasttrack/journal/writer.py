@@ -1,4 +1,8 @@
-"""Append to a run's segment; survive a full disk without tearing a line."""
+"""Append to a run's segment, and only that: what stands in it stays, also on a full disk.
+
+Whoever reads along (delivery, maybe on another machine) has a line as soon as it is there. So
+nothing is ever cut off again: a line that the disk took in part is completed, once there is room.
+"""
 
 from __future__ import annotations
 
@@ -51,13 +55,13 @@ class SegmentWriter:
                 break
             except FileExistsError:  # another process resumed the same run this instant
                 number += 1
-        self._size_bytes = 0
         self._held_limit_bytes = held_limit_bytes
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._torn = False  # part of a line stands behind the last whole one
+        self._begun_bytes = 0  # how much of the first held line is on disk
         try:
-            self._append_all(encode(replace(header, attempt=number)))
+            self._hold([encode(replace(header, attempt=number))])
+            self._write_held()
         except (OSError, TypeError):
             os.close(self._fd)
             self.path.unlink(missing_ok=True)
@@ -66,28 +70,51 @@ class SegmentWriter:
     def append(self, lines: list[bytes]) -> OSError | None:
         """Append whole lines, or hold them in memory while the disk refuses.
 
-        Lines that were held are written first, so their order stays. Nothing is torn: a write
-        that came through in part is cut off again.
+        Lines that were held are written first, so their order stays.
 
         Returns:
             None when all is on disk; else what the disk said, and `held_lines` tells how many
             lines wait. They are tried again with the next call.
         """
-        self._held.extend(lines)
-        self._held_bytes += sum(map(len, lines))
+        self._hold(lines)
         try:
-            self._append_all(b"".join(self._held))
+            self._write_held()
         except OSError as error:
             return error
-        self._held.clear()
-        self._held_bytes = 0
         return None
 
+    def _hold(self, lines: list[bytes]) -> None:
+        self._held.extend(lines)
+        self._held_bytes += sum(map(len, lines))
+
+    def _write_held(self) -> None:
+        view = memoryview(b"".join(self._held))
+        written = self._begun_bytes
+        try:
+            while written < len(view):
+                written += os.write(self._fd, view[written:])
+        finally:
+            self._let_go(written)
+
+    def _let_go(self, written: int) -> None:
+        """Drop the held lines that are on disk whole; a reader may have them already."""
+        whole = 0
+        while whole < len(self._held) and len(self._held[whole]) <= written:
+            written -= len(self._held[whole])
+            self._held_bytes -= len(self._held[whole])
+            whole += 1
+        del self._held[:whole]
+        self._begun_bytes = written
+
     def trim_held(self, *, to_nothing: bool = False) -> int:
-        """Drop the newest held lines above the memory limit; return how many rows that were."""
+        """Drop the newest held lines above the memory limit; return how many rows that were.
+
+        A line that the disk has in part goes only `to_nothing`, after which nothing is appended.
+        """
         limit_bytes = 0 if to_nothing else self._held_limit_bytes
+        kept = 0 if to_nothing or not self._begun_bytes else 1
         dropped: list[bytes] = []
-        while self._held_bytes > limit_bytes:
+        while self._held_bytes > limit_bytes and len(self._held) > kept:
             dropped.append(self._held.pop())
             self._held_bytes -= len(dropped[-1])
         return sum(map(is_row, dropped))
@@ -102,26 +129,13 @@ class SegmentWriter:
         """The number of rows that are in memory only. Threads: any."""
         return sum(map(is_row, list(self._held)))
 
-    def _append_all(self, data: bytes) -> None:
-        view = memoryview(data)
-        written = 0
-        try:
-            if self._torn:
-                os.ftruncate(self._fd, self._size_bytes)
-                self._torn = False
-            while written < len(view):
-                written += os.write(self._fd, view[written:])
-        except OSError:
-            self._torn = True
-            os.ftruncate(self._fd, self._size_bytes)
-            self._torn = False
-            raise
-        self._size_bytes += written
-
     def close(self) -> None:
-        """Flush the file to the device and close it. Blocks on the disk."""
+        """Flush the file to the device and close it, once. Blocks on the disk."""
+        fd, self._fd = self._fd, -1  # the number is soon somebody else's
+        if fd < 0:
+            return
         try:
-            os.fsync(self._fd)
+            os.fsync(fd)
         except OSError:
             pass  # a file system without fsync; the rows are in the page cache
-        os.close(self._fd)
+        os.close(fd)

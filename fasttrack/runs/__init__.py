@@ -22,17 +22,20 @@ from fasttrack.runs.status import (
 )
 from fasttrack.runs.summary import Summary
 from fasttrack.runs.sync import SyncResult, deliver_run
+from fasttrack.runs.verify import PlaceVerdict, Verification, repair_run, verify_run
 
 __all__ = [
     "BackendDelivery",
     "DeliveryStatus",
     "LocalRun",
+    "PlaceVerdict",
     "RankedRun",
     "RunRow",
     "RunStatus",
     "SegmentDelivery",
     "Summary",
     "SyncResult",
+    "Verification",
     "deliver_run",
     "find_delivery",
     "find_run",
@@ -40,4 +43,6 @@ __all__ = [
     "find_status",
     "list_runs",
     "rank_runs",
+    "repair_run",
+    "verify_run",
 ]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fasttrack.journal.entries import Entry, Header
+    from fasttrack.journal.reader import Damage
 
 _MOST_NAMED = 5  # runs that an error lists
 
@@ -58,12 +59,14 @@ class LocalRun:
     Attributes:
         directory: where its segments are.
         bad_lines: how many damaged lines the last complete reading skipped.
+        damage: the first of them, by name.
     """
 
     def __init__(self, directory: Path) -> None:
         """Take `directory`, which holds at least one segment."""
         self.directory = directory
         self.bad_lines = 0
+        self.damage: list[Damage] = []
 
     @property
     def segments(self) -> list[Path]:
@@ -122,7 +125,7 @@ class LocalRun:
                 number = attempt(segment)
                 for entry in entries:
                     yield number, entry
-            self.bad_lines = follower.bad_lines
+            self.bad_lines, self.damage = follower.bad_lines, follower.damage
 
     def rows(self) -> Iterator[RunRow]:
         """Yield all rows that are written by now, in order.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,13 +14,13 @@ from fasttrack.journal.entries import Row
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import count_rows, last_written_s, read_finish
 from fasttrack.journal.run_directory import attempt, base_directory, cursor_path
+from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
     from fasttrack.journal.cursor import Cursor
     from fasttrack.runs.local import LocalRun
 
 _RECENT_S = 300.0
-_CLOCK_SLACK_S = 60.0
 _WORST_FIRST = ("no", "partly", "offline dir", "files", "server")
 _ARRIVED = ("files", "server")
 _NOWHERE = "journal"
@@ -55,28 +53,11 @@ def find_status(run: LocalRun) -> RunStatus:
         code = finish.exit_code
         word = "preempted" if finish.preempting else "failed" if code else "finished"
         return RunStatus(word, code, finish.time_s)
-    if header is not None and header.host == socket.gethostname():
-        alive = _is_alive(header.pid, header.time_s)
-        return RunStatus("running" if alive else "crashed", None, None)
+    runs = None if header is None else trainer_runs(header)
+    if runs is not None:
+        return RunStatus("running" if runs else "crashed", None, None)
     recent = time.time() - last_written_s(segment) < _RECENT_S
     return RunStatus("running?" if recent else "unknown", None, None)
-
-
-def _is_alive(pid: int, seen_s: float) -> bool:
-    """Return whether the process that had the id `pid` at `seen_s` (unix time) still runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # not Linux, or hidden from us
-        return True
-    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    # A process that was born after the run began got the id later; one in state Z has ended.
-    return fields[0] != "Z" and time.time() - age_s < seen_s + _CLOCK_SLACK_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

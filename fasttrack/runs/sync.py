@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from fasttrack.delivery.events import Done, decode
+from fasttrack.delivery.events import Busy, Done, LeftOut, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
 
@@ -35,7 +35,7 @@ class SyncResult:
     already: bool = False
     """Whether nothing was left to do."""
     busy: bool = False
-    """Whether another process, likely the run's own, delivers it."""
+    """Whether another process delivers it; `reason` says which."""
     rows: int | None = None
     """How many rows the run has, or how many were sent where that failed."""
     proof: str | None = None
@@ -43,6 +43,8 @@ class SyncResult:
     """Where a person looks at the run."""
     reason: str | None = None
     """Why it is not delivered."""
+    left_out: tuple[str, ...] = ()
+    """What of the run can never be delivered (damaged lines, say), and why."""
     backends: tuple[Done, ...] = ()
     """What each backend said at its end."""
 
@@ -58,6 +60,7 @@ class SyncResult:
             "proof": self.proof,
             "url": self.url,
             "reason": self.reason,
+            "left_out": list(self.left_out),
             "backends": {done.backend: _as_json(done) for done in self.backends},
         }
 
@@ -84,6 +87,8 @@ def deliver_run(
     if run.journal_only:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
     finals: dict[str, Done] = {}
+    left_out: dict[str, None] = {}
+    holder = Busy().holder
     with ExitStack() as stack:
         try:
             process = stack.enter_context(_started(run.directory, command(run.directory)))
@@ -96,12 +101,16 @@ def deliver_run(
             except ValueError:
                 continue  # something that a client prints
             on_event(event)
-            if isinstance(event, Done):
+            if isinstance(event, Busy):
+                holder = event.holder
+            elif isinstance(event, LeftOut):
+                left_out[event.what] = None
+            elif isinstance(event, Done):
                 finals[event.backend] = event
         code = process.wait()
     if code == _BUSY:
-        return _undelivered(run, "its own process delivers it", busy=True)
-    return merge(run, list(finals.values()), code)
+        return _undelivered(run, f"it is being delivered by {holder}", busy=True)
+    return replace(merge(run, list(finals.values()), code), left_out=tuple(left_out))
 
 
 def merge(run: LocalRun, finals: Sequence[Done], code: int) -> SyncResult:

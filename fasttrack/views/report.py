@@ -111,6 +111,8 @@ class Report:
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
+    damage: list[str]
+    """The first of them, by file and number, and why."""
 
     def as_json(self) -> dict[str, object]:
         """Return what `fasttrack show --json` prints."""
@@ -128,6 +130,7 @@ class Report:
             "segments": _segments_as_json(delivery.segments),
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
+            "damage": self.damage,
             "metrics": {
                 name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
                 for name, summary in self.metrics.items()
@@ -180,6 +183,7 @@ def read_report(run: LocalRun) -> Report:
         artifacts=artifacts,
         metrics=metrics,
         bad_lines=run.bad_lines,
+        damage=[str(damage) for damage in run.damage],
     )
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fasttrack.hotpath.capture import EVENTLESS, is_unsupported
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -32,15 +34,30 @@ class SideStreams:
         self._streams: dict[torch.device, torch.Stream | None] = {}
 
     def enter(self, device: torch.device, events: Iterable[torch.Event]) -> None:
-        """Make this thread's work on `device` go to the side stream, behind `events`."""
+        """Make this thread's work on `device` go to the side stream, behind `events`.
+
+        Where the backend has no streams or no events, it waits: for the events, or for all that
+        the device was given.
+
+        Raises:
+            RuntimeError: the device failed. Nothing may be read from it now.
+        """
+        if device.type == "cpu":
+            return
         if device not in self._streams:
             self._streams[device] = _open_stream(device)
         stream = self._streams[device]
-        if stream is None:
+        if stream is not None:
+            torch.accelerator.set_stream(stream)
+        if device.type in EVENTLESS:
+            torch.accelerator.synchronize(device)
             return
-        torch.accelerator.set_stream(stream)
         for event in events:
-            if event.device == device:
+            if event.device != device:
+                continue
+            if stream is None:
+                event.synchronize()
+            else:
                 stream.wait_event(event)
 
     def wait(self, device: torch.device) -> None:
@@ -50,7 +67,11 @@ class SideStreams:
             stream.synchronize()
 
     def read(self, tensors: Sequence[torch.Tensor], events: Iterable[torch.Event]) -> list[Scalar]:
-        """Return the numbers of one-element `tensors` that share one device and dtype."""
+        """Return the numbers of one-element `tensors` that share one device and dtype.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
         device = tensors[0].device
         if device.type == "cpu":
             return [tensor.item() for tensor in tensors]
@@ -58,7 +79,10 @@ class SideStreams:
         stacked = torch.stack([tensor.reshape(()) for tensor in tensors])
         if self._streams[device] is None:
             return stacked.tolist()
-        host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
+        try:  # of the host, whatever the user's default device or tensor type is
+            host = torch.empty(stacked.shape, dtype=stacked.dtype, device="cpu", pin_memory=True)
+        except RuntimeError:  # none is left, or the backend knows none
+            return stacked.tolist()
         host.copy_(stacked, non_blocking=True)
         self.wait(device)
         return host.tolist()
@@ -67,11 +91,13 @@ class SideStreams:
 def _open_stream(device: torch.device) -> torch.Stream | None:
     if device.type == "cuda":
         _relax_stream_capture()
+    torch.accelerator.set_device_index(device.index or 0)
     try:
-        torch.accelerator.set_device_index(device.index or 0)
         return torch.Stream(device)
-    except (RuntimeError, NotImplementedError):  # a backend without streams (MPS)
-        return None
+    except RuntimeError as error:
+        if not is_unsupported(error):
+            raise
+        return None  # MPS
 
 
 def _relax_stream_capture() -> None:

@@ -7,12 +7,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode
+from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
+from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
-from fasttrack.worker.rows import RowEncoder, encode_console
+from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Artifact, Config, Finish, Metadata
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 32  # records that are written together
+_LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
@@ -44,10 +50,16 @@ class Worker:
         overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
+        find_pauses: bool = True,
         gpu: GpuSampler | None = None,
         bursts: Bursts | None = None,
+        every_interval: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare; nothing runs before `start` (or `run_once`, by hand)."""
+        """Prepare; nothing runs before `start` (or `run_once`, by hand).
+
+        `every_interval` is called at most every `flush_interval_s`, on the thread.
+        """
+        self._every_interval = every_interval
         self._ring = ring
         self._console = console
         self._writer = writer
@@ -64,19 +76,25 @@ class Worker:
             self._gpu,
             self._bursts,
             gpu_stats_interval=gpu_stats_interval,
+            find_pauses=find_pauses,
             own_metrics=self._own_metrics,
         )
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
-        self._flushed = threading.Condition()  # on an RLock: a signal handler may flush too
-        self._flush_asked = 0
-        self._flush_done = 0
+        # Of each `flush`: held until it is done. No Condition: what a signal handler raises in its
+        # Python code would leave its lock held, and the worker waiting for ever.
+        self._flushes: deque[threading.Lock] = deque()
+        self._waits_for_end: deque[threading.Lock] = deque()
+        self._ended = False
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
+        self._gave_up = False
         self._thread: threading.Thread | None = None
         # worker thread
+        self._printed = ConsoleEncoder()
         self._rows_lost = 0
+        self._in_hand = 0  # records that are no longer in the ring and not yet rows
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
@@ -91,8 +109,9 @@ class Worker:
         if self._wake.locked():
             try:
                 self._wake.release()
-            except RuntimeError:  # another thread was quicker
-                return
+            except RuntimeError as error:  # another thread was quicker
+                if is_handlers(error):
+                    raise
 
     def write(self, entry: Config | Metadata | Artifact) -> None:
         """Have an entry that is no row written to the journal, soon. Never waits.
@@ -109,6 +128,18 @@ class Worker:
         return self._rows.rows - self._rows_lost - self._writer.held_rows
 
     @property
+    def training_steps(self) -> int:
+        """Calls of `log_training_step` so far that were not left out for the interval."""
+        return self._rows.training_steps
+
+    @property
+    def left_behind(self) -> int:
+        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
+        if not self._gave_up:
+            return 0
+        return self._ring.count() + self._in_hand + self._writer.held_rows
+
+    @property
     def delivery_lag_rows(self) -> int:
         """Rows on disk that delivery has not handed on, as far as it told."""
         report = self._delivery.report
@@ -120,29 +151,37 @@ class Worker:
         Blocks up to `timeout_s` seconds, on the device and the disk.
         """
         deadline = time.monotonic() + timeout_s
-        with self._flushed:
-            self._flush_asked += 1
-            number = self._flush_asked
-            while self._flush_done < number:
-                self.wake()
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or self._thread is None or not self._thread.is_alive():
-                    return False
-                self._flushed.wait(min(left_s, 1.0))
-        return True
+        done = threading.Lock()
+        done.acquire()
+        self._flushes.append(done)
+        while True:
+            self.wake()
+            alive = self._thread is not None and not self._ended
+            left_s = deadline - time.monotonic() if alive else 0.0
+            if done.acquire(timeout=min(max(left_s, 0.0), 1.0)):
+                return True
+            if left_s <= 0:
+                return False
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after a last round; return whether it ended within `timeout_s`."""
         self._stopping = True
         self.wake()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            return not self._thread.is_alive()
-        return True
+        if self._thread is None:
+            return True
+        # Not by the thread's own `join` and `is_alive`: where a signal handler raises in them,
+        # Python takes a thread that runs on for ended (before 3.13).
+        ended = threading.Lock()
+        ended.acquire()
+        self._waits_for_end.append(ended)
+        self._gave_up = not (self._ended or ended.acquire(timeout=max(0.0, timeout_s)))
+        if not self._gave_up:
+            self._thread.join(_LAST_WORDS_S)
+        return not self._gave_up
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([encode(finish)])
+        self._append([*self._printed.end(), encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -150,6 +189,14 @@ class Worker:
     # --- worker thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._loop_twice()
+        finally:
+            self._ended = True
+            while self._waits_for_end:
+                self._waits_for_end.popleft().release()
+
+    def _loop_twice(self) -> None:
         try:
             self._loop()
         except BaseException as error:
@@ -163,22 +210,21 @@ class Worker:
             backlog = handled >= self._ring.capacity
             self._wake.acquire(timeout=0 if backlog else self._flush_interval_s)
             stopping = self._stopping
-            with self._flushed:
-                asked = self._flush_asked
+            flushes = len(self._flushes)
             try:
                 handled = self.run_once()
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._flush_interval_s
+                    self._every_interval()
                     self._delivery.poll()
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
                 self._notices.count("worker_errors")
                 self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
-            with self._flushed:
-                if not self._writer.held_lines:
-                    self._flush_done = asked
-                self._flushed.notify_all()
+            if not self._writer.held_lines:
+                for _ in range(flushes):
+                    self._flushes.popleft().release()
             if stopping:
                 return
 
@@ -189,9 +235,9 @@ class Worker:
         that was pushed before it began.
         """
         handled = 0
-        printed = self._console.pop(self._console.capacity)
+        printed = self._printed.encode(self._console.pop(self._console.capacity))
         if printed:
-            self._append(encode_console(printed))
+            self._append(printed)
         if self._lines:
             self._append([self._lines.popleft() for _ in range(len(self._lines))])
         bursts = self._bursts
@@ -209,11 +255,23 @@ class Worker:
         return handled
 
     def _handle(self, records: list[RawRecord]) -> None:
+        self._in_hand = len(records)
+        try:
+            self._write_rows(records)
+        finally:
+            self._in_hand = 0
+
+    def _write_rows(self, records: list[RawRecord]) -> None:
         try:
             lines = self._rows.encode(records)
         except Exception as error:  # the worker's boundary: nothing may stop it
-            self._notices.count("worker_errors", len(records))
-            self._notices.warn(f"worker:{error!r}", f"the worker met {error!r} and goes on")
+            if len(records) > 1:  # one record's trouble is no other's
+                for record in records:
+                    self._write_rows([record])
+                return
+            self._notices.count("worker_errors")
+            met = spell(error)
+            self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
             return
         self._append(lines)
 

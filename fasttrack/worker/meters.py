@@ -1,17 +1,36 @@
-"""Throughput and the distribution of step times over one log interval."""
+"""Throughput, pauses and the distribution of step times over one log interval."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fasttrack.hotpath.records import MOST_TICKS
+from fasttrack.hotpath.advice import describe
+from fasttrack.hotpath.records import MOST_TICKS, OddSize, PausedSince
+from fasttrack.notices import spell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from fasttrack.hotpath.records import Ticks
+
+SAMPLES_PER_SEC = "perf/samples_per_sec"
+_MOST_SAMPLES = 1e18
+_NUMBERS = (int, float, np.integer, np.floating)
+
+# What is taken for a pause where nobody marked one. Evaluations and checkpoints take many times as
+# long as a step and are rare; a slow optimizer step after some micro-batches is neither as a rule.
+_RECENT = 64  # steps, beside those of the interval, that tell how long a step usually takes
+_FEWEST = 5  # steps below which nothing is usual
+_SHORTEST_PAUSE_S = 0.5
+_TIMES_THE_MEDIAN = 10
+_TIMES_IF_FREQUENT = 50
+_FREQUENT = 1 / 9  # long steps among all: one in ten is an evaluation after every log interval
+_MOST_IN_A_ROW = 2  # an evaluation and a checkpoint; more is how long steps take from now on
 
 
 class StepMeter:
@@ -20,34 +39,61 @@ class StepMeter:
     Threads: worker only.
     """
 
-    def __init__(self, world_size: Callable[[], int], most_ticks: int = MOST_TICKS) -> None:
+    def __init__(
+        self,
+        world_size: Callable[[], int],
+        refuse: Callable[[str, str], None],
+        *,
+        find_pauses: bool = True,
+        most_ticks: int = MOST_TICKS,
+    ) -> None:
         """Meter steps.
 
         Args:
             world_size: asked once, when the first interval is complete.
-            most_ticks: steps of one interval that are kept: of so many, some fell out.
+            refuse: told (metric, why) where batch sizes are wrong.
+            find_pauses: whether steps that took far longer than usual hold a pause; False: only
+                marked ones count.
+            most_ticks: readings of one interval that are kept: of so many, some fell out.
         """
         self._ask_world_size = world_size
+        self._refuse = refuse
+        self._find_pauses = find_pauses
         self._most_ticks = most_ticks
         self._world_size = 0
         self._last_s: float | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
+        self._long_in_a_row = 0
+        self.steps = 0
+        """How many ended in the last interval, whether or not it is known when they began."""
+        self.paused_s = 0.0
+        """Seconds of the last interval that were no training."""
 
-    def measure(self, ticks: Sequence[tuple[float, Any]]) -> dict[str, float]:
+    def measure(self, ticks: Ticks) -> dict[str, float]:
         """Return the metrics of the interval that ends with the last of `ticks`.
 
         Args:
-            ticks: (`time.perf_counter()` in seconds, batch size) of each step since the last call.
+            ticks: (`time.perf_counter()` in seconds, batch size) of each step since the last call,
+                and (end, `PausedSince`) of each pause.
 
         Returns:
             `perf/steps_per_sec`; `perf/samples_per_sec` over all ranks, where every batch size is
-            a number; `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the
-            first step of a run: no interval has ended yet.
+            a number; `perf/pause_s`, which is in neither, where there was a pause;
+            `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the first step of a
+            run: no interval has ended yet.
         """
-        if not ticks:  # another thread's call took this one's
-            return {}
-        times = [at_s for at_s, _ in ticks]
+        fell_out = len(ticks) >= self._most_ticks
         batches = [batch_size for _, batch_size in ticks]
-        if self._last_s is None or len(ticks) >= self._most_ticks:  # the first, or some fell out
+        times = [at_s for at_s, _ in ticks]
+        pauses: list[tuple[float, float]] = []
+        if PausedSince in map(type, batches):
+            pauses = sorted([(float(b), at) for at, b in ticks if type(b) is PausedSince])
+            times = [at_s for at_s, batch_size in ticks if type(batch_size) is not PausedSince]
+            batches = [batch_size for batch_size in batches if type(batch_size) is not PausedSince]
+        self.steps, self.paused_s = len(times), 0.0
+        if not times:  # another thread's call took this one's
+            return {}
+        if self._last_s is None or fell_out:
             del batches[0]
         else:
             times.insert(0, self._last_s)
@@ -55,22 +101,100 @@ class StepMeter:
         elapsed_s = times[-1] - times[0]
         if elapsed_s <= 0:
             return {}
-        if not self._world_size:
-            self._world_size = self._ask_world_size()
-        steps = len(batches)
-        metrics = {"perf/steps_per_sec": steps / elapsed_s}
-        samples = _total(batches)
-        if samples is not None:
-            metrics["perf/samples_per_sec"] = samples * self._world_size / elapsed_s
-        durations = sorted([(b - a) * 1e3 for a, b in itertools.pairwise(times)])
-        metrics["perf/step_time_ms/p50"] = durations[math.ceil(0.50 * steps) - 1]
-        metrics["perf/step_time_ms/p99"] = durations[math.ceil(0.99 * steps) - 1]
-        metrics["perf/step_time_ms/max"] = durations[-1]
+        durations = _gaps(times, pauses)
+        self.paused_s = elapsed_s - sum(durations) if pauses else 0.0
+        if self._find_pauses:
+            self.paused_s += self._unmarked_s(durations)
+        return self._rates(elapsed_s - self.paused_s, durations, batches)
+
+    def _rates(
+        self, trained_s: float, durations: list[float], batches: Sequence[Any]
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        steps = len(durations)
+        if trained_s > 0:
+            metrics["perf/steps_per_sec"] = steps / trained_s
+            samples = self._total(batches)
+            if samples is not None:
+                if not self._world_size:
+                    self._world_size = self._ask_world_size()
+                metrics[SAMPLES_PER_SEC] = samples * self._world_size / trained_s
+        if self.paused_s > 0:
+            metrics["perf/pause_s"] = self.paused_s
+        ordered = sorted(durations)
+        metrics["perf/step_time_ms/p50"] = ordered[math.ceil(0.50 * steps) - 1] * 1e3
+        metrics["perf/step_time_ms/p99"] = ordered[math.ceil(0.99 * steps) - 1] * 1e3
+        metrics["perf/step_time_ms/max"] = ordered[-1] * 1e3
         return metrics
 
+    def _unmarked_s(self, durations: list[float]) -> float:
+        """Return for how long the steps paused, as it seems, beyond what a step usually takes."""
+        paused_s = 0.0
+        if max(durations) > _SHORTEST_PAUSE_S:
+            known = sorted([*self._recent, *durations])
+            usual_s = known[len(known) // 2]
+            longest_s = max(_SHORTEST_PAUSE_S, _TIMES_THE_MEDIAN * usual_s)
+            if sum([seconds > longest_s for seconds in known]) > _FREQUENT * len(known):
+                longest_s = max(longest_s, _TIMES_IF_FREQUENT * usual_s)
+            for seconds in durations if len(known) >= _FEWEST else ():
+                self._long_in_a_row = self._long_in_a_row + 1 if seconds > longest_s else 0
+                if 0 < self._long_in_a_row <= _MOST_IN_A_ROW:
+                    paused_s += seconds - usual_s
+        else:
+            self._long_in_a_row = 0
+        self._recent.extend(durations)
+        return paused_s
 
-def _total(batches: Sequence[Any]) -> float | None:
-    # None where a batch size is unknown: a tensor is not read, that could wait for the device.
-    if any(not issubclass(kind, (int, float, np.integer)) for kind in set(map(type, batches))):
+    def _total(self, batches: Sequence[Any]) -> float | None:
+        # None where a batch size is unknown: a tensor is not read, that could wait for the device.
+        kinds = set(map(type, batches))
+        if type(None) in kinds:
+            return None
+        if kinds == {int} and min(batches) >= 0 and max(batches) < _MOST_SAMPLES:
+            return float(sum(batches))
+        wrong = next((size for size in batches if not _is_size(size)), None)
+        if wrong is None:
+            return math.fsum(batches)  # not sum(): NumPy's narrow integers overflow
+        number = type(wrong) is int or issubclass(type(wrong), np.number)
+        what = str(wrong) if type(wrong) is OddSize else spell(wrong) if number else describe(wrong)
+        self._refuse(
+            SAMPLES_PER_SEC,
+            f"batch_size must be this rank's number of samples, not {what}; pass an int, such as "
+            "len(batch)",
+        )
         return None
-    return float(sum(batches))
+
+
+def _is_size(size: Any) -> bool:
+    if type(size) is bool or not issubclass(type(size), _NUMBERS):
+        return False
+    try:
+        return 0 <= float(size) < _MOST_SAMPLES
+    except Exception:  # too large for a float, or a number of the user's own class
+        return False
+
+
+def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> list[float]:
+    """Return the seconds from each of `times` to the next, without those in `pauses`.
+
+    Pauses are ordered by their beginning; they may hold or overlap one another, and steps.
+    """
+    if not pauses:
+        return [b - a for a, b in itertools.pairwise(times)]
+    merged: list[tuple[float, float]] = []
+    for began_s, ended_s in pauses:
+        if merged and began_s <= merged[-1][1]:
+            began_s, ended_s = merged[-1][0], max(merged.pop()[1], ended_s)
+        merged.append((began_s, ended_s))
+    gaps = []
+    first = 0
+    for a, b in itertools.pairwise(times):
+        while first < len(merged) and merged[first][1] <= a:
+            first += 1
+        paused_s = 0.0
+        for began_s, ended_s in itertools.islice(merged, first, None):
+            if began_s >= b:
+                break
+            paused_s += min(b, ended_s) - max(a, began_s)
+        gaps.append(b - a - paused_s)
+    return gaps

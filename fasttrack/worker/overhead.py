@@ -52,6 +52,7 @@ class Overhead:
         self._reported_at_s = self._started_s
         self._reported_cpu_s = 0.0
         self._window_began_s: float | None = None
+        self._paused_s = 0.0
         self._steps = 0
         self._metrics_calls = 0
 
@@ -68,15 +69,18 @@ class Overhead:
         """Count calls of `log_metrics`."""
         self._metrics_calls += calls
 
-    def add_steps(self, step: int, first_s: float, last_s: float, steps: int) -> None:
-        """Count the training steps up to `step`, which began at `first_s` to `last_s`."""
+    def add_steps(
+        self, step: int, first_s: float, last_s: float, steps: int, *, paused_s: float = 0.0
+    ) -> None:
+        """Count the training steps up to `step`, which ended at `first_s` to `last_s`."""
         if self._budget is None:
             return
         if self._window_began_s is None:
             self._window_began_s = first_s
             steps -= 1  # n readings of the clock are n - 1 steps
         self._steps += steps
-        elapsed_s = last_s - self._window_began_s
+        self._paused_s += paused_s
+        elapsed_s = last_s - self._window_began_s - self._paused_s
         if elapsed_s < _WINDOW_S or not self._steps:
             return
         logged_s = self._calls.mean_s(LOGGED, self._window_began_s)
@@ -84,6 +88,7 @@ class Overhead:
             return
         self._judge(self._budget, elapsed_s / self._steps, logged_s)
         self._window_began_s = last_s
+        self._paused_s = 0.0
         self._steps = self._metrics_calls = 0
 
     def _judge(self, budget: float, step_s: float, logged_s: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fasttrack.hotpath.gradients import fused_norm
+from fasttrack.hotpath.norms import fused_norm
 from fasttrack.hotpath.records import (
     GRAD_NORM,
     GRADIENTS,
@@ -54,7 +54,12 @@ class Resolver:
             Record._make(raw) for raw in records if raw[PENDING] or raw[GRADIENTS] is not None
         ]
         if pending:
-            self._read_tensors(pending)
+            try:
+                self._read_tensors(pending)
+            finally:
+                for record in pending:
+                    if record.gradients is not None:
+                        self._gradients.was_read(record.gradients)
         resolved: list[ResolvedRecord] = records  # type: ignore[assignment]  # they are now
         if self._loss_was_finite:
             for raw in resolved:
@@ -78,6 +83,7 @@ class Resolver:
                 groups[tensor.device, tensor.dtype].append((tensor, (values, name)))
             if record.gradients is not None:
                 norm = self._norm(record)
+                self._gradients.was_read(record.gradients)
                 if norm is not None:
                     values[GRAD_NORM] = norm
         events = [event for record in records for event in record.events]
@@ -115,16 +121,21 @@ class Resolver:
                 self._streams.enter(device, record.events)
             norm = fused_norm(gradients.tensors, alike=gradients.alike)
             (number,) = self._streams.read([norm], ())
-        except RuntimeError as error:
+            if gradients.scale is not None:
+                (scale,) = self._streams.read([gradients.scale], ())
+                number /= scale
+            # A sequence lock: the norm is only true if nobody wrote while it was computed. Moving a
+            # model moves its gradients without a new version, and nothing of ours waits for that.
+            devices = {gradient.device for gradient in gradients.tensors if not gradient.is_cpu}
+            versions = [gradient._version for gradient in gradients.tensors]
+            if versions == gradients.versions and devices <= gradients.devices:
+                return number
+        except (RuntimeError, ZeroDivisionError) as error:
             self._notices.refuse(GRAD_NORM, f"the norm could not be computed: {_first_line(error)}")
             return None
-        # A sequence lock: the norm is only true if nobody wrote while it was computed.
-        if [gradient._version for gradient in gradients.tensors] != gradients.versions:
-            self._notices.count("stale")
-            self._gradients.was_stale()
-            return None
-        self._gradients.was_valid()
-        return number
+        self._notices.count("stale")
+        self._gradients.was_stale()
+        return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.journal import entries
-from fasttrack.journal.entries import encode, encode_row
+from fasttrack.journal.entries import encode_row
+from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from fasttrack.hotpath.records import Console, RawRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
@@ -21,13 +20,20 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
 
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
-_RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
+_KEPT = "W&B keeps this name for itself; choose another"
+_RESERVED = {
+    "": "a metric without a name, which W&B drops; give it one",
+    "step": "every row has its step under this name, as it is passed; choose another",
+    **dict.fromkeys(("_step", "_runtime", "_timestamp", "_wandb"), _KEPT),
+}
+"""Names that W&B drops, or has a value of its own for in every row; and why they are refused."""
+_NAMES = frozenset(_RESERVED)
 
 
 class RowEncoder:
     """Turn records into rows, and rows into the journal's lines.
 
-    Threads: worker only; `rows` is read by any.
+    Threads: worker only; `rows` and `training_steps` are read by any.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class RowEncoder:
         bursts: Bursts,
         *,
         gpu_stats_interval: int,
+        find_pauses: bool,
         own_metrics: Callable[[], dict[str, float]],
     ) -> None:
         """Number rows from 0.
@@ -50,6 +57,7 @@ class RowEncoder:
             gpu: sampled once in `gpu_stats_interval` training steps.
             bursts: rested between rows.
             gpu_stats_interval: also how often `own_metrics` join a row.
+            find_pauses: see `StepMeter`.
             own_metrics: what fasttrack itself costs and has lost.
         """
         self._resolver = resolver
@@ -59,16 +67,18 @@ class RowEncoder:
         self._bursts = bursts
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
-        self._meter = StepMeter(get_world_size)
+        self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
         self._last_step = -_LARGEST_STEP
         self._gpu_period: int | None = None
         self.rows = 0
         """How many were made; the number of the next one."""
+        self.training_steps = 0
+        """How many of the records were training steps."""
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:
         """Return the lines of `records`: at most one each. Waits for the device.
 
-        Where anything is raised, none of the records has become a row.
+        Where anything is raised, which is while they are resolved, none has become a row.
         """
         lines: list[bytes] = []
         seq = self.rows
@@ -76,19 +86,25 @@ class RowEncoder:
         bursts = self._bursts
         clock = bursts.clock
         for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
-            if ticks is None:
-                metrics_calls += 1
-            else:
-                self._add_training_metrics(step, values, ticks)
-            usual = self._last_step <= step <= _LARGEST_STEP and _RESERVED.isdisjoint(values)
-            if values and (usual or self._check(step, values)):
-                self._last_step = step
-                try:
-                    line = encode_row(seq, step, time_s, values)
-                except TypeError:
-                    line = encode_row(seq, step, time_s, self._representable(values))
-                lines.append(line)
-                seq += 1
+            try:
+                if ticks is None:
+                    metrics_calls += 1
+                else:
+                    self.training_steps += 1
+                    self._add_training_metrics(step, values, ticks)
+                usual = self._last_step <= step <= _LARGEST_STEP and _NAMES.isdisjoint(values)
+                if values and (usual or self._check(step, values)):
+                    self._last_step = step
+                    try:
+                        line = encode_row(seq, step, time_s, values)
+                    except TypeError:
+                        line = encode_row(seq, step, time_s, self._representable(values))
+                    lines.append(line)
+                    seq += 1
+            except Exception as error:  # one record's trouble is no other's
+                self._notices.count("worker_errors")
+                met = spell(error)
+                self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
             if clock() >= bursts.end_s:
                 bursts.rest()
         self._overhead.add_metrics_calls(metrics_calls)
@@ -96,25 +112,28 @@ class RowEncoder:
         return lines
 
     def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
-        values.update(self._meter.measure(ticks))
-        if ticks:  # else another thread's call took this one's
-            self._overhead.add_steps(step, ticks[0][0], ticks[-1][0], len(ticks))
+        meter = self._meter
+        _add(values, meter.measure(ticks))
+        if meter.steps:  # else another thread's call took this one's
+            self._overhead.add_steps(
+                step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s
+            )
         period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
             if self._gpu_period is not None:  # at first there is nothing to tell
-                values.update(self._own_metrics())
+                _add(values, self._own_metrics())
                 self._bursts.rest_if_due()
             self._gpu_period = period
-            values.update(self._gpu.sample(self._resolver.cuda_index))
+            _add(values, self._gpu.sample(self._resolver.cuda_index))
 
     def _check(self, step: int, values: dict[str, Scalar]) -> bool:
         """Return whether there is a row to write, and say what is odd about it."""
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
             self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return False
-        for name in _RESERVED & values.keys():
+        for name in _NAMES & values.keys():
             del values[name]
-            self._notices.refuse(name, "W&B keeps this name for itself; choose another")
+            self._notices.refuse(name or repr(name), _RESERVED[name])
         if step < self._last_step:
             self._notices.count("out_of_order")
             self._notices.warn(
@@ -130,18 +149,13 @@ class RowEncoder:
                 encode_row(0, 0, 0.0, {plain: value})
             except TypeError as error:
                 why = f"{error} (names are strings, integers have 64 bits)"
-                self._notices.refuse(repr(name), why)
+                self._notices.refuse(spell(name), why)
             else:
                 kept[plain] = value
         return kept
 
 
-def encode_console(written: Iterable[Console]) -> list[bytes]:
-    """Return the lines of what was printed: one for all that one stream got without a break."""
-    lines = []
-    for stream, run in itertools.groupby(written, key=lambda piece: piece.stream):
-        pieces = list(run)
-        text = "".join([piece.text for piece in pieces])
-        clean = text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
-        lines.append(encode(entries.Console(stream, clean, pieces[0].time_s)))
-    return lines
+def _add(values: dict[str, Scalar], ours: dict[str, float]) -> None:
+    """Add metrics of ours; what the user logs under such a name stays."""
+    for name, value in ours.items():
+        values.setdefault(name, value)

@@ -2,164 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.staging import gb
-from fasttrack.delivery.events import Done, Offline, Online, Progress, Trouble, Upload, decode
+from fasttrack.artifacts.snapshot import gb
+from fasttrack.delivery.children import kill_children
+from fasttrack.delivery.events import Progress, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
 from fasttrack.notices import say
+from fasttrack.worker.delivery_report import DeliveryReport
+from fasttrack.worker.restarts import Restarts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from fasttrack.delivery.events import Event
-
-OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
-_RESTARTS = 5
-_RESTART_PAUSE_S = 1.0  # doubled with every restart
+_LONGEST_POLL_S = 1.0  # between two looks; what is beyond it, nobody ran
+_START_S = 300.0  # what a process may take to give its first sign of life: imports, mostly
+_LEAST_SILENCE_S = 20.0  # at the end, where somebody waits for it
 _POLL_S = 0.02
 _SAY_EVERY_S = 10.0
-
-
-@dataclass
-class BackendReport:
-    """What delivery last reported of one backend. Threads: written by one, read by any."""
-
-    url: str | None = None
-    directory: str | None = None
-    offline: bool = False
-    rows: int = 0
-    uploading: dict[int, str] = field(default_factory=dict)
-    """Artifacts that are on their way: number to what it is."""
-    uploaded_bytes: int | None = None
-    """How much of the run's files was sent, while artifacts are waited for."""
-    done: Done | None = None
-    """The last word, once it was said."""
-
-
-class DeliveryReport:
-    """What delivery last reported, of all backends together.
-
-    Threads: `apply` from one for each backend; the rest from any.
-    """
-
-    def __init__(self, backends: Sequence[str]) -> None:
-        """Expect reports of `backends`; of none, all is done already."""
-        self.backends = {name: BackendReport() for name in backends}
-
-    def apply(self, event: Event, warn: Callable[[str, str], None]) -> None:
-        """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
-        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, Done)):
-            return
-        known = self.backends.setdefault(event.backend, BackendReport())
-        name = f"{event.backend}: " if len(self.backends) > 1 else ""
-        if isinstance(event, Online):
-            known.offline = False
-            known.url, known.directory = event.url, event.directory
-            if known.url is not None:
-                warn(f"online:{event.backend}", f"View run at: {known.url}")
-            elif known.directory is not None:
-                warn(f"online:{event.backend}", f"{event.backend}: rows go to {known.directory}")
-        elif isinstance(event, Offline):
-            known.offline, known.directory = True, event.directory
-            if event.reason:
-                text = f"{name}Network unavailable, logging offline: {event.reason}"
-                warn(f"offline_reason:{event.backend}", text)
-            warn("offline", OFFLINE_MESSAGE)
-        elif isinstance(event, Trouble):
-            known.rows = event.rows
-            warn(
-                f"trouble:{event.backend}:{event.reason}",
-                f"{name}delivery was interrupted ({event.reason}); "
-                "all rows are safe in the journal; training goes on",
-            )
-        elif isinstance(event, Progress):
-            known.rows, known.uploaded_bytes = event.rows, event.uploaded_bytes
-        elif isinstance(event, Upload):
-            _note_upload(known, event, warn)
-        else:
-            known.done, known.rows = event, event.rows
-            known.offline = event.offline if event.delivered else known.offline
-            known.url = event.url or known.url
-            known.directory = event.directory or known.directory
-
-    @property
-    def url(self) -> str | None:
-        """Where a person looks at the run."""
-        return next((known.url for known in self._all() if known.url is not None), None)
-
-    @property
-    def directory(self) -> str | None:
-        """Where rows are delivered to on this machine."""
-        return next((known.directory for known in self._all() if known.directory), None)
-
-    @property
-    def offline(self) -> bool:
-        """Whether rows of a backend go to a local stand-in now."""
-        return any(known.offline for known in self._all())
-
-    @property
-    def rows(self) -> int:
-        """How many rows the slowest backend was handed."""
-        return min((known.rows for known in self._all()), default=0)
-
-    @property
-    def uploading(self) -> list[str]:
-        """The artifacts that are on their way."""
-        return [what for known in self._all() for what in known.uploading.copy().values()]
-
-    @property
-    def uploaded_bytes(self) -> int:
-        """How much of the run's files was sent, while artifacts are waited for."""
-        return sum(known.uploaded_bytes or 0 for known in self._all())
-
-    @property
-    def done(self) -> bool:
-        """Whether the last word of every backend was said."""
-        return all(known.done is not None for known in self._all())
-
-    @property
-    def delivered(self) -> bool:
-        """Whether every backend has proven that it has all."""
-        return all(known.done is not None and known.done.delivered for known in self._all())
-
-    @property
-    def reason(self) -> str | None:
-        """Why not all is delivered, where that is known."""
-        reasons = {
-            name: known.done.reason
-            for name, known in self.backends.copy().items()
-            if known.done is not None and known.done.reason
-        }
-        several = len(self.backends) > 1
-        told = [f"{name}: {reason}" if several else reason for name, reason in reasons.items()]
-        return "; ".join(told) or None
-
-    def _all(self) -> list[BackendReport]:
-        return list(self.backends.copy().values())
-
-
-def _note_upload(known: BackendReport, event: Upload, warn: Callable[[str, str], None]) -> None:
-    if event.state in ("hashing", "uploading"):
-        known.uploading[event.number] = f"{event.name} ({gb(event.size_bytes)}, {event.state})"
-        return
-    known.uploading.pop(event.number, None)
-    if event.state == "failed":
-        key = f"upload:{event.backend}:{event.number}"
-        warn(key, f"artifact {event.name} was not uploaded: {event.reason}")
 
 
 class Delivery(Protocol):
     """A running delivery, wherever it runs. Threads: one at a time."""
 
     report: DeliveryReport
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is at work."""
 
     def poll(self) -> None:
         """Take in what was reported; start again what died. Never waits."""
@@ -180,6 +55,7 @@ class NoDelivery:
     def __init__(self) -> None:
         """Be done."""
         self.report = DeliveryReport(())
+        self.alive = False
 
     def poll(self) -> None:
         """Nothing to do."""
@@ -199,9 +75,26 @@ class DeliveryProcess:
     """
 
     def __init__(
-        self, segment: Path, backends: Sequence[str], warn: Callable[[str, str], None]
+        self,
+        segment: Path,
+        backends: Sequence[str],
+        warn: Callable[[str, str], None],
+        *,
+        silence_s: float = 120.0,
+        lend_signals: Callable[[], int | None] = lambda: None,
+        command: Callable[[Path], Sequence[str]] = delivery_command,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the process for `segment`, which is being written; do not wait for it to be up.
+
+        Args:
+            segment: what to deliver.
+            backends: where to.
+            warn: tells the user something, once for each key.
+            silence_s: after how long without a sign of life the process is replaced.
+            lend_signals: returns a descriptor, to be closed, for `delivery/stuck_trainer.py`.
+            command: returns the command line that delivers a segment.
+            clock: seconds.
 
         Raises:
             OSError: it could not be started.
@@ -210,25 +103,35 @@ class DeliveryProcess:
         self._segment = segment
         self._log = log_path(segment.parent)
         self._warn = warn
-        self._restarts = 0
+        self._silence_s = silence_s
+        self._lend_signals = lend_signals
+        self._command = command
+        self._clock = clock
+        self._restarts = Restarts()
+        self._restart_at_s: float | None = None
+        self._polled_at_s = clock()
+        self._reports = -1
         self._start()
 
     def _start(self) -> None:
         ours, theirs = os.pipe()
         os.set_blocking(ours, False)
-        command = delivery_command(self._segment)
-        command += ["--trainer-pid", str(os.getpid()), "--report-fd", str(theirs)]
+        command = [*self._command(self._segment), "--trainer-pid", str(os.getpid())]
+        command += ["--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = None
+        log = signals = None
         try:
             log = os.open(self._log, log_flags, 0o600)
+            signals = self._lend_signals()
+            if signals is not None:
+                command += ["--signals-fd", str(signals)]
             self._process = subprocess.Popen(
                 command,
                 env=delivery_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs,),
+                pass_fds=(theirs,) if signals is None else (theirs, signals),
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
         except OSError:
@@ -236,33 +139,76 @@ class DeliveryProcess:
             raise
         finally:
             os.close(theirs)
-            if log is not None:
-                os.close(log)
+            for fd in (log, signals):
+                if fd is not None:
+                    os.close(fd)
         self._reports = ours
         self._partial = b""
-        self._restart_at_s: float | None = None
+        self._heard = False
+        self._up_s = self._silent_s = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def poll(self) -> None:
-        """Take in reports; restart the process if it died before it was done."""
+        """Take in reports; replace the process if it died, or lies still, before it was done."""
+        now_s = self._clock()
+        passed_s = min(now_s - self._polled_at_s, _LONGEST_POLL_S)  # more, and we did not run
+        self._polled_at_s = now_s
         self._read_reports()
-        if self.report.done or self._process.poll() is None:
+        if self.report.done or self.report.given_up is not None:
+            return
+        if self._process.poll() is None:
+            self._listen(passed_s)
             return
         self._read_reports()  # what it wrote last
-        if self.report.done or self._restarts >= _RESTARTS:
+        if self.report.done:
             return
-        now_s = time.monotonic()
         if self._restart_at_s is None:
-            code = self._process.returncode
-            self._restart_at_s = now_s + _RESTART_PAUSE_S * 2**self._restarts
-            self._restarts += 1
-            self._warn(
-                "delivery_died",
-                f"the delivery process ended (exit code {code}) and is started again; "
-                f"nothing is lost; see {self._log}",
-            )
+            self._plan_restart(now_s, f"ended (exit code {self._process.returncode})")
         elif now_s >= self._restart_at_s:
-            os.close(self._reports)
+            self._restart(now_s)
+
+    def _plan_restart(self, now_s: float, why: str) -> None:
+        pause_s = self._restarts.next_pause_s()
+        if pause_s is None:
+            self.report.given_up = f"the delivery process {why} again and again; see {self._log}"
+            self._warn(
+                "delivery_given_up",
+                f"{self.report.given_up}; it is started once more at finish(); "
+                "all rows are kept in the journal; training goes on",
+            )
+            return
+        self._restart_at_s = now_s + pause_s
+        self._warn(
+            "delivery_died",
+            f"the delivery process {why} and is started again; nothing is lost; see {self._log}",
+        )
+
+    def _restart(self, now_s: float) -> None:
+        self._restart_at_s = None
+        self._close_reports()
+        try:
             self._start()
+        except OSError as error:
+            self._plan_restart(now_s, f"cannot be started ({error})")
+
+    def _listen(self, passed_s: float) -> None:
+        """End the process where it has given no sign of life for long."""
+        self._up_s += passed_s
+        self._silent_s += passed_s
+        if self._silent_s < (self._silence_s if self._heard else max(self._silence_s, _START_S)):
+            return
+        self._warn(
+            "delivery_silent",
+            f"the delivery process has given no sign of life for {self._silent_s:.0f} s and is "
+            "ended; nothing is lost",
+        )
+        self._silent_s = 0.0
+        kill_children(self._process.pid)
+        self._process.kill()  # ours, and not waited for: the number is nobody else's
 
     def _read_reports(self) -> None:
         while self._reports >= 0:
@@ -271,27 +217,47 @@ class DeliveryProcess:
             except BlockingIOError:
                 return
             if not data:
+                self._close_reports()
                 return
+            self._heard, self._silent_s = True, 0.0
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):  # torn: the pipe was full
-                    self.report.apply(decode(line), self._warn)
+                try:
+                    event = decode(line)
+                except ValueError:  # torn: the pipe was full
+                    continue
+                if isinstance(event, Progress):
+                    self._restarts.worked(self._up_s)
+                self.report.apply(event, self._warn)
 
     def wait(self, timeout_s: float, upload_timeout_s: float) -> bool:
-        """Wait until the process is done or given up on, restarting it if it dies."""
+        """Wait until the process is done or given up on; one that has ended is started again now.
+
+        Blocks as `Delivery.wait` says.
+        """
+        self._silence_s = min(self._silence_s, max(_LEAST_SILENCE_S, timeout_s / 3))
+        if self._restart_at_s is not None or self.report.given_up is not None:
+            self._restarts.renew()
+            self.report.given_up = None
+            self._restart_at_s = self._clock()
         return wait(self._look, self.report, timeout_s, upload_timeout_s)
 
     def _look(self) -> bool:
         self.poll()
-        over = self.report.done or self._restarts >= _RESTARTS
-        return self._process.poll() is not None and over
+        over = self.report.done or self.report.given_up is not None
+        return over and self._process.poll() is not None
 
     def close(self) -> None:
         """Stop listening; the process, if it still runs, delivers on by itself."""
-        ours, self._reports = self._reports, -1  # a worker that hangs may still poll
-        os.close(ours)
+        self._close_reports()  # a worker that hangs may still poll
         if self._process.returncode is None:
             self._process.returncode = 0  # or Popen warns that it was left running
+
+    def _close_reports(self) -> None:
+        """Close the pipe; its number may be another file's from now on."""
+        ours, self._reports = self._reports, -1
+        if ours >= 0:
+            os.close(ours)
 
 
 def wait(

@@ -150,9 +150,17 @@ class Scene:
         """Return the delivery of the newest attempt; by hand it waits for nobody."""
         trainer = self.trainer
         self.events.clear()
+        return self.delivery_of(
+            trainer.writer.path, trainer_alive=lambda: trainer.alive and not by_hand
+        )
+
+    def delivery_of(
+        self, segment: Path, trainer_alive: Callable[[], bool] = lambda: False
+    ) -> RunDelivery:
+        """Return the delivery of a segment, however it came to be."""
         return RunDelivery(
-            trainer.writer.path,
-            trainer_alive=lambda: trainer.alive and not by_hand,
+            segment,
+            trainer_alive=trainer_alive,
             report=self.events.append,
             make=self._make,
             clock=self.clock,

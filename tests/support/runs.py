@@ -8,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from support.journals import read_entries
 
-from fasttrack import ExperimentTracker
+from fasttrack import ExperimentTracker, Options
 from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.journal.entries import Row
 from fasttrack.worker.supervisor import DeliveryProcess
@@ -30,7 +31,14 @@ E = TypeVar("E")
 
 
 def make_tracker(**arguments: Any) -> ExperimentTracker:
-    """Return a tracker that logs every step, offline unless told otherwise."""
+    """Return a tracker that logs every step, offline unless told otherwise.
+
+    Its `finish()` waits for delivery, unless the options say something else: tests look at the
+    files next.
+    """
+    options = arguments.get("options") or Options()
+    if isinstance(options, Options) and options.wait_for_delivery == "auto":
+        options = replace(options, wait_for_delivery="finish")
     defaults: dict[str, Any] = {
         "project": "vla-lego",
         "config": {"lr": 0.1},
@@ -38,7 +46,7 @@ def make_tracker(**arguments: Any) -> ExperimentTracker:
         "mode": "offline",
         "log_interval": 1,
     }
-    return ExperimentTracker(**{**defaults, **arguments})
+    return ExperimentTracker(**{**defaults, **arguments, "options": options})
 
 
 def run_dir(base: Path, run_id: str | None) -> Path:

@@ -52,12 +52,18 @@ MpiDefault=none
 ReturnToService=2
 KillWait=30
 MinJobAge=600
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
 SlurmdParameters=config_overrides
 """
 _NODE = (
     "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=1000\n"
 )
-_PARTITION = "PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
+_PARTITIONS = """
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2 State=UP
+"""
 _CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\n"
 
 
@@ -106,11 +112,17 @@ class SlurmCluster:
 
     # --- jobs ---------------------------------------------------------------------------------
 
-    def command(self, *arguments: str | Path, environment: dict[str, str] | None = None) -> str:
-        """Run one of Slurm's commands and return what it printed."""
+    def command(
+        self,
+        *arguments: str | Path,
+        environment: dict[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> str:
+        """Run one of Slurm's commands, in `directory` or here, and return what it printed."""
         result = subprocess.run(
             list(map(str, arguments)),
             env=self._with_conf(environment or dict(os.environ)),
+            cwd=directory,
             capture_output=True,
             text=True,
             timeout=60,
@@ -119,9 +131,12 @@ class SlurmCluster:
             raise RuntimeError(f"{arguments[0]} failed: {result.stderr}")
         return result.stdout
 
-    def submit(self, *arguments: str | Path, environment: dict[str, str]) -> str:
+    def submit(
+        self, *arguments: str | Path, environment: dict[str, str], directory: Path | None = None
+    ) -> str:
         """Submit a job that sees `environment`, with sbatch's arguments; return its id."""
-        return self.command("sbatch", "--parsable", *arguments, environment=environment).strip()
+        command = ("sbatch", "--parsable", *arguments)
+        return self.command(*command, environment=environment, directory=directory).strip()
 
     def job(self, job_id: str) -> dict[str, str]:
         """Return what `scontrol show job` says of a job."""
@@ -137,6 +152,22 @@ class SlurmCluster:
             time.sleep(_POLL_S)
         return job
 
+    def fail_node(self, node: str) -> None:
+        """Have a node lose its power: all that runs on it is gone, and Slurm is told so."""
+        jobs = self.command("squeue", "-h", "-w", node, "-o", "%A").split()
+        titles = tuple(f"slurmstepd: [{job}." for job in jobs)
+        number = self._nodes.index(node)
+        daemon = self._daemons.pop(len(self._daemons) - len(self._nodes) + number)
+        self._nodes.remove(node)
+        daemon.kill()
+        daemon.wait()
+        # First who would tell Slurm that the rest was killed.
+        stewards = [pid for pid in self._processes() if _title(pid).startswith(titles)]
+        for process in (*stewards, *self._processes(f"SLURMD_NODENAME={node}")):
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
+
     def _with_conf(self, environment: dict[str, str]) -> dict[str, str]:
         return {**environment, "SLURM_CONF": str(self._conf)}
 
@@ -151,7 +182,7 @@ class SlurmCluster:
         for node, port in zip(self._nodes, ports[1:], strict=True):
             conf += _NODE.format(node=node, host=host, port=port)
             (self._prefix / node).mkdir(exist_ok=True)
-        self._conf.write_text(conf + _PARTITION)
+        self._conf.write_text(conf + _PARTITIONS)
         (self._prefix / "cgroup.conf").write_text(_CGROUP_CONF)
         (self._prefix / "state").mkdir(exist_ok=True)
         key = self._prefix / "munge.key"
@@ -187,7 +218,7 @@ class SlurmCluster:
                 return False
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):  # not up yet
                 idle = self.command("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()
-                if len(idle) == len(self._nodes):
+                if set(idle) == set(self._nodes):  # one is named once for each partition
                     return True
             time.sleep(_POLL_S)
         return False
@@ -218,12 +249,26 @@ class SlurmCluster:
         self._daemons.clear()
 
     def _kill_leftovers(self) -> None:
-        """Kill what a job left behind; its environment names this cluster and no other."""
-        mark = f"SLURM_CONF={self._conf}".encode()
+        for process in self._processes():
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+
+    def _processes(self, *marks: str) -> list[int]:
+        """Return the processes whose environment names this cluster, and has `marks`."""
+        wanted = {f"SLURM_CONF={self._conf}".encode(), *(mark.encode() for mark in marks)}
+        found = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if mark in (process / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(process.name), signal.SIGKILL)
+                if wanted <= set((process / "environ").read_bytes().split(b"\0")):
+                    found.append(int(process.name))
+        return found
+
+
+def _title(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def free_ports(count: int) -> list[int]:

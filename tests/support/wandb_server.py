@@ -18,9 +18,11 @@ import argparse
 import contextlib
 import gzip
 import json
+import os
 import re
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -32,6 +34,8 @@ from urllib.parse import unquote, urlsplit
 from support.wandb_server_artifacts import ArtifactStore, RefusedError, ServerArtifact, Upload
 from support.wandb_server_runs import Json, RunStore, ServerRun
 
+_NO_LINGER = struct.pack("ii", 1, 0)
+
 Target = Literal["graphql", "file_stream", "upload", "artifact"]
 
 
@@ -39,16 +43,21 @@ Target = Literal["graphql", "file_stream", "upload", "artifact"]
 class Fault:
     """What goes wrong with the next requests: `status` refuses them with that HTTP status, `error`
     with status 200 and a GraphQL error, `hang` holds them until the fault is replaced or the server
-    stops, `close` drops the connection unanswered, `lose_reply` carries the request out and then
-    drops the connection.
+    stops, `slow` carries them out after `delay_s`, `close` drops the connection unanswered, `reset`
+    does so with a TCP reset, `lose_reply` carries the request out and then drops the connection,
+    `cut_reply` does so in the middle of the reply's body.
     """
 
-    kind: Literal["status", "error", "hang", "close", "lose_reply"]
+    kind: Literal["status", "error", "hang", "slow", "close", "reset", "lose_reply", "cut_reply"]
     target: Target | Literal["any"] = "any"
     """`upload` is for the files of runs, `artifact` for those of artifacts."""
     status: int = 503
     times: int | None = None
     """How many requests it strikes; None: all until it is replaced."""
+    delay_s: float = 0.5
+    """How long `slow` waits; it ends at once when the fault is replaced."""
+    retry_after_s: int | None = None
+    """What `status` tells the client to wait, as `Retry-After`."""
     operation: str | None = None
     """The GraphQL operation that it strikes, such as `CreateArtifact`; None: not only one."""
 
@@ -72,6 +81,8 @@ class WandbServer:
         """What clients asked for and this server does not know, as operation or as path."""
         self.faults_struck = 0
         """How many requests any fault has struck."""
+        self.requests = 0
+        """How many requests were carried out."""
         self._condition = threading.Condition(threading.RLock())
         self._run_store = RunStore(self.entity, self._condition)
         self._artifact_store = ArtifactStore()
@@ -181,6 +192,7 @@ class WandbServer:
     def answer(self, method: str, path: str, body: bytes | Upload) -> tuple[int, Json | bytes]:
         """Carry out one request; return the HTTP status and the reply."""
         with self._condition:
+            self.requests += 1
             reply = self._route(method, path, body)
             self._condition.notify_all()
         return reply
@@ -197,7 +209,7 @@ class WandbServer:
                 return 200, self._graphql(json.loads(body))
             case ["POST", "files", _, _, _, "file_stream"] if run and isinstance(body, bytes):
                 run.stream(json.loads(body))
-                return 200, {"exitcode": None, "limits": {}}
+                return 200, {"exitcode": None, "limits": {}, "stopped": run.stopped}
             case ["PUT", "uploads", _, _, _, name] if run and isinstance(body, bytes):
                 run.files = run.files | {name: body}
                 return 200, {}
@@ -270,12 +282,21 @@ class _Handler(BaseHTTPRequestHandler):
         fault, over = struck
         if fault.kind in ("status", "error"):
             status = fault.status if fault.kind == "status" else 200
-            self._reply(status, _graphql_error("a fault of the test"))
+            self._reply(status, _graphql_error("a fault of the test"), fault.retry_after_s)
+            return
+        if fault.kind == "slow":
+            over.wait(fault.delay_s)
+            self._reply(*server.answer(self.command, path, body))
             return
         if fault.kind == "hang":
             over.wait()
         if fault.kind == "lose_reply":
             server.answer(self.command, path, body)
+        if fault.kind == "cut_reply":
+            self._reply(*server.answer(self.command, path, body), cut=True)
+        if fault.kind == "reset":  # closed while it lingers for no time: RST in place of FIN
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            os.close(self.connection.detach())  # socketserver would shut it down first: a FIN
         self.close_connection = True
 
     do_PUT = do_GET = do_POST
@@ -287,14 +308,23 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
-    def _reply(self, status: int, reply: Json | bytes) -> None:
+    def _reply(
+        self,
+        status: int,
+        reply: Json | bytes,
+        retry_after_s: int | None = None,
+        *,
+        cut: bool = False,
+    ) -> None:
         data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         kind = "application/octet-stream" if isinstance(reply, bytes) else "application/json"
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
+        if retry_after_s is not None:
+            self.send_header("Retry-After", str(retry_after_s))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if cut else data)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing: a test reads the server's state instead."""

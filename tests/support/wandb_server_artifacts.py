@@ -71,7 +71,7 @@ class ServerArtifact:
     metadata: Json
     wanted_aliases: list[str]
     """What it is to be called once it is committed."""
-    state: Literal["PENDING", "COMMITTED"] = "PENDING"
+    state: Literal["PENDING", "COMMITTED", "DELETED"] = "PENDING"
     version: str | None = None
     """`v0`, `v1` and so on; None until it is committed."""
     aliases: list[str] = field(default_factory=list)
@@ -158,6 +158,7 @@ class ArtifactStore:
             "CreateArtifactManifest": self._create_manifest,
             "CreateArtifactFiles": self._create_files,
             "CommitArtifact": self._commit,
+            "DeleteArtifact": self._delete,
             "UseArtifact": self._use,
             # reading
             "ArtifactByID": lambda variables: {"artifact": self._by_id(variables["id"]).node()},
@@ -201,7 +202,7 @@ class ArtifactStore:
 
     def _called(self, collection: tuple[str, str, str], alias: str) -> ServerArtifact | None:
         for artifact in self._versions(collection):
-            if alias in (artifact.version, *artifact.aliases):
+            if artifact.state == "COMMITTED" and alias in (artifact.version, *artifact.aliases):
                 return artifact
         return None
 
@@ -212,7 +213,7 @@ class ArtifactStore:
         new = _new_artifact(wanted, aliases, number=len(self.artifacts) + 1)
         versions = self._versions(new.collection)
         latest = {"id": versions[-1].id} if versions else None
-        same_content = [version for version in versions if version.digest == new.digest]
+        same_content = [v for v in versions if v.digest == new.digest and v.state == "COMMITTED"]
         same_request = [other for other in self.artifacts if other.client_id == new.client_id]
         artifact = [*same_content, *same_request, new][0]
         if artifact is new:
@@ -259,6 +260,15 @@ class ArtifactStore:
             artifact.state = "COMMITTED"
         committed = {"id": artifact.id, "digest": artifact.digest}
         return {"commitArtifact": {"artifact": committed}}
+
+    def _delete(self, variables: Json) -> Json:
+        """Take a version out, with its aliases; its number is not given again."""
+        artifact = self._by_id(variables["input"]["artifactID"])
+        if artifact.aliases and not variables["input"].get("deleteAliases"):
+            raise RefusedError(f"{artifact.version} has aliases: {artifact.aliases}")
+        artifact.aliases = []
+        artifact.state = "DELETED"
+        return {"result": {"artifact": {"id": artifact.id}}}
 
     def _give_aliases(self, artifact: ServerArtifact, aliases: list[str]) -> None:
         """Give aliases to one version and take them from the others of its name."""

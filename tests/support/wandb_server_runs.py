@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ _HISTORY = "wandb-history.jsonl"
 _EVENTS = "wandb-events.jsonl"
 _SUMMARY = "wandb-summary.json"
 _CONSOLE = "output.log"
+_MOST_SAMPLES = 10_000
 _NO_PARQUET: Json = {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
 
 
@@ -36,9 +38,12 @@ class ServerRun:
     notes: str | None = None
     host: str | None = None
     program: str | None = None
+    sweep: str | None = None
     state: str = "running"
     exit_code: int | None = None
     preempting: bool = False
+    stopped: bool = False
+    """Whether somebody pressed the stop button on its page: set it."""
     upserts: int = 0
     """How many UpsertBucket calls named it."""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -48,6 +53,10 @@ class ServerRun:
     summary_json: str = "{}"
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     """The lines of the file stream: file name, then offset."""
+
+    lose_steps: set[int] = field(default_factory=set)
+    """`_step`s of lines that never arrive, once each, as if the client had dropped them."""
+    _lost_offsets: list[int] = field(default_factory=list)
 
     @property
     def storage_id(self) -> str:
@@ -92,6 +101,7 @@ class ServerRun:
         self.notes = variables.get("notes") or self.notes
         self.host = variables.get("host") or self.host
         self.program = variables.get("program") or self.program
+        self.sweep = variables.get("sweep") or self.sweep
         if variables.get("tags") is not None:
             self.tags = list(variables["tags"])
         if variables.get("config"):
@@ -99,12 +109,15 @@ class ServerRun:
         self.summary_json = variables.get("summaryMetrics") or self.summary_json
         by_client = not variables.get("id")  # the public API edits a run by its storage id
         if by_client and self.state != "running":
+            self._lost_offsets = []  # of another session, which counted otherwise
             self.state, self.exit_code, self.preempting = "running", None, False
 
     def stream(self, post: Json) -> None:
         """Take over one file_stream post. An offset that is sent again is overwritten."""
         for name, chunk in (post.get("files") or {}).items():
             lines = dict(enumerate(chunk["content"], chunk.get("offset", 0)))
+            if name == _HISTORY and (self.lose_steps or self._lost_offsets):
+                lines = self._without_lost(lines)
             self.streams.setdefault(name, {}).update(lines)
             if name == _SUMMARY and lines:
                 self.summary_json = lines[max(lines)]
@@ -113,6 +126,20 @@ class ServerRun:
         if post.get("complete"):
             self.exit_code = int(post.get("exitcode") or 0)
             self.state = "failed" if self.exit_code else "finished"
+
+    def _without_lost(self, lines: dict[int, str]) -> dict[int, str]:
+        """Return what arrives of a session's history: what it dropped leaves no hole."""
+        kept = {}
+        for offset, line in lines.items():
+            step = json.loads(line).get("_step")
+            if offset in self._lost_offsets:
+                continue
+            if step in self.lose_steps:
+                self.lose_steps.discard(step)
+                self._lost_offsets.append(offset)
+                continue
+            kept[offset - sum(lost < offset for lost in self._lost_offsets)] = line
+        return kept
 
     def node(self) -> Json:
         """Return the run as GraphQL shows it: every field that some query asks for."""
@@ -132,6 +159,7 @@ class ServerRun:
             "group": self.group,
             "tags": self.tags,
             "state": self.state,
+            "stopped": self.stopped,
             "readOnly": False,
             "user": {"name": self.entity, "username": self.entity},
             "config": json.dumps(self.raw_config),
@@ -170,6 +198,7 @@ class RunStore:
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
             # reading
+            "RunStoppedStatus": self._run,
             "Run": self._run,
             "RunState": self._run,
             "RunHistoryKeys": self._run,
@@ -226,5 +255,14 @@ class RunStore:
         if run is None:
             return {"project": {"run": None}}
         steps = range(variables["minStep"], variables["maxStep"])
-        page = [line for line in run.lines(_HISTORY) if json.loads(line).get("_step") in steps]
-        return {"project": {"run": {"history": page[: variables["pageSize"]]}}}
+        page = [line for line in run.lines(_HISTORY) if _step_of(line) in steps]
+        most = min(variables["pageSize"], _MOST_SAMPLES)
+        if len(page) > most:  # samples, evenly spaced
+            page = [page[number * len(page) // most] for number in range(most)]
+        return {"project": {"run": {"history": page}}}
+
+
+@functools.lru_cache(maxsize=2**17)
+def _step_of(line: str) -> int | None:
+    step: int | None = json.loads(line).get("_step")
+    return step

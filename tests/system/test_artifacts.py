@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from support.runs import (
+    HANG_GUARD_S,
     deliver,
     delivery_pid,
     journal_entries,
@@ -27,6 +29,7 @@ from support.runs import (
     wait_until,
     wandb_rows,
 )
+from support.unprivileged import run_unprivileged
 from support.wandb_server import Fault, WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
@@ -185,23 +188,24 @@ def test_a_wrong_call_is_said_and_training_goes_on(
     assert journal_entries(tmp_path, tracker.get_run_id(), Artifact) == []
 
 
-def test_more_than_5_gb_is_warned_about_and_does_not_block(
+def test_more_than_5_gb_is_warned_about_and_stays_linked_where_no_copy_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A sparse file of 6 GB: linked, not copied; delivery is not waited for here."""
+    """A sparse file of 2 TB; delivery is not waited for here."""
     large = tmp_path / "model.pt"
     with large.open("wb") as file:
-        file.truncate(6 * 10**9)
+        file.truncate(2 * 10**12)
     tracker = make_tracker(options=Options(finish_timeout_s=0, upload_timeout_s=0))
     tracker.log_checkpoint(large, force=True)
     (entry,) = wait_for_artifacts(tmp_path, tracker, 1)
     os.kill(delivery_pid(tracker), signal.SIGKILL)
     tracker.finish()
 
-    assert entry.size_bytes == 6 * 10**9
+    assert entry.size_bytes == 2 * 10**12
     said = capsys.readouterr().err
-    assert "6.0 GB in 1 files" in said
-    assert "warning: 6.0 GB is a lot to upload" in said
+    assert f"keeping checkpoint {large} for an upload: 2000.0 GB in 1 files" in said
+    assert "warning: 2000.0 GB is a lot to upload" in said
+    assert f"warning: no room for a copy of {large}" in said
     staged = files_directory(run_dir(tmp_path, tracker.get_run_id()) / entry.directory) / "model.pt"
     assert staged.stat().st_ino == large.stat().st_ino
 
@@ -233,26 +237,72 @@ def test_across_file_systems_a_checkpoint_is_copied_although_it_is_deleted_at_on
     assert staging_gone
 
 
-def test_files_changed_in_place_are_not_uploaded_and_it_is_said(
+def test_staged_files_that_are_written_to_are_not_uploaded_and_it_is_said(
     server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of one checkpoint and half of another is none. Later ones are not affected."""
     server.fault = Fault("hang", "graphql")  # delivery has not begun when the file changes
     with make_tracker(mode="online") as tracker:
         tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
-        (checkpoint / "weights.pt").write_bytes(b"x" * 200_000)
+        staged_weights(tmp_path, tracker).write_bytes(b"x" * 200_000)
         tracker.log_checkpoint(checkpoint, aliases=["whole"], force=True)
         wait_for_artifacts(tmp_path, tracker, 2)
         server.fault = None
 
     (artifact,) = artifacts_of(server, "model")
     assert "whole" in artifact.aliases
-    assert artifact.files["weights.pt"] == b"x" * 200_000
+    assert artifact.files["weights.pt"] == WEIGHTS
     assert "weights.pt changed after the call, in place" in capsys.readouterr().err
     assert is_staging_gone(tmp_path, tracker)
 
 
-def test_offline_a_checkpoint_changed_in_place_does_not_hold_up_the_rows(
+def staged_weights(base: Path, tracker: ExperimentTracker) -> Path:
+    """Return where the tracker's first checkpoint has its weights staged."""
+    entry = wait_for_artifacts(base, tracker, 1)[0]
+    return files_directory(run_dir(base, tracker.get_run_id()) / entry.directory) / "weights.pt"
+
+
+def test_a_file_that_becomes_shorter_while_it_is_sent_does_not_hold_up_the_end(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client would send it for ever. The rows arrive, and later artifacts do."""
+    with (checkpoint / "weights.pt").open("ab") as file:
+        file.truncate(20_000_000)  # more than fits into a socket's buffers
+    server.fault = Fault("hang", "artifact")
+    with make_tracker(mode="online") as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        os.truncate(staged_weights(tmp_path, tracker), 1000)
+        server.fault = None
+        tracker.log_checkpoint(checkpoint / "latest", aliases=["whole"], force=True)
+
+    (artifact,) = artifacts_of(server, "model")
+    assert artifact.files == {"latest": b"step10"}
+    assert "weights.pt changed after the call, in place" in capsys.readouterr().err
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(tmp_path, tracker)
+
+
+def test_a_version_is_deleted_whose_files_were_overwritten_before_it_was_committed(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody can tell what was sent; it does not stand as what was logged."""
+    with make_tracker(mode="online") as tracker:
+        server.fault = Fault("hang", "graphql", operation="CommitArtifact")
+        tracker.log_checkpoint(checkpoint, aliases=["broken"], force=True)
+        wait_until(lambda: server.faults_struck > 0)
+        staged_weights(tmp_path, tracker).write_bytes(b"x" * len(WEIGHTS))
+        server.fault = None
+    states = [(artifact.state, artifact.aliases) for artifact in server.artifacts]
+
+    assert states == [("DELETED", [])]
+    assert "while it was uploaded; the version was removed" in capsys.readouterr().err
+    assert is_staging_gone(tmp_path, tracker)
+
+
+def test_offline_a_staged_file_that_is_written_to_does_not_hold_up_the_rows(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The offline directory is whole without it."""
@@ -260,14 +310,43 @@ def test_offline_a_checkpoint_changed_in_place_does_not_hold_up_the_rows(
         tracker.log_training_step(1.0, 0)
         os.kill(delivery_pid(tracker), signal.SIGSTOP)
         tracker.log_checkpoint(checkpoint, force=True)
-        (checkpoint / "weights.pt").write_bytes(b"other")
-        assert not is_staging_gone(tmp_path, tracker)
+        staged_weights(tmp_path, tracker).write_bytes(b"other")
         os.kill(delivery_pid(tracker), signal.SIGCONT)
 
     said = capsys.readouterr().err
     assert "weights.pt changed after the call, in place" in said
     assert "rows kept: 1" in said
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == 1
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["below WANDB_DIR", "where the user says"])
+def test_artifacts_need_nothing_in_home(
+    server: WandbServer, tmp_path: Path, checkpoint: Path, own: bool
+) -> None:
+    """It is read-only on some clusters, and small on others. What the user has set is used."""
+    home, elsewhere = tmp_path / "closed", tmp_path / "elsewhere"
+    home.mkdir(mode=0o500)
+    places = {"WANDB_DATA_DIR": str(elsewhere), "WANDB_CACHE_DIR": str(elsewhere)} if own else {}
+    result = run_unprivileged(
+        "-c",
+        textwrap.dedent("""
+            from support.runs import make_tracker
+            with make_tracker(mode="online") as tracker:
+                tracker.log_training_step(1.0, 0)
+                tracker.log_config({"lr": 1})
+                tracker.log_checkpoint("checkpoint", force=True)
+        """),
+        HOME=str(home),
+        **places,
+    )
+
+    assert "rows delivered: 1" in result.stderr
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    assert len(artifacts_of(server, "config")) == 1
+    assert list(home.iterdir()) == []
+    assert elsewhere.exists() is own
+    left = {path.name for path in (tmp_path / "wandb" / "fasttrack").glob("*/client/*")}
+    assert left == (set() if own else {"cache"})  # which has the client's own log
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
@@ -332,6 +411,32 @@ def test_offline_checkpoints_are_uploaded_by_wandb_sync_too(
     assert [a.version for a in artifacts_of(server, "model")] == ["v0"]
     assert len(server.runs[str(tracker.get_run_id())].history) == 1
     assert is_staging_gone(tmp_path, tracker)
+
+
+def test_of_a_copy_only_our_own_sync_delivers_the_artifacts(
+    server: WandbServer, tmp_path: Path, checkpoint: Path
+) -> None:
+    """The client's record names the files where they lay; what the documents say of it is true."""
+    with make_tracker() as tracker:
+        tracker.log_training_step(1.0, 0)
+        tracker.log_checkpoint(checkpoint, force=True)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "wandb", elsewhere / "wandb")
+    theirs = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "sync", str(offline_dirs(elsewhere)[0])],
+        check=False,
+        capture_output=True,
+        timeout=HANG_GUARD_S,
+    )
+    left_out = artifacts_of(server, "model")
+    done = sync(elsewhere, tracker)
+
+    assert (theirs.returncode, left_out) == (0, [])
+    assert done["delivered"]
+    assert [a.files["weights.pt"] for a in artifacts_of(server, "model")] == [WEIGHTS]
+    run = server.runs[str(tracker.get_run_id())]
+    assert [row["loss/total"] for row in run.history] == [1.0]
+    assert is_staging_gone(elsewhere, tracker)
 
 
 def test_a_refused_artifact_is_said_and_kept_for_a_later_sync(

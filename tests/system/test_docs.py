@@ -5,6 +5,7 @@ Most need no delivery, and record into the journal alone: that takes millisecond
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -84,6 +85,24 @@ def test_a_callback_without_a_loss_logs_the_rest(snippet: Snippet) -> None:
     assert tracker.stats().refused == 0
 
 
+@pages.runs("scaler.scale(loss).backward()")
+def test_under_a_scaler_both_places_log_the_same_norm(snippet: Snippet) -> None:
+    """The true one, as the page says."""
+    model = torch.nn.Linear(4, 1)
+    loss = model(torch.ones(8, 4)).square().mean()
+    true = torch.nn.utils.get_total_norm(
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    )
+    with journal_tracker(log_interval=1) as tracker:
+        names = {"tracker": tracker, "model": model, "loss": loss, "step": 0, "batch_size": 8}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu")
+        snippet.run({**names, "optimizer": optimizer, "scaler": scaler})
+
+    norms = [row.values["train/grad_norm"] for row in read_rows(directory_of(tracker))]
+    assert norms == pytest.approx([true.item()] * 2, rel=1e-4)
+
+
 @pages.runs("top1")
 def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) -> None:
     """As W&B shows them."""
@@ -93,6 +112,19 @@ def test_nested_metrics_get_the_names_that_the_comment_says(snippet: Snippet) ->
     (row,) = read_rows(directory_of(tracker))
     said = snippet.text.split("# ")[1].strip().split(", ")
     assert row.values == dict(zip(said, (0.14, 0.91), strict=True))
+
+
+@pages.runs("tracker.pause()")
+def test_a_marked_evaluation_is_a_pause(snippet: Snippet) -> None:
+    """Its time stands in the next row."""
+    with journal_tracker() as tracker:
+        tracker.log_training_step(0.5, 0)
+        snippet.run({"tracker": tracker, "evaluate": lambda: 0.75})
+        tracker.log_training_step(0.5, 1)
+
+    _, evaluated, last = (row.values for row in read_rows(directory_of(tracker)))
+    assert evaluated == {"eval/accuracy": 0.75}
+    assert last["perf/pause_s"] > 0
 
 
 @pages.runs("overhead_budget")
@@ -261,6 +293,34 @@ def test_resume_goes_on_in_the_same_run(server: WandbServer, snippets: tuple[Sni
     assert [row["a"] for row in only.history] == [1, 2]
 
 
+@pages.runs('resume_id="auto"', "if tracker.should_stop()")
+def test_requeued_job_goes_on_after_it_has_left_in_time(
+    journal_only: None, snippets: tuple[Snippet, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start is asked to stop in its third step; the second finds its run."""
+    auto, loop = snippets
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = auto.run(training_script())["tracker"]
+    assert not first.should_stop()
+    saved: list[int] = []
+
+    def train_step() -> None:
+        saved.append(0)
+        if len(saved) == 3:
+            first.request_stop()
+
+    names = {"first_step": 0, "steps": 10, "save_checkpoint": saved.clear, "sys": sys}
+    with pytest.raises(SystemExit) as left:
+        loop.run({**names, "tracker": first, "train_step": train_step})
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with auto.run(training_script())["tracker"] as second:
+        pass
+
+    assert (left.value.code, saved) == (143, [])
+    assert second.get_run_id() == first.get_run_id()
+    assert [header.resumed for header in read_headers(directory_of(first))] == [False, True]
+
+
 @pytest.mark.server
 @pytest.mark.deepspeed
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
@@ -338,6 +398,17 @@ def test_the_message_that_a_run_is_offline_is_the_one_shown() -> None:
     shown = [each.text.strip() for each in pages.snippets if each.page.name == "clusters.md"]
 
     assert OFFLINE_LINE in shown
+
+
+@pages.runs("verify latest --repair", "verify --json")
+def test_a_run_is_compared_with_what_lies_there(snippets: tuple[Snippet, ...]) -> None:
+    """Offline, with its file; nothing is missing, so nothing is sent."""
+    with make_tracker() as tracker:
+        tracker.log_metrics({"a": 1}, step=0)
+    repair, as_json = (snippet.run_commands() for snippet in snippets)
+
+    assert "all 1 rows are there" in repair["fasttrack verify latest --repair"]
+    assert json.loads(as_json["fasttrack verify --json latest"])["whole"] is True
 
 
 # --- docs/command-line.md -------------------------------------------------------------------------

@@ -74,9 +74,8 @@ def test_a_run_arrives_whole_with_its_identity(server: WandbServer, tmp_path: Pa
     assert "hello console" in run.console
     assert offline_dirs(tmp_path) == []
     cursor = load_cursor(run_dir(tmp_path, tracker.get_run_id()) / "cursor.json")
-    assert (
-        cursor.ledger("wandb").segment("segment-0001.jsonl").proof == "the server's last step is 99"
-    )
+    proof = cursor.ledger("wandb").segment("segment-0001.jsonl").proof
+    assert proof == "100 rows read back from the server"
 
 
 def test_an_exception_in_the_block_marks_the_run_as_failed(server: WandbServer) -> None:

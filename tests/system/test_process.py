@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pytest
+from support.children import STEPS, train, train_rank
 from support.runs import (
     HANG_GUARD_S,
     journal_rows,
@@ -16,10 +24,20 @@ from support.runs import (
     wait_until,
     wandb_rows,
 )
+from support.trackers import Trackers
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.reader import read_finish
 from fasttrack.journal.run_directory import segments
+
+
+@pytest.fixture
+def make() -> Iterator[Trackers]:
+    """What makes trackers that keep their journal only; they are finished afterwards."""
+    trackers = Trackers()
+    yield trackers
+    trackers.finish()
 
 
 def _signal_when_ready(source: str, number: int) -> tuple[str, str, int]:
@@ -321,3 +339,142 @@ def test_wandb_stays_out_of_training_and_torch_out_of_delivery(tmp_path: Path) -
         assert not [name for name in sys.modules if name.split(".")[0] == "wandb"]
         """
     )
+
+
+# --- children of multiprocessing ------------------------------------------------------------------
+
+START_METHODS = ("fork", "spawn", "forkserver")
+ENDINGS = {"return": 0, "raise": 1, "exit": 3, "word": 1, "interrupt": 130}
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_multiprocessing_child_ends_its_run_with_its_exit_code(
+    tmp_path: Path, method: str
+) -> None:
+    """No exit handler of the interpreter runs there; no row of the last interval is lost."""
+    context: Any = multiprocessing.get_context(method)
+    processes = {}
+    for how in ENDINGS:
+        processes[how] = context.Process(target=train, args=(f"{how}-{method}", str(tmp_path)))
+        processes[how].start()
+
+    for how, exit_code in ENDINGS.items():
+        processes[how].join(HANG_GUARD_S)
+        run_id = f"{how}-{method}"
+        rows = [row.values["a"] for row in journal_rows(tmp_path, run_id)]
+        assert rows == list(range(STEPS)), how
+        assert _finish_of(tmp_path, run_id).exit_code == exit_code, how
+        assert processes[how].exitcode == (1 if how == "interrupt" else exit_code), how
+
+
+@pytest.mark.parametrize("how", ["return", "raise", "exit"])
+def test_ranks_that_torch_spawns_end_their_runs_with_their_exit_code(
+    tmp_path: Path, how: str
+) -> None:
+    """`torch.multiprocessing.spawn` hands exceptions on by a file and an exit code of 1."""
+    fails = contextlib.nullcontext() if how == "return" else pytest.raises(ProcessException)
+    with fails:
+        spawn(train_rank, args=(how, str(tmp_path)), nprocs=1)
+
+    rows = [row.values["a"] for row in journal_rows(tmp_path, f"{how}-0")]
+    assert rows == list(range(STEPS))
+    assert _finish_of(tmp_path, f"{how}-0").exit_code == ENDINGS[how]
+
+
+def test_workers_of_pools_end_their_runs(tmp_path: Path) -> None:
+    """The standard library's two pools: runs end with the worker, having all their rows."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        list(executor.map(train, ["pool-1", "pool-2"], [str(tmp_path)] * 2))
+    pool = context.Pool(1)
+    pool.apply(train, ("pool-3", str(tmp_path)))
+    pool.close()
+    pool.join()
+
+    for run_id in ("pool-1", "pool-2", "pool-3"):
+        assert len(journal_rows(tmp_path, run_id)) == STEPS
+        assert _finish_of(tmp_path, run_id).exit_code == 0
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_data_loader_takes_a_dataset_that_holds_the_tracker(tmp_path: Path, method: str) -> None:
+    """Its workers log nothing, say so once each, and leave the run alone."""
+    result = run_script(
+        f"""
+        import torch
+        from support.children import LoggingData
+        from support.runs import make_tracker
+        from support.trackers import journal_only
+        tracker = make_tracker(resume_id="one", options=journal_only())
+        loader = torch.utils.data.DataLoader(
+            LoggingData(tracker), batch_size=2, num_workers=2, multiprocessing_context={method!r}
+        )
+        print([item for batch in loader for item in batch.tolist()])
+        tracker.log_metrics({{"a": 1}}, step=1)
+        tracker.finish()
+        """,
+        warnings="ignore",  # of forking with threads
+    )
+
+    assert result.stdout.strip() == str([float(index) for index in range(8)])
+    assert [row.values for row in journal_rows(tmp_path, "one")] == [{"a": 1}]
+    said = [line for line in result.stderr.splitlines() if "does not record the run one" in line]
+    assert len(said) == 2
+
+
+# --- exit codes of the program --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "exit_code", "returncode"),
+    [
+        ("sys.exit(3)", 3, 3),
+        ("sys.exit()", 0, 0),
+        ("sys.exit(True)", 1, 1),
+        ("sys.exit('enough')", 1, 1),
+        ("sys.exit(10**30)", 1, 255),
+        ("def main():\n    local = tracker\n    sys.exit(3)\nmain()", 3, 3),
+        ("try:\n    sys.exit(3)\nfinally:\n    print('on the way')", 3, 3),
+        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    pass", 0, 0),
+        ("try:\n    sys.exit(3)\nexcept SystemExit as error:\n    kept = error", 0, 0),
+        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    sys.exit(4)", 4, 4),
+        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    raise ValueError", 1, 1),
+        ("import threading\nt = threading.Thread(target=sys.exit, args=(3,))\nt.start()", 0, 0),
+        ("import _thread, time\n_thread.start_new_thread(sys.exit, (3,))\ntime.sleep(0.2)", 0, 0),
+        ("raise KeyboardInterrupt", 130, 130),
+        ("from sys import exit\ntracker.finish(5)\nexit(3)", 5, 3),
+    ],
+)
+def test_exit_code_of_a_program_without_a_block(
+    tmp_path: Path, ending: str, exit_code: int, returncode: int
+) -> None:
+    """`sys.exit(n)` that nobody catches is what the run ends with, and nothing else is."""
+    source = f"""
+import sys
+from support.trackers import journal_only
+from support.runs import make_tracker
+tracker = make_tracker(resume_id="one", options=journal_only())
+tracker.log_metrics({{"a": 1}}, step=0)
+{ending}
+"""
+    result = run_script(source, check=False)
+
+    assert _finish_of(tmp_path, "one").exit_code == exit_code
+    if returncode == 130:
+        assert result.returncode in (130, -signal.SIGINT)
+    else:
+        assert result.returncode == returncode, result.stderr
+    assert len(journal_rows(tmp_path, "one")) == 1
+
+
+def test_sys_exit_is_as_it_was_after_the_last_tracker(make: Trackers) -> None:
+    """Also where somebody else has wrapped it meanwhile: theirs stays."""
+    before = sys.exit
+    one, two = make(), make()
+    assert sys.exit is not before
+
+    one.finish()
+    assert sys.exit is not before
+    two.finish()
+
+    assert sys.exit is before

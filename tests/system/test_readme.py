@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.runs import make_tracker, metrics, wandb_rows
+from support.runs import make_tracker, metrics, offline_dirs, wandb_rows
 from support.snippets import ROOT, RUN, Pages, Snippet, missing_links, training_script
 from support.wandb_server import WandbServer
 
@@ -47,7 +47,9 @@ def test_the_quick_start_tracks_in_every_mode(
         assert run.display_name == tracker.get_run_name()
         assert re.match(r"digits_\d{8}_\d{6}", run.display_name)
     elif mode == "offline":
-        (directory,) = (tmp_path / "wandb").glob("offline-run-*")
+        assert tracker._engine is not None
+        tracker._engine._life.settle()  # a script's end
+        (directory,) = offline_dirs(tmp_path)
         rows = wandb_rows(directory)
     else:
         assert not (tmp_path / "wandb").exists()
@@ -62,6 +64,7 @@ def test_the_calls_of_a_training_script_log_what_the_table_says(
 ) -> None:
     """Every key of the table that a CPU has, the configuration, and the artifacts."""
     names = training_script()
+    evaluated: list[int] = []
     tracker = make_tracker(mode="online")
     names |= {
         "tracker": tracker,
@@ -71,11 +74,12 @@ def test_the_calls_of_a_training_script_log_what_the_table_says(
         "fm": 0.5,
         "norm": 2.0,
         "accuracy": 0.9,
+        "evaluate": lambda: evaluated.append(names["step"]),
         "checkpoint": {},
     }
     torch.save({}, "checkpoint.pt")
     snippet.run(names)
-    snippet.run({**names, "step": 10})
+    stopping = snippet.run({**names, "step": 10})["stop"]
     tracker.finish()
 
     run = server.runs[str(tracker.get_run_id())]
@@ -89,6 +93,8 @@ def test_the_calls_of_a_training_script_log_what_the_table_says(
     assert run.config.items() >= {"lr": 0.1, "parameters": 11_000}.items()
     assert {artifact.type for artifact in server.artifacts} == {"config"}
     assert names["checkpoint"] == {"wandb_run_id": run.id}
+    assert len(evaluated) == 2
+    assert stopping is False
 
 
 def test_the_two_commands_are_those_that_ci_runs() -> None:

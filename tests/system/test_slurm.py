@@ -37,7 +37,7 @@ pytestmark = [
 _ROOT = Path(__file__).parents[2]
 _DDP = _ROOT / "examples" / "ddp.py"
 _REQUEUE = _ROOT / "examples" / "requeue.py"
-_STEPS = 150
+_STEPS = 200
 _STEPS_BEFORE_THE_SIGNAL = 20
 _PATIENCE_S = 120.0
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -71,18 +71,20 @@ class Site:
 
     def submit(self, cluster: SlurmCluster, script: str, *arguments: str | Path) -> str:
         """Submit a script of slurm/ from here, with options before and arguments after its name."""
-        options = [text for text in arguments if str(text).startswith("--nodes")]
+        ours = ("--nodes", "--nodelist", "--time", "--signal", "--partition", "--exclusive")
+        options = [text for text in arguments if str(text).startswith(ours)]
         rest = [text for text in arguments if text not in options]
         (self.base / "logs").mkdir(exist_ok=True)
-        ours = ("COVERAGE_PROCESS_CONFIG", "WANDB_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
-        environment = {name: text for name, text in os.environ.items() if name not in ours}
+        not_theirs = ("COVERAGE_PROCESS_CONFIG", "WANDB_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
+        environment = {name: text for name, text in os.environ.items() if name not in not_theirs}
         environment |= {
             "SCRATCH": str(self.scratch),
             "PYTHON": sys.executable,
             "MASTER_PORT": str(free_ports(1)[0]),
             "OMP_NUM_THREADS": "1",
         }
-        return cluster.submit(*options, _ROOT / "slurm" / script, *rest, environment=environment)
+        command = (*options, _ROOT / "slurm" / script, *rest)
+        return cluster.submit(*command, environment=environment, directory=self.base)
 
     def log(self, job_id: str) -> str:
         """What the job printed so far."""
@@ -91,7 +93,7 @@ class Site:
     @property
     def run_dir(self) -> Path:
         """The journal of the one run that there is."""
-        (directory,) = (self.scratch / "wandb" / "fasttrack").iterdir()
+        (directory,) = (self.scratch / "wandb" / "fasttrack").glob("[!.]*")
         return directory
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -120,9 +122,11 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def _submit_requeue(site: Site, cluster: SlurmCluster, *options: str) -> tuple[str, Path]:
+def _submit_requeue(
+    site: Site, cluster: SlurmCluster, *options: str, step_s: float = 0.03
+) -> tuple[str, Path]:
     checkpoint = site.scratch / "checkpoints" / "latest.pt"
-    numbers = ("--steps", str(_STEPS), "--log-interval", "1", "--step-s", "0.03")
+    numbers = ("--steps", str(_STEPS), "--log-interval", "1", "--step-s", str(step_s))
     job_id = site.submit(
         cluster,
         "requeue_resume.sbatch",
@@ -187,8 +191,7 @@ def test_a_preempted_job_goes_on_in_the_same_run(
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job_id)
     assert job["Restarts"] == "1"
     _assert_one_run_of_two_attempts(site, job_id, checkpoint)
-    endings = [read_finish(path) for path in segments(site.run_dir)]
-    assert [e and (e.exit_code, e.preempting) for e in endings] == [(143, True), (0, False)]
+    assert _endings(site) == [(143, True), (0, False)]
     assert site.offline_steps() == list(range(_STEPS))
     assert list((site.base / "home").iterdir()) == []
 
@@ -214,6 +217,68 @@ def test_a_job_near_its_time_limit_requeues_itself_and_each_row_arrives_once(
     assert [row["step"] for row in run.history if "loss/total" in row] == list(range(_STEPS))
     losses = [row.values["loss/total"] for row in read_rows(site.run_dir)]
     assert [row["loss/total"] for row in run.history] == losses
+
+
+def _assert_it_arrived_whole(site: Site, server: WandbServer) -> None:
+    """One run; W&B has each row of the journal once, in order, and that it ended well."""
+    rows = [(row.step, row.values["loss/total"]) for row in read_rows(site.run_dir, "loss/total")]
+    run = server.runs[site.run_dir.name]
+    assert server.wait_for(lambda: run.state == "finished"), run.state
+    assert run.exit_code == 0
+    assert [(row["step"], row["loss/total"]) for row in run.history if "loss/total" in row] == rows
+
+
+def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_once(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """At once: one runs into its time limit, one is preempted, one's node loses its power."""
+    sites = [Site(tmp_path / name) for name in ("limited", "preempted", "unlucky")]
+    for site in sites:
+        site.base.mkdir()
+    limited, preempted, unlucky = sites
+    with SlurmCluster(nodes=3) as cluster:
+        # Without the signal that the script asks for: 180 s before the end of 60.
+        limits = ("--time=1", "--signal=CONT@1", "--exclusive")
+        limited_id, _ = _submit_requeue(limited, cluster, *limits, step_s=0.4)
+        preempted_id, _ = _submit_requeue(preempted, cluster, "--exclusive")
+        unlucky_id, checkpoint = _submit_requeue(unlucky, cluster, "--exclusive", step_s=0.1)
+
+        wait_until(preempted.trains, _PATIENCE_S)
+        node = cluster.job(preempted_id)["NodeList"]
+        urgent = ("--partition=urgent", f"--nodelist={node}", "--help")
+        urgent_id = preempted.submit(cluster, "smoke_tracking.sbatch", *urgent)
+        wait_until(lambda: cluster.job(preempted_id)["Restarts"] == "1", _PATIENCE_S)
+        wait_until(unlucky.trains, _PATIENCE_S)
+        assert not checkpoint.exists()
+        cluster.fail_node(cluster.job(unlucky_id)["BatchHost"])
+        over = [
+            cluster.wait_for_state(job_id, *_OVER)
+            for job_id in (urgent_id, preempted_id, unlucky_id, limited_id)
+        ]
+
+    for site, job in zip((preempted, preempted, unlucky, limited), over, strict=True):
+        assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job["JobId"])
+    assert [job["Restarts"] for job in over] == ["0", "1", "1", "1"]
+    assert len(server.runs) == 3
+    for site in sites:
+        first, second = read_headers(site.run_dir)
+        assert (first.resumed, second.resumed) == (False, True)
+        _assert_it_arrived_whole(site, server)
+    assert preempted.steps() == limited.steps() == list(range(_STEPS))
+    assert _endings(preempted) == [(143, True), (0, False)]
+    assert _endings(limited) == [(75, True), (0, False)]
+    assert "time_limit: saved step" in limited.log(limited_id)
+    # There was no checkpoint: the second attempt began anew, in the same run.
+    assert _endings(unlucky) == [None, (0, False)]
+    steps = unlucky.steps()
+    assert steps == [*range(len(steps) - _STEPS), *range(_STEPS)]
+    assert len(steps) - _STEPS >= _STEPS_BEFORE_THE_SIGNAL
+
+
+def _endings(site: Site) -> list[tuple[int, bool] | None]:
+    """How each attempt ended, by its last line."""
+    finishes = [read_finish(path) for path in segments(site.run_dir)]
+    return [(ending.exit_code, ending.preempting) if ending else None for ending in finishes]
 
 
 def test_a_cancelled_job_saves_its_checkpoint_and_stays_cancelled(

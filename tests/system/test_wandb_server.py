@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -219,12 +221,20 @@ def test_exit_code_decides_the_state(
 
 
 @pytest.mark.parametrize(
-    ("kind", "target"), [("status", "any"), ("close", "file_stream"), ("lose_reply", "file_stream")]
+    ("kind", "target"),
+    [
+        ("status", "any"),
+        ("slow", "any"),
+        ("close", "file_stream"),
+        ("reset", "file_stream"),
+        ("lose_reply", "file_stream"),
+        ("cut_reply", "file_stream"),
+    ],
 )
 def test_passing_fault_leaves_each_row_once(
     online: WandbServer,
     run_id: str,
-    kind: Literal["status", "close", "lose_reply"],
+    kind: Literal["status", "slow", "close", "reset", "lose_reply", "cut_reply"],
     target: Literal["any", "file_stream"],
 ) -> None:
     """The client tries again, and nothing is lost or doubled."""
@@ -235,6 +245,32 @@ def test_passing_fault_leaves_each_row_once(
     assert online.faults_struck == struck_before + 1
     assert logged(online.runs[run_id]) == make_rows(100)
     assert online.runs[run_id].state == "finished"
+
+
+def test_each_fault_looks_to_the_client_as_it_is_called(server: WandbServer) -> None:
+    """A reset is no end of file, a cut reply is shorter than it said, a wait is asked for."""
+    body = b'{"query": "query Viewer { viewer { id } }"}'
+
+    def ask() -> tuple[int, str | None, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("POST", "/graphql", body)
+            reply = connection.getresponse()
+            return reply.status, reply.headers["Retry-After"], reply.read()
+
+    server.fault = Fault("reset")
+    with pytest.raises(ConnectionResetError):
+        ask()
+    server.fault = Fault("close")
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask()
+    server.fault = Fault("cut_reply")
+    with pytest.raises(http.client.IncompleteRead):
+        ask()
+    server.fault = Fault("status", status=429, retry_after_s=2)
+    assert ask()[:2] == (429, "2")
+    server.fault = Fault("slow", delay_s=0.05)
+    assert ask()[0] == 200
 
 
 def test_hung_request_is_let_go_when_the_fault_ends(online: WandbServer, run_id: str) -> None:
@@ -442,7 +478,7 @@ def test_offset_sent_again_is_overwritten_also_when_zipped(server: WandbServer) 
     for _ in range(2):
         reply = send(f"{server.url}/files/e/p/r/file_stream", body, content_encoding="gzip")
 
-    assert reply == {"exitcode": None, "limits": {}}
+    assert reply == {"exitcode": None, "limits": {}, "stopped": False}
     assert server.runs["r"].history == [{"_step": 0}, {"_step": 1}]
 
 

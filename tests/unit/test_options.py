@@ -20,16 +20,22 @@ def test_defaults_are_the_documented_ones() -> None:
         "ring_capacity": 65_536,
         "full_wait_s": 1.0,
         "flush_interval_s": 0.2,
+        "wait_for_delivery": "auto",
         "finish_timeout_s": 60.0,
         "upload_timeout_s": 3600.0,
+        "checkpoint_wait_s": 120.0,
         "online_timeout_s": 30.0,
+        "hang_timeout_s": 60.0,
         "backends": None,
         "directory": None,
         "delivery": "process",
-        "console": True,
+        "console": None,
         "log_rank": 0,
         "share_run_id": False,
+        "stop_signals": ("SIGTERM", "SIGUSR1"),
+        "stop_before_end_s": 120.0,
         "overhead_budget": None,
+        "find_pauses": True,
     }
 
 

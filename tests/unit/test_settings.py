@@ -647,3 +647,196 @@ def test_base_directory_is_absolute_whatever_the_variable_says(
 
     here = Path(os.getcwd())
     assert found == [tmp_path / "elsewhere", here / "relative", here, here]
+
+
+# --- what W&B's client and its agents know --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode"),
+    [
+        ({"WANDB_DISABLED": "true"}, "disabled"),
+        ({"WANDB_DISABLED": "1", "WANDB_MODE": "online"}, "disabled"),
+        ({"WANDB_DISABLED": "false"}, "online"),
+        ({"WANDB_DISABLED": ""}, "online"),
+        ({"WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "run"}, "online"),
+    ],
+)
+def test_the_clients_older_words_for_the_mode_are_known(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], mode: str
+) -> None:
+    """Scripts of years ago set them; a mode that is passed beats them all."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert resolve_mode(None, True) == mode
+    assert resolve_mode("offline", True) == "offline"
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "captured"),
+    [
+        (None, None, True),
+        (None, "off", False),
+        (None, "wrap", True),
+        (None, "redirect", True),
+        (True, "off", True),
+        (False, "wrap", False),
+    ],
+)
+def test_console_is_argument_then_variable_then_captured(
+    monkeypatch: pytest.MonkeyPatch,
+    argument: bool | None,
+    variable: str | None,
+    captured: bool,
+) -> None:
+    """WANDB_CONSOLE=off is how the client is told to leave it alone."""
+    if variable is not None:
+        monkeypatch.setenv("WANDB_CONSOLE", variable)
+
+    assert resolve(options=Options(console=argument)).console is captured
+
+
+def test_unknown_console_in_the_environment_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`WANDB_CONSOLE=no` is no word of the client's."""
+    monkeypatch.setenv("WANDB_CONSOLE", "no")
+
+    with pytest.raises(ConfigurationError, match=r"^WANDB_CONSOLE must be one of .*'no'"):
+        resolve()
+
+
+def test_name_group_and_notes_are_argument_then_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the client."""
+    for name in ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_NOTES"):
+        monkeypatch.setenv(name, f"by-{name}")
+
+    by_variable, by_argument = resolve(), resolve(name="n", group="g", notes="o")
+
+    assert (by_variable.name, by_variable.group, by_variable.notes) == (
+        "by-WANDB_NAME",
+        "by-WANDB_RUN_GROUP",
+        "by-WANDB_NOTES",
+    )
+    assert (by_argument.name, by_argument.group, by_argument.notes) == ("n", "g", "o")
+
+
+def test_run_id_is_argument_then_variable_then_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WANDB_RUN_ID is how a launcher names the run, on every rank; a new run of it gets a name."""
+    new = resolve()
+    monkeypatch.setenv("WANDB_RUN_ID", "from-the-launcher")
+    given = resolve()
+    asked = resolve(resume_id="mine")
+    monkeypatch.setenv("RANK", "1")
+    other = resolve()
+
+    assert (new.run_id, new.resumed) != ("from-the-launcher", True)
+    assert (given.run_id, given.resumed, given.sweep_id) == ("from-the-launcher", True, None)
+    assert given.name is not None
+    assert asked.run_id == "mine"
+    assert (other.records, other.run_id) == (False, "from-the-launcher")
+
+
+def test_run_of_the_variable_keeps_its_name_when_the_job_is_requeued(
+    monkeypatch: pytest.MonkeyPatch, make: Trackers
+) -> None:
+    """The second attempt goes on with the run: it is not renamed."""
+    monkeypatch.setenv("WANDB_RUN_ID", "job-17")
+    first = make()
+    first.finish()
+    second = make()
+
+    assert second.get_run_id() == "job-17"
+    assert second.get_run_name() == first.get_run_name() is not None
+
+
+def test_wrong_run_id_in_the_environment_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would name a directory, too."""
+    monkeypatch.setenv("WANDB_RUN_ID", "../x")
+
+    with pytest.raises(ConfigurationError, match=r"^WANDB_RUN_ID '\.\./x' is no run id"):
+        resolve()
+
+
+def as_trial(monkeypatch: pytest.MonkeyPatch, parameters: Path | None = None) -> None:
+    """Make this process look like what a sweep's agent starts."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial1")
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-sweep")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    if parameters is not None:
+        monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
+
+
+def test_trial_of_a_sweep_has_the_agents_run_project_and_parameters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The client files its rows there whatever it is told, so that is what we say, too."""
+    file = tmp_path / "config.yaml"
+    file.write_text("wandb_version: 1\n\nlr:\n  value: 0.5\nnet:\n  value: {depth: 3}\n")
+    as_trial(monkeypatch, file)
+
+    settings = resolve(project="mine", entity="me", config={"lr": 0.1, "seed": 1})
+
+    assert (settings.run_id, settings.sweep_id) == ("trial1", "sweep1")
+    assert (settings.project, settings.entity) == ("of-the-sweep", "team")
+    assert settings.config == {"lr": 0.5, "seed": 1, "net": {"depth": 3}}
+
+
+def test_trial_that_would_go_on_with_another_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its rows would go to the trial's run, and `get_run_id()` say otherwise."""
+    as_trial(monkeypatch)
+
+    with pytest.raises(ConfigurationError, match=r"resume_id 'other'.*'trial1'.*WANDB_SWEEP_ID"):
+        resolve(resume_id="other")
+    assert resolve(resume_id="trial1").run_id == "trial1"
+
+
+@pytest.mark.parametrize("content", [None, "- no\n- mapping\n", "a: [1\n"])
+def test_parameters_that_cannot_be_read_are_said_and_do_not_stop_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+) -> None:
+    """They usually come by the command line, too."""
+    file = tmp_path / "config.yaml"
+    if content is not None:
+        file.write_text(content)
+    as_trial(monkeypatch, file)
+
+    assert resolve(config={"a": 1}).config == {"a": 1}
+    assert "WANDB_SWEEP_PARAM_PATH" in capsys.readouterr().err
+
+
+def test_sweep_without_a_run_id_makes_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent's own process has the sweep only."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+
+    assert resolve().sweep_id is None
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+def test_notes_name_group_and_tags_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is shown on the run's page."""
+    monkeypatch.setenv("HF_TOKEN", secret := "hf-0123456789")
+
+    settings = resolve(
+        tags={**TAGS, "hub": secret, "api_key": "x1y2"},
+        notes=f"pulled with {secret}",
+        name=f"run {secret}",
+        group=f"password=s3cr3t {secret}",
+    )
+
+    assert settings.tags == {**TAGS, "hub": "[redacted]", "api_key": "[redacted]"}
+    assert settings.notes == "pulled with [redacted]"
+    assert settings.name == "run [redacted]"
+    assert settings.group == "password=[redacted] [redacted]"

@@ -16,9 +16,10 @@ from support.runs import make_tracker, offline_dirs, run_script, wait_until, wan
 from support.trackers import HANG_GUARD_S, Trackers
 
 from fasttrack import ExperimentTracker, Options
-from fasttrack.engine import describe_delivered
 from fasttrack.journal.entries import Artifact, Config, Finish
-from fasttrack.worker.supervisor import BackendReport
+from fasttrack.life import describe_delivered
+from fasttrack.stats import Stats
+from fasttrack.worker.delivery_report import BackendReport
 
 
 def written_files(base: Path) -> list[Path]:
@@ -89,7 +90,7 @@ def test_inert_tracker_starts_nothing_and_answers_everything(
     tracker.log_metrics({"a": 1}, 0)
 
     assert answers == (None, None, None, None, False, True)
-    assert {getattr(stats, name) for name in stats.__slots__} == {0}
+    assert stats == Stats.of_nothing()
     assert tracker.is_offline() is offline
     assert threading.enumerate() == threads
     assert subprocesses() == children
@@ -134,10 +135,15 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
     assert heavy == "[]"
     assert set(ast.literal_eval(ours)) == {
         "context",
+        "copies",
         "delivery",
         "display",
         "errors",
+        "exit_codes",
+        "handler_errors",
+        "opaque",
         "options",
+        "preemption",
         "settings",
         "stats",
         "tracker",

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fasttrack.delivery.contents import as_it_is
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from fasttrack.delivery.contents import Held
     from fasttrack.journal.cursor import Ledger
     from fasttrack.journal.entries import Artifact, Header, Row
 
@@ -32,8 +35,27 @@ class Place:
     """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
     in_trainer: bool
     """Whether this process is the training process (`Options.delivery="thread"`)."""
+    tells_the_end: Callable[[], bool] = lambda: True
+    """Whether the session may say how the run ended: False where that is not known, and the run may
+    well go on elsewhere."""
+    leave_out: Callable[[str], None] = lambda what: None
+    """Told what of the run the destination never takes, and why; all the rest is delivered."""
     clock: Callable[[], float] = time.time
     """Unix time in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Rows of a run that lie in one place."""
+
+    place: str
+    """Which, in words."""
+    segments: tuple[Path, ...]
+    """Whose rows are to be there."""
+    rows: Callable[[], Iterable[Held]]
+    """Reads them; raises BackendLostError where that fails."""
+    kept: Callable[[Row], Held] = as_it_is
+    """Returns of a row what the place can be expected to hold."""
 
 
 class Backend(Protocol):
@@ -47,6 +69,9 @@ class Backend(Protocol):
     takes_artifacts: bool
     """Whether sessions take files; where not, the run's artifacts are not for this backend."""
 
+    helper: str | None
+    """Name of the program that the client starts and does its work in; None: it has none."""
+
     def open(self, header: Header, *, online: bool, timeout_s: float) -> Session:
         """Open the run that `header` describes, at its destination or in a local stand-in.
 
@@ -59,11 +84,23 @@ class Backend(Protocol):
     def abandon(self) -> None:
         """Let go of a session that was lost, so that the run can be opened again. Never raises."""
 
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return where rows of the run lie, for `fasttrack verify`; opens no session.
+
+        Args:
+            header: the run's.
+            segments: those that are for this backend, oldest first.
+
+        Raises:
+            BackendUnavailableError: the destination cannot be read from here.
+        """
+
 
 class Session(Protocol):
     """An open run at one destination.
 
-    Threads: one at a time; `prepare_artifact` and `upload` on a second one beside it.
+    Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
+    beside it.
     """
 
     url: str | None
@@ -76,8 +113,9 @@ class Session(Protocol):
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
         """Find out what of `pending` the destination holds already; return what is still to do.
 
-        What is found is noted in the ledger: `arrived` rows are never handed over again, and a
-        segment that is there whole gets its proof. Called once, before the first row.
+        What is found is noted in the ledger: `arrived` rows are never handed over again. Where
+        `recheck` is set, all rows are looked for, not only the newest. Called once, before the
+        first row.
 
         Args:
             segments: all segments of the run, oldest first.
@@ -126,11 +164,21 @@ class Session(Protocol):
             BackendLostError: it is gone.
         """
 
+    def withdraw(self, artifact: Any) -> None:
+        """Remove the version that `upload` has just made of `artifact`, with its aliases.
+
+        Raises:
+            BackendLostError: the destination does not, or went away.
+        """
+
     def uploaded_bytes(self) -> int | None:
         """Return how much of the session's files was sent; None where that is not known."""
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Hand on the rows that were held back, and look whether more are taken.
+
+        Returns:
+            Whether somebody at the destination asked the training to stop.
 
         Raises:
             BackendLostError: none are.
@@ -143,10 +191,18 @@ class Session(Protocol):
             BackendLostError: the destination is gone, or not all could be flushed in time.
         """
 
-    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
-        """Return in words what proves that all rows have arrived, or None; after `finish`.
+    def prove(self, *, artifacts: int, timeout_s: float) -> str:
+        """Return in words what proves that all rows have arrived; after `finish`.
+
+        The rows are proven by what the destination itself shows, never by the client's word: their
+        number, and their values.
 
         Args:
             artifacts: how many artifacts were handed over; `upload` proves those online.
-            timeout_s: how long the destination may be asked.
+            timeout_s: how long the destination may take until it shows all of them.
+
+        Raises:
+            BackendLostError: rows are missing; another session hands them over again.
+            UnprovenError: the destination does not show what it holds, or holds other rows in the
+                place of ours.
         """

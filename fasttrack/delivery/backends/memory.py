@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.delivery.backends.base import Holding
+from fasttrack.delivery.contents import Known, as_it_is, compare, numbered_rows
 from fasttrack.errors import BackendLostError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.contents import Comparison
     from fasttrack.journal.entries import Artifact, Header, Row
 
 
@@ -59,13 +62,17 @@ class MemoryDestination:
         self.server = Store()
         self.offline: list[Store] = []
         """The stand-ins, one per offline session."""
+        self.stop_asked = False
+        """Whether the training is to stop: set it."""
+        self.lost_steps: list[int] = []
+        """Steps of rows that are taken and not kept, once each, as a full disk does it."""
         self._faults: defaultdict[str, deque[Exception | None]] = defaultdict(deque)
 
     def fail(self, method: str, error: Exception, *, after: int = 0, times: int = 1) -> None:
         """Have calls of a session's `method`, or of "open" or "open_offline", raise.
 
         Args:
-            method: which. For "prove", BackendLostError means that no proof is found.
+            method: which.
             error: what to raise.
             after: how many calls go well before.
             times: how many calls fail.
@@ -103,6 +110,7 @@ class MemoryBackend:
 
     has_offline = True
     takes_artifacts = True
+    helper: str | None = None
 
     def __init__(self, place: Place, destination: MemoryDestination | None = None) -> None:
         """Deliver to `destination`; None: to `destination_of` the run's id."""
@@ -123,6 +131,17 @@ class MemoryBackend:
     def abandon(self) -> None:
         """Nothing is held. See `Backend.abandon`."""
 
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return the destination. See `Backend.holdings`."""
+        store = (self._destination or destination_of(header.run_id)).server
+        return [
+            Holding(
+                place="memory",
+                segments=tuple(segments),
+                rows=lambda: map(as_it_is, store.rows),
+            )
+        ]
+
 
 class MemorySession:
     """Keep what is handed over.
@@ -138,6 +157,9 @@ class MemorySession:
         self._store = store
         self._place = place
         self._online = online
+        self._pending: list[Path] = []
+        self._known = Known()
+        self._segment, self._number = "", 0
         self._there = 0  # rows of the pending segments that an earlier session has handed over
         self.held_rows = False
         self.url = f"memory://{store.headers[-1].run_id}" if online else None
@@ -147,23 +169,46 @@ class MemorySession:
         """Count what is there. See `Session.settle`."""
         self._destination.called("settle")
         self.held_rows = bool(self._store.rows)
-        if self._online:
-            ledger = self._place.ledger
+        self._pending = list(pending)
+        ledger = self._place.ledger
+        if self._online and any(ledger.segment(path.name).recheck for path in pending):
+            self._known = Known(self._compare())
+        elif self._online:
             arrived = sum(ledger.segment(path.name).arrived for path in segments)
             self._there = len(self._store.rows) - arrived
         return list(pending)
 
     def begin_segment(self, path: Path) -> None:
-        """Segments make no difference. See `Session.begin_segment`."""
+        """Count its rows from the first that has not arrived. See `Session.begin_segment`."""
+        self._segment = path.name
+        self._number = self._place.ledger.segment(path.name).arrived if self._online else 0
 
     def log(self, row: Row) -> bool:
         """Keep a row. See `Session.log`."""
+        number, self._number = self._number, self._number + 1
+        lacking = self._known.lacking(self._segment, number, row)
+        if lacking is None:
+            return False
         if self._there > 0:
             self._there -= 1
             return False
         self._destination.called("log")
-        self._store.rows.append(dataclasses.replace(row, values={**row.values}))
+        if row.step in self._destination.lost_steps:
+            self._destination.lost_steps.remove(row.step)
+            return True
+        self._store.rows.append(dataclasses.replace(lacking, values={**lacking.values}))
         return True
+
+    def _compare(self) -> Comparison:
+        ledger = self._place.ledger
+
+        def first(path: Path) -> int:
+            return ledger.segment(path.name).arrived if self._online else 0
+
+        return compare(
+            lambda: numbered_rows(self._pending, first),
+            lambda: map(as_it_is, self._store.rows),
+        )
 
     def console(self, stream: str, text: str) -> None:
         """Keep text. See `Session.console`."""
@@ -190,24 +235,32 @@ class MemorySession:
         self._store.artifacts.append(artifact)
         return f"{artifact.name} is in memory" if self._online else None
 
+    def withdraw(self, artifact: StoredArtifact) -> None:
+        """Forget an artifact. See `Session.withdraw`."""
+        self._destination.called("withdraw")
+        self._store.artifacts.remove(artifact)
+
     def uploaded_bytes(self) -> int | None:
         """Return the size of the artifacts. See `Session.uploaded_bytes`."""
         kept = self._store.artifacts
         return sum(len(data) for artifact in kept for data in artifact.files.values())
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Fail if told to. See `Session.check`."""
         self._destination.called("check")
+        return self._destination.stop_asked
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Keep how the run ended. See `Session.finish`."""
         self._destination.called("finish")
         self._store.endings.append((exit_code, preempting))
 
-    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
-        """Count. See `Session.prove`."""
-        try:
-            self._destination.called("prove")
-        except BackendLostError:
-            return None
+    def prove(self, *, artifacts: int, timeout_s: float) -> str:
+        """Compare. See `Session.prove`."""
+        self._destination.called("prove")
+        found = self._compare()
+        if found.missing:
+            for path in self._pending:
+                self._place.ledger.segment(path.name).recheck = self._online
+            raise BackendLostError(found.gaps())
         return f"{len(self._store.rows)} rows in memory"

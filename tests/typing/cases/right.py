@@ -91,6 +91,11 @@ def log(tracker: ExperimentTracker) -> None:
         tracker.log_training_step(loss=None, step=step, optimizer=optimizer)
         tracker.log_metrics({"a": 0.5, "b": 1, "c": loss, "d": np.float32(1)}, step)
         tracker.log_metrics(metrics={"nested": {"a": 0.5}}, step=step)
+        with tracker.pause():
+            tracker.log_metrics({"val/loss": 0.5}, step)
+        assert_type(tracker.should_stop(), bool)
+        if tracker.should_stop():
+            break
     tracker.log_metrics({"a": 0.5})
     tracker.log_metrics({"a": 0.5}, step=None)
     tracker.log_config({"lr": 0.1})
@@ -112,6 +117,8 @@ def ask(tracker: ExperimentTracker) -> None:
     assert_type(tracker.flush(), bool)
     assert_type(tracker.flush(timeout_s=1.0), bool)
     assert_type(tracker.stats(), Stats)
+    assert_type(tracker.stop_reason(), str | None)
+    tracker.request_stop("diverged")
     with tracker.audit() as audited:
         pass
     assert_type(audited.findings, tuple[Finding, ...])
@@ -145,6 +152,12 @@ def tune() -> None:
         ring_capacity=1024,
         full_wait_s=0,
         flush_interval_s=0.1,
+        wait_for_delivery="finish",
+        checkpoint_wait_s=0,
+        hang_timeout_s=30,
+        stop_signals=("SIGUSR1",),
+        stop_before_end_s=None,
+        find_pauses=False,
         finish_timeout_s=10,
         upload_timeout_s=10,
         online_timeout_s=5,
@@ -158,6 +171,7 @@ def tune() -> None:
     )
     assert_type(dataclasses.replace(options, log_rank=0), Options)
     assert_type(options.backends, tuple[str, ...] | None)
+    assert_type(options.console, bool | None)
     assert_type(options.overhead_budget, float | None)
 
 
@@ -172,6 +186,7 @@ def count(stats: Stats) -> None:
         stats.out_of_order,
         stats.journal_errors,
         stats.worker_errors,
+        stats.cut_off,
         stats.failed_calls,
         stats.late_calls,
         stats.ring_high_water,
@@ -179,6 +194,7 @@ def count(stats: Stats) -> None:
         stats.effective_interval,
     )
     assert_type(sum(counts), int)
+    assert_type(stats.reasons["ring_full"], int)
     assert_type(stats.call_us_p50 + stats.call_us_p99 + stats.worker_cpu_pct, float)
 
 

@@ -159,7 +159,13 @@ def test_damaged_lines_are_left_out_and_said_once(base: Path) -> None:
         result = call(*command.split(), "failed")
 
         assert result.exit_code == 0
-        assert result.stderr == f"fasttrack: 4 damaged lines of {segment.parent} were left out\n"
+        assert result.stderr.splitlines() == [
+            f"fasttrack: 4 damaged lines of {segment.parent} were left out:",
+            "fasttrack:   segment-0001.jsonl:2 (not JSON)",
+            "fasttrack:   segment-0001.jsonl:3 ('step' is missing)",
+            "fasttrack:   segment-0001.jsonl:4 (not an object)",
+            "fasttrack:   segment-0001.jsonl:5 ('kind' is missing)",
+        ]
     shown = json.loads(call("show", "failed", "--json").stdout)
     listed = json.loads(call("runs", "--json").stdout)
     assert shown["metrics"]["loss"]["count"] == 1

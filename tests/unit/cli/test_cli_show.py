@@ -180,7 +180,10 @@ def test_run_whose_header_is_damaged_is_still_shown(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert "run ab" in result.stdout
-    assert result.stderr == f"fasttrack: 1 damaged lines of {segment.parent} were left out\n"
+    assert result.stderr.splitlines() == [
+        f"fasttrack: 1 damaged lines of {segment.parent} were left out:",
+        "fasttrack:   segment-0001.jsonl:1 (not JSON)",
+    ]
 
 
 def test_copied_directory_is_shown_as_it_stands(run_dir: Path, tmp_path: Path) -> None:

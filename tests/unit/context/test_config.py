@@ -12,7 +12,7 @@ import math
 import types
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import omegaconf
@@ -95,7 +95,7 @@ def written(value: Any) -> Any:
         ((1, (2, 3)), [1, [2, 3]]),
         ({5}, [5]),
         (frozenset({"a"}), ["a"]),
-        (Point(1, 2), [1, 2]),
+        (Point(1, 2), {"x": 1, "y": 2}),
         ({"a": {"b": [{"c": (1,)}]}}, {"a": {"b": [{"c": [1]}]}}),
         ({1: "a", None: "b", Color.RED: "c"}, {"1": "a", "None": "b", "Color.RED": "c"}),
         (collections.OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
@@ -445,3 +445,86 @@ def test_plain_form_survives_yaml() -> None:
         "c": 3,
         "d": [1, 0.5],
     }
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_keys_with_one_text_are_both_kept() -> None:
+    """1 and "1" are two keys of a dict; JSON knows strings only."""
+    lost: list[str] = []
+
+    plain = to_plain({1: "a", "1": "b", "1 (int)": "c", "in": {None: 1, "None": 2}}, lost)
+
+    assert plain == {
+        "1 (int) 2": "a",
+        "1": "b",
+        "1 (int)": "c",
+        "in": {"None (NoneType)": 1, "None": 2},
+    }
+    assert lost == ["1 (int) 2", "in.None (NoneType)"]
+
+
+def test_named_tuples_keep_their_names() -> None:
+    """At every depth, `typing.NamedTuple`s too; other tuples are lists."""
+
+    class Betas(NamedTuple):
+        first: float
+        second: float = 0.95
+
+    assert to_plain({"opt": [Betas(0.9)], "point": Point(1, (2, 3))}) == {
+        "opt": [{"first": 0.9, "second": 0.95}],
+        "point": {"x": 1, "y": [2, 3]},
+    }
+    assert as_config(Betas(0.9)) == {"first": 0.9, "second": 0.95}
+
+
+# --- accelerators ---------------------------------------------------------------------------------
+
+ON_AN_ACCELERATOR = """
+import os, sys
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from support import toy_accelerator
+from fasttrack.context.config import to_plain
+
+kept = toy_accelerator.install()
+x = torch.ones(2, 3).to("toy")
+scalar = torch.ones(()).to("toy")
+parameter = torch.nn.Parameter(x)
+optimizer = torch.optim.Adam([torch.zeros(1)], lr=torch.tensor(0.5))
+optimizer.param_groups[0]["lr"] = scalar
+config = {
+    "x": x, "deep": [{"scalar": scalar}], "parameter": parameter, "optimizer": optimizer,
+    "cpu": torch.ones(2), "lr": 0.1,
+}
+reads = []
+
+class Reads(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(isinstance(a, torch.Tensor) and not a.is_cpu for a in args):
+            reads.append(str(func))
+        return func(*args, **(kwargs or {}))
+with Reads():
+    lost = []
+    plain = to_plain(config, lost)
+for name, value in plain.items():
+    print(name, "=", value)
+print(lost)
+print(reads)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_what_lies_on_an_accelerator_is_described_and_not_read() -> None:
+    """Reading it would wait for all that training has queued there."""
+    lines = run_script(ON_AN_ACCELERATOR).stdout.splitlines()
+
+    assert lines[:2] == [
+        "x = <Toy: 2x3, torch.float32, toy:0>",
+        "deep = [{'scalar': '<Toy: scalar, torch.float32, toy:0>'}]",
+    ]
+    assert lines[-1] == "[]"
+    assert "cpu = tensor([1., 1.])" in lines
+    assert "lr = 0.1" in lines

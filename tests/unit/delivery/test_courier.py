@@ -10,7 +10,12 @@ from support.deliveries import Scene
 
 from fasttrack.delivery.backends.memory import MemoryBackend
 from fasttrack.delivery.events import Busy, Done, Offline, Online, Progress, Trouble, Upload
-from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
+from fasttrack.errors import (
+    ArtifactRefusedError,
+    BackendLostError,
+    BackendUnavailableError,
+    UnprovenError,
+)
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.run_directory import cursor_path, files_directory, staged_directory
 
@@ -199,16 +204,53 @@ def test_a_session_that_breaks_is_begun_anew_and_doubles_nothing(scene: Scene, m
     assert done(scene).reason is None
 
 
-def test_a_run_that_is_not_proven_is_delivered_again(scene: Scene) -> None:
-    """`finish` went well, and the destination does not have the rows."""
+def test_rows_that_were_taken_and_lost_in_the_middle_are_sent_again(scene: Scene) -> None:
+    """A client may drop rows and go on, `finish` well, and have the last one: a disk was full."""
     trainer = scene.begin()
-    trainer.log(0)
+    trainer.log(*range(10))
     trainer.finish()
-    scene.destination.fail("prove", GONE)
+    scene.destination.lost_steps = [3, 4, 7]
 
     assert scene.delivery().follow() is True
-    assert scene.steps() == [0]
-    assert "does not have all rows" in scene.told(Trouble)[0].reason
+    assert sorted(scene.steps()) == list(range(10))
+    assert scene.told(Trouble)[0].reason == "3 of 10 rows are not there (steps 3 to 4, 7)"
+
+
+def test_rows_that_are_lost_every_time_are_named_and_not_delivered(scene: Scene) -> None:
+    """What is sent again may be dropped again; at the deadline the truth is said."""
+    trainer = scene.begin()
+    trainer.log(*range(5))
+    trainer.finish()
+    scene.destination.lost_steps = [2] * 1000
+
+    assert scene.delivery().follow() is False
+    assert scene.steps() == [0, 1, 3, 4]
+    (done,) = scene.told(Done)
+    assert (done.delivered, done.proof) == (False, None)
+    assert done.reason == "1 of 5 rows are not there (steps 2)"
+
+    scene.destination.lost_steps.clear()
+
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    assert scene.steps() == [0, 1, 3, 4, 2]
+
+
+def test_what_cannot_be_proven_now_is_not_sent_again_and_not_called_delivered(
+    scene: Scene,
+) -> None:
+    """Others' rows in the place of ours, or a server that shows nothing: another try may double."""
+    trainer = scene.begin()
+    trainer.log(0, 1)
+    trainer.finish()
+    scene.destination.fail("prove", UnprovenError("it does not tell"))
+
+    assert scene.delivery().follow() is False
+    assert len(scene.destination.server.headers) == 1
+    (done,) = scene.told(Done)
+    assert (done.delivered, done.reason) == (False, "it does not tell")
+
+    assert scene.delivery(by_hand=True).deliver_now() is True
+    assert scene.steps() == [0, 1]
 
 
 def test_a_lost_server_is_tried_for_as_long_as_the_trainer_runs(scene: Scene) -> None:
@@ -440,6 +482,17 @@ def test_by_hand_files_that_are_being_staged_are_left_alone(scene: Scene) -> Non
     assert trainer.staged_files() == []
 
 
+def test_by_hand_a_client_that_failed_to_start_is_tried_again(scene: Scene) -> None:
+    """Its helper was killed at the wrong moment; nothing is wrong with the server."""
+    trainer = scene.begin()
+    trainer.log(0)
+    trainer.finish()
+    scene.destination.fail("open", BackendUnavailableError("killed", local=True), times=2)
+
+    assert scene.delivery().deliver_now() is True
+    assert scene.steps() == [0]
+
+
 def test_two_at_a_time_do_not_deliver_one_run(scene: Scene) -> None:
     """By hand it is said; a trainer's own delivery waits for its turn."""
     trainer = scene.begin()
@@ -450,7 +503,8 @@ def test_two_at_a_time_do_not_deliver_one_run(scene: Scene) -> None:
         other = Scene(scene.run_dir)
         other.trainer = trainer
         outcome.append(other.delivery(by_hand=True).deliver_now())
-        assert other.events == [Busy()]
+        (told,) = other.told(Busy)
+        assert "the run's own delivery" in told.holder
 
     scene.clock.at(1, try_by_hand)
     scene.clock.at(2, trainer.finish)

@@ -8,7 +8,19 @@ import json
 import pytest
 
 from fasttrack.delivery import events
-from fasttrack.delivery.events import Busy, Done, Event, Offline, Online, Progress, Trouble, Upload
+from fasttrack.delivery.events import (
+    Beat,
+    Busy,
+    Done,
+    Event,
+    LeftOut,
+    Offline,
+    Online,
+    Progress,
+    StopAsked,
+    Trouble,
+    Upload,
+)
 
 EVERY_KIND: list[Event] = [
     Online(backend="wandb", url="https://wandb.ai/x", directory="/runs/x"),
@@ -24,7 +36,10 @@ EVERY_KIND: list[Event] = [
         aliases=("best", "step10"),
         reason="HTTP 403",
     ),
+    LeftOut(backend="wandb", what="segment-0001.jsonl:3 (not JSON)"),
     Done(backend="wandb", delivered=True, already=True, offline=True, rows=3, proof="3 rows"),
+    StopAsked(backend="wandb"),
+    Beat(),
     Busy(),
 ]
 

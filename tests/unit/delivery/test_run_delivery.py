@@ -12,11 +12,11 @@ import pytest
 from support.deliveries import Scene
 
 from fasttrack.delivery.backends.memory import MemoryBackend, MemoryDestination
-from fasttrack.delivery.events import Done, Trouble
+from fasttrack.delivery.events import Done, LeftOut, Trouble
 from fasttrack.delivery.ledger import CursorFile
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import encode_row
+from fasttrack.journal.entries import Finish, encode, encode_row
 from fasttrack.journal.run_directory import cursor_path, lock_path, segment_name
 
 
@@ -267,15 +267,58 @@ def test_rows_behind_a_damaged_header_are_delivered(scene: Scene) -> None:
     assert steps(scene.destination) == [0, 1]
 
 
-def test_a_run_without_any_header_is_refused(tmp_path: Path) -> None:
-    """Nobody knows where its rows belong."""
+def test_a_run_whose_only_header_is_damaged_goes_by_its_directorys_name(tmp_path: Path) -> None:
+    """A run could never be delivered for one line; who calls sync wants its rows to arrive."""
+    scene = Scene(tmp_path / "r1")
+    scene.destinations["wandb"] = scene.destination  # what a run is for unless it says so
+    trainer = scene.begin()
+    trainer.vanish()
+    trainer.writer.path.write_bytes(b"\x00\n" + encode_row(0, 0, 0.0, {"a": 1}))
+
+    assert scene.delivery().deliver_now() is True
+    assert steps(scene.destination) == [0]
+    assert scene.destination.server.headers[0].run_id == "r1"
+    assert [event.what for event in scene.told(LeftOut)] == ["segment-0001.jsonl:1 (not JSON)"]
+
+
+def test_a_run_without_header_and_rows_is_refused(tmp_path: Path) -> None:
+    """The disk was full when it began."""
     scene = Scene(tmp_path / "r1")
     trainer = scene.begin()
     trainer.vanish()
-    trainer.writer.path.write_bytes(encode_row(0, 0, 0.0, {"a": 1}))
+    trainer.writer.path.write_bytes(b'{"kind":"hea')
 
-    with pytest.raises(ValueError, match="have no header"):
+    with pytest.raises(ValueError, match="neither header nor rows"):
         scene.delivery()
+
+
+def test_one_wrong_field_of_a_header_costs_that_field_only(tmp_path: Path) -> None:
+    """Tags of numbers; W&B's client refused them, and the run with them, for ever."""
+    scene = Scene(tmp_path / "r1")
+    trainer = scene.begin(project="vla-lego", tags=("model:eo1",))
+    trainer.log(0)
+    trainer.finish()
+    path = trainer.writer.path
+    path.write_bytes(path.read_bytes().replace(b'"tags":["model:eo1"]', b'"tags":[5]'))
+
+    assert scene.delivery().deliver_now() is True
+    header = scene.destination.server.headers[0]
+    assert (header.project, header.tags) == ("vla-lego", None)
+    assert [event.what for event in scene.told(LeftOut)] == [
+        "segment-0001.jsonl:1 (tags must hold texts only)"
+    ]
+
+
+def test_rows_behind_a_stray_finish_line_are_delivered(scene: Scene) -> None:
+    """Two journals were put together; delivery ended at the first end, and never again."""
+    trainer = scene.begin()
+    trainer.writer.append([encode(Finish(exit_code=0))])
+    for seq in range(3 * 256 * 1024 // 50):  # beyond what is read in one go
+        trainer.log(seq)
+    trainer.finish()
+
+    assert scene.delivery().follow() is True
+    assert len(steps(scene.destination)) == 3 * 256 * 1024 // 50
 
 
 def test_a_trainers_delivery_waits_for_whoever_is_at_work_on_the_run(scene: Scene) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import yaml
+from support.journals import line_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -57,7 +58,7 @@ MAKE_BACKEND = """
 """
 OPEN_SESSION = f"""{MAKE_BACKEND}
     session = backend.open(header, online=True, timeout_s=1.0)
-    segment = Path("segment-0001.jsonl")
+    segment = run_dir / "segment-0001.jsonl"
     session.settle([segment], [segment])
     session.begin_segment(segment)
 """
@@ -83,14 +84,31 @@ def open_backend(base: Path, ledger: Ledger, save: Callable[[], None] = lambda: 
     return TensorBoardBackend(Place(run_dir=run_dir, ledger=ledger, save=save, in_trainer=True))
 
 
-def hand_over(session: Session, ledger: Ledger, rows: Sequence[Row], *, attempt: int = 1) -> None:
+def journal(base: Path, rows: Sequence[Row], *, attempt: int = 1) -> Path:
+    """Write the segment that holds `rows`; return it."""
+    segment = run_directory(base, HEADER.run_id) / segment_name(attempt)
+    segment.parent.mkdir(parents=True, exist_ok=True)
+    segment.write_bytes(content_of(rows))
+    return segment
+
+
+def content_of(rows: Sequence[Row]) -> bytes:
+    """Return what a segment of `rows` holds."""
+    return line_of(HEADER) + b"".join(map(line_of, rows))
+
+
+def hand_over(
+    base: Path, session: Session, ledger: Ledger, rows: Sequence[Row], *, attempt: int = 1
+) -> None:
     """Hand over a pending segment's `rows` as delivery does: those that have not arrived."""
-    segment = Path(segment_name(attempt))
+    segment = run_directory(base, HEADER.run_id) / segment_name(attempt)
+    if not segment.exists() or segment.read_bytes() != content_of(rows):
+        journal(base, rows, attempt=attempt)
     assert session.settle([segment], [segment]) == [segment]
     session.begin_segment(segment)
     for row in rows[ledger.segment(segment.name).arrived :]:
         session.check()
-        assert session.log(row)
+        session.log(row)
 
 
 def deliver(
@@ -100,10 +118,10 @@ def deliver(
     *,
     attempt: int = 1,
     header: Header = HEADER,
-) -> str | None:
+) -> str:
     """Deliver a segment in a session of its own; return the proof."""
     session = open_backend(base, ledger).open(header, online=True, timeout_s=10.0)
-    hand_over(session, ledger, rows, attempt=attempt)
+    hand_over(base, session, ledger, rows, attempt=attempt)
     session.finish(exit_code=0, preempting=False)
     return session.prove(artifacts=0, timeout_s=10.0)
 
@@ -245,7 +263,7 @@ def test_reader_that_looks_on_sees_rows_at_every_check(tmp_path: Path) -> None:
     """A running TensorBoard keeps its files open and reads on."""
     ledger = Ledger()
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(3))
+    hand_over(tmp_path, session, ledger, make_rows(3))
     session.check()
     accumulator = EventAccumulator(str(folder(tmp_path)), size_guidance=EVERYTHING).Reload()
     seen = len(accumulator.Scalars("loss"))
@@ -302,7 +320,7 @@ def test_configuration_is_shown_as_text(tmp_path: Path) -> None:
     header = Header(run_id=HEADER.run_id, name="eo1_lego", project="vla", config=config)
     ledger = Ledger()
     session = open_backend(tmp_path, ledger).open(header, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(1))
+    hand_over(tmp_path, session, ledger, make_rows(1))
     session.check()
 
     (text,) = texts(tmp_path)
@@ -319,7 +337,7 @@ def test_what_is_added_to_the_configuration_replaces_the_text(tmp_path: Path) ->
     """Both stand at step 0, of which TensorBoard shows the newer one."""
     ledger = Ledger()
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(2))
+    hand_over(tmp_path, session, ledger, make_rows(2))
     session.configure({"lr": 0.2, "metadata": {"git": {"commit": "abc"}}})
     session.finish(exit_code=0, preempting=False)
 
@@ -334,7 +352,7 @@ def test_later_session_keeps_the_configuration_of_earlier_ones(tmp_path: Path) -
     """It is told the header again, but not what was added in segments that are proven."""
     ledger = Ledger()
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(1))
+    hand_over(tmp_path, session, ledger, make_rows(1))
     session.configure({"seed": 3})
     session.finish(exit_code=0, preempting=False)
     once = texts(tmp_path)
@@ -353,7 +371,7 @@ def test_texts_are_remembered_as_soon_as_they_are_written(tmp_path: Path) -> Non
     ledger, saved = Ledger(), []
     backend = open_backend(tmp_path, ledger, lambda: saved.append(copy.deepcopy(ledger)))
     session = backend.open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(2))
+    hand_over(tmp_path, session, ledger, make_rows(2))
     backend.abandon()
     once = texts(tmp_path)
     deliver(tmp_path, saved[-1], make_rows(3))
@@ -406,7 +424,7 @@ def test_rows_of_a_segment_do_not_count_for_another(tmp_path: Path) -> None:
     deliver(tmp_path, ledger, make_rows(2, first=10), attempt=2)
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
 
-    both = [Path(segment_name(1)), Path(segment_name(2))]
+    both = [run_directory(tmp_path, HEADER.run_id) / segment_name(n) for n in (1, 2)]
     assert session.settle(both, both) == both
     assert session.held_rows
     assert [ledger.segment(path.name).arrived for path in both] == [3, 2]
@@ -415,10 +433,11 @@ def test_rows_of_a_segment_do_not_count_for_another(tmp_path: Path) -> None:
 
 def test_two_pending_segments_are_two_files_of_one_session(tmp_path: Path) -> None:
     """Each file holds rows of one segment."""
-    ledger, both = Ledger(), [Path(segment_name(1)), Path(segment_name(2))]
+    ledger, parts = Ledger(), (make_rows(3), make_rows(2, first=10))
+    both = [journal(tmp_path, rows, attempt=n) for n, rows in enumerate(parts, 1)]
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
     session.settle(both, both)
-    for path, rows in zip(both, (make_rows(3), make_rows(2, first=10)), strict=True):
+    for path, rows in zip(both, parts, strict=True):
         session.begin_segment(path)
         session.check()
         for row in rows:
@@ -473,6 +492,7 @@ def test_killed_process_leaves_rows_that_the_next_one_completes(tmp_path: Path) 
             if seq == 499:
                 print("on the way", flush=True)
     """
+    journal(tmp_path, [])
     process = start_script(OPEN_SESSION, script, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "on the way\n"
@@ -494,8 +514,9 @@ def test_full_disk_loses_the_session_and_no_row(tmp_path: Path) -> None:
     rows, ledger = make_rows(5000), Ledger()
     backend = open_backend(tmp_path, ledger)
     session = backend.open(HEADER, online=True, timeout_s=10.0)
+    journal(tmp_path, rows)
     with file_size_limit(100_000), pytest.raises(BackendLostError, match="cannot be written"):
-        hand_over(session, ledger, rows)
+        hand_over(tmp_path, session, ledger, rows)
     backend.abandon()
     backend.abandon()
     there = sum(map(rows_in, files(tmp_path)))
@@ -511,10 +532,11 @@ def test_disk_that_stays_full_collects_no_files(tmp_path: Path) -> None:
     """A lost backend is opened again and again, as long as the trainer runs."""
     ledger = Ledger()
     backend = open_backend(tmp_path, ledger)
+    journal(tmp_path, make_rows(3))
     for _ in range(3):
         session = backend.open(HEADER, online=True, timeout_s=10.0)
         with file_size_limit(10), pytest.raises(BackendLostError):
-            hand_over(session, ledger, make_rows(3))
+            hand_over(tmp_path, session, ledger, make_rows(3))
         backend.abandon()
     found = files(tmp_path)
 
@@ -527,7 +549,7 @@ def test_deleted_folder_loses_the_session_and_comes_back_whole(tmp_path: Path) -
     ledger = Ledger()
     backend = open_backend(tmp_path, ledger)
     session = backend.open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(3))
+    hand_over(tmp_path, session, ledger, make_rows(3))
     session.check()
     ledger.segment("segment-0001.jsonl").arrived = 3
     shutil.rmtree(folder(tmp_path))
@@ -545,7 +567,7 @@ def test_file_that_another_took_the_place_of_loses_the_session(tmp_path: Path) -
     ledger = Ledger()
     backend = open_backend(tmp_path, ledger)
     session = backend.open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(3))
+    hand_over(tmp_path, session, ledger, make_rows(3))
     (path,) = files(tmp_path)
     other = path.with_name("other")
     shutil.copy(path, other)
@@ -562,13 +584,14 @@ def test_rows_that_do_not_read_back_are_not_proven(tmp_path: Path) -> None:
     """A file cut under our hands has a hole, behind which TensorBoard reads nothing."""
     ledger = Ledger()
     session = open_backend(tmp_path, ledger).open(HEADER, online=True, timeout_s=10.0)
-    hand_over(session, ledger, make_rows(3))
+    hand_over(tmp_path, session, ledger, make_rows(3))
     (path,) = files(tmp_path)
     with path.open("r+b") as file:
         file.truncate(10)
     session.finish(exit_code=0, preempting=False)
 
-    assert session.prove(artifacts=0, timeout_s=1.0) is None
+    with pytest.raises(BackendLostError, match=r"3 of 3 rows are not there \(steps 0 to 2\)"):
+        session.prove(artifacts=0, timeout_s=1.0)
     assert deliver(tmp_path, ledger, make_rows(3)) == "3 rows read back from tensorboard/ab12"
     assert len(points(tmp_path)) == 3
 
@@ -630,6 +653,8 @@ def test_delivery_process_gets_numpy_and_neither_torch_nor_tensorflow(tmp_path: 
         heavy = ("torch", "tensorflow", "wandb", "grpc")
         print([name for name in heavy if sys.modules.get(name)])
     """
+
+    journal(tmp_path, [Row(0, 0, 0.0, {"a": 0.5})])
 
     told, _ = start_script(OPEN_SESSION, script, tmp_path).communicate()
 

@@ -15,7 +15,8 @@ import torch
 
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
-from fasttrack.hotpath.gradients import GradientSource, fused_norm
+from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.norms import fused_norm
 from fasttrack.hotpath.records import GRAD_NORM, VALUES, Gradients, Record
 from fasttrack.notices import Notices
 from fasttrack.worker.resolve import Resolver
@@ -60,6 +61,12 @@ def small_model(**options: Any) -> torch.nn.Module:
     model.to(**options)
     model(torch.ones(2, 4, **options)).sum().backward()
     return model
+
+
+def train(model: torch.nn.Module, *, set_to_none: bool) -> None:
+    """Compute new gradients."""
+    model.zero_grad(set_to_none=set_to_none)
+    model(torch.randn(2, 4)).sum().backward()
 
 
 def gradients_of(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -183,14 +190,24 @@ def test_auto_computes_a_few_mib_on_the_cpu_inline(heard: Heard) -> None:
 
 
 def test_auto_sends_gradients_up_to_the_limit_to_the_worker(heard: Heard) -> None:
-    """At the limit and below, the caller launches nothing."""
+    """At the limit and below, the caller launches nothing, but for the first step.
+
+    Whether a program changes its gradients in place shows at the second: none may be lost to that.
+    """
     model = small_model()
     total = sum(p.numel() * p.element_size() for p in model.parameters())
-    captured = GradientSource("auto", total, heard, cpu_inline_bytes=0).capture(model)
+    source = GradientSource("auto", total, heard, cpu_inline_bytes=0)
+    expected = exact_norm(gradients_of(model))
+    first = source.capture(model)
+    train(model, set_to_none=True)
+    captured = source.capture(model)
 
+    assert isinstance(first, torch.Tensor)
+    assert float(first) == pytest.approx(expected, rel=1e-6)
     assert isinstance(captured, Gradients)
     assert [id(g) for g in captured.tensors] == [id(g) for g in gradients_of(model)]
     assert captured.devices == frozenset()  # the CPU's need no stream
+    assert captured.size_bytes == total
 
 
 def test_auto_computes_large_gradients_inline(heard: Heard) -> None:
@@ -225,49 +242,174 @@ def test_off_looks_at_nothing(heard: Heard) -> None:
     assert heard.calls == 0
 
 
-def test_gradients_zeroed_in_place_are_stale_and_the_second_time_go_inline(heard: Heard) -> None:
+def test_the_first_stale_norm_is_the_last(heard: Heard) -> None:
     """zero_grad(set_to_none=False) before the worker has read: dropped, then launched inline."""
     model, notices = small_model(), Notices()
     source = GradientSource("worker", GIB, heard)
     resolver = resolver_for(source, notices)
-    norms = []
-    for _ in range(2):
-        record = record_of(source.capture(model))
-        model.zero_grad(set_to_none=False)
-        norms.append(resolver.resolve([record])[0][VALUES])
-    model(torch.ones(2, 4)).sum().backward()
+    record = record_of(source.capture(model))
+    train(model, set_to_none=False)
+    stale = resolver.resolve([record])[0][VALUES]
     expected = exact_norm(gradients_of(model))
     inline = source.capture(model)
     model.zero_grad(set_to_none=False)
 
-    assert norms == [{}, {}]
-    assert notices.counts() == {"stale": 2}
+    assert stale == {}
+    assert notices.counts() == {"stale": 1}
     assert isinstance(inline, torch.Tensor)
     assert float(inline) == pytest.approx(expected, rel=1e-6)
     assert "set_to_none=False" in heard.texts["grad_norm_stale"]
 
 
-def test_going_inline_lasts_when_the_parameters_are_listed_anew(heard: Heard) -> None:
-    """Another model, or the 256th step, does not bring the stale norms back."""
+def test_the_caller_sees_a_change_in_place_before_the_worker_has_told(heard: Heard) -> None:
+    """On a slow device several steps are unresolved: they were all lost until the worker told."""
+    model = small_model()
+    source = GradientSource("worker", GIB, heard)
+    captured = []
+    for _ in range(4):
+        captured.append(source.capture(model))
+        train(model, set_to_none=False)
+
+    assert [type(each) for each in captured] == [Gradients, *[torch.Tensor] * 3]
+
+
+def clip(model: torch.nn.Module) -> None:
+    """Clip the gradients after the log, then go on as usual."""
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    train(model, set_to_none=True)
+
+
+def accumulate(model: torch.nn.Module) -> None:
+    """Add another micro-batch to the gradients that were logged."""
+    model(torch.randn(2, 4)).sum().backward()
+
+
+def zero_in_place(model: torch.nn.Module) -> None:
+    """Keep the memory of the gradients."""
+    train(model, set_to_none=False)
+
+
+@pytest.mark.parametrize("change", [clip, accumulate, zero_in_place])
+def test_auto_loses_no_norm_to_changes_in_place(heard: Heard, change: Any) -> None:
+    """However far behind the worker is: all norms are those of the moment of the log."""
+    model, notices = small_model(), Notices()
+    source = GradientSource("auto", GIB, heard, cpu_inline_bytes=0)
+    records, expected = [], []
+    for _ in range(5):
+        expected.append(exact_norm(gradients_of(model)))
+        records.append(record_of(source.capture(model)))
+        change(model)
+    rows = resolver_for(source, notices).resolve(records)
+
+    assert [row[VALUES][GRAD_NORM] for row in rows] == pytest.approx(expected, rel=1e-5)
+    assert notices.counts() == {}
+    assert list(heard.texts) == ["grad_norm_stale"]
+
+
+def test_auto_sends_to_the_worker_what_nobody_changes(heard: Heard) -> None:
+    """New gradients at each step, the old ones let go: the usual loop."""
+    model = small_model()
+    source = GradientSource("auto", GIB, heard, cpu_inline_bytes=0)
+    captured = []
+    for _ in range(4):
+        captured.append(source.capture(model))
+        train(model, set_to_none=True)
+
+    assert [type(each) for each in captured] == [torch.Tensor, *[Gradients] * 3]
+    assert heard.calls == 0
+
+
+@pytest.mark.parametrize("mode", ["auto", "worker"])
+def test_gradients_that_a_cuda_graph_writes_go_inline(heard: Heard, mode: str) -> None:
+    """A replay writes them without moving their versions: the worker would read any step's."""
+    model, notices = small_model(), Notices()
+    source = GradientSource(mode, GIB, heard, cpu_inline_bytes=0)
+    resolver = resolver_for(source, notices)
+    source.capture(model)
+    captured, expected = [], []
+    for step in range(3):
+        for gradient in gradients_of(model):
+            gradient.data.fill_(step + 1.0)  # which no version tells, either
+        expected.append(exact_norm(gradients_of(model)))
+        captured.append(record_of(source.capture(model)))
+    rows = resolver.resolve(captured)
+
+    assert [row[VALUES][GRAD_NORM] for row in rows] == pytest.approx(expected, rel=1e-5)
+    assert heard.calls == 0
+
+
+def test_going_inline_lasts_for_other_models(heard: Heard) -> None:
+    """Another model does not bring the stale norms back."""
     source = GradientSource("worker", GIB, heard)
     first, second = small_model(), small_model()
     source.capture(first)
-    source.was_stale()
     source.was_stale()
 
     assert isinstance(source.capture(second), torch.Tensor)
 
 
-def test_one_stale_norm_among_valid_ones_changes_nothing(heard: Heard) -> None:
-    """Only two in a row speak for a program that always zeroes in place."""
+@pytest.mark.parametrize("mode", ["auto", "worker"])
+def test_what_unresolved_steps_hold_together_is_limited(heard: Heard, mode: str) -> None:
+    """A slow device held 640 MiB of 40 steps, each of which was below a limit of 20 MiB."""
+    model, notices = small_model(), Notices()
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    source = GradientSource(mode, int(2.5 * total), heard, cpu_inline_bytes=0)
+    source.capture(model)  # in "auto" the first is inline
+    resolver = resolver_for(source, notices)
+    held: list[Any] = []
+    expected = []
+    for _ in range(6):
+        train(model, set_to_none=True)
+        expected.append(exact_norm(gradients_of(model)))
+        held.append(source.capture(model))
+    while_full = [isinstance(each, Gradients) for each in held]
+    rows = resolver.resolve([record_of(each) for each in held])
+    train(model, set_to_none=True)
+    afterwards = source.capture(model)
+
+    assert while_full.count(True) == (2 if mode == "auto" else 1)  # the first is held there, too
+    assert [row[VALUES][GRAD_NORM] for row in rows] == pytest.approx(expected, rel=1e-5)
+    if mode == "auto":
+        assert isinstance(afterwards, Gradients)
+    assert all(not each.tensors for each in held if isinstance(each, Gradients))
+
+
+def test_gradients_that_never_reach_the_worker_are_not_held(heard: Heard) -> None:
+    """A full ring drops the record: what it held must not count for ever."""
     model = small_model()
-    source = GradientSource("worker", GIB, heard)
-    for _ in range(3):
-        source.was_stale()
-        source.was_valid()
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    source = GradientSource("worker", total, heard)
+    captured = [source.capture(model)]
+    for _ in range(5):
+        assert isinstance(captured[-1], Gradients)
+        source.was_dropped(captured[-1])
+        train(model, set_to_none=True)
+        captured.append(source.capture(model))
+
+    assert isinstance(captured[-1], Gradients)
+
+
+def test_one_step_above_the_limit_goes_to_the_worker_where_that_is_asked_for(heard: Heard) -> None:
+    """grad_norm="worker" holds one step's gradients whatever they take, but not two."""
+    model = small_model()
+    source = GradientSource("worker", 1, heard)
 
     assert isinstance(source.capture(model), Gradients)
-    assert heard.calls == 0
+    assert isinstance(source.capture(model), torch.Tensor)
+
+
+def test_a_finished_source_keeps_nothing(heard: Heard) -> None:
+    """Neither the model's parts nor a gradient outlive the run."""
+    model = small_model()
+    source = GradientSource("worker", GIB, heard)
+    source.capture(model)
+    source.close()
+    gradient = weakref.ref(gradients_of(model)[0])
+    model.zero_grad()
+    gc.collect()
+
+    assert gradient() is None
+    assert source.capture(small_model()) is None
 
 
 def test_gradients_set_to_none_before_the_worker_reads_are_still_right(heard: Heard) -> None:
@@ -294,20 +436,6 @@ def test_model_without_gradients_is_told_once_and_may_get_some(heard: Heard) -> 
     assert "zero_grad" in heard.texts["grad_norm"]
     model(torch.ones(2, 4)).sum().backward()
     assert resolve_norm(source, model, notices) == pytest.approx(exact_norm(gradients_of(model)))
-
-
-def test_parameters_added_later_are_found(heard: Heard) -> None:
-    """The list of parameters is made anew from time to time."""
-    model = small_model()
-    source = GradientSource("worker", GIB, heard)
-    source.capture(model)
-    late = torch.nn.Parameter(torch.ones(2))
-    late.grad = torch.full((2,), 100.0)
-    model.register_parameter("late", late)
-    captured = [source.capture(model) for _ in range(300)][-1]
-
-    assert isinstance(captured, Gradients)
-    assert any(g is late.grad for g in captured.tensors)
 
 
 class DeepSpeedOptimizer:
@@ -424,6 +552,7 @@ def test_a_bad_model_after_a_good_one_is_refused_and_the_good_one_taken_again(
     source = GradientSource("worker", GIB, heard)
     source.capture(model)
     refused = source.capture("no model")
+    train(model, set_to_none=True)
 
     assert refused is None
     assert isinstance(source.capture(model), Gradients)

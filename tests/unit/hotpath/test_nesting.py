@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 from types import MappingProxyType
 from typing import Any
 
@@ -114,3 +115,18 @@ def test_pictures_and_plots_are_not_taken() -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure()
 
     assert "pictures, plots and tables are not taken" in why_refused(figure)
+
+
+def test_names_of_a_class_of_the_users_own_are_read_as_text() -> None:
+    """An enum's is its value; one that cannot be formatted lost the whole call."""
+
+    class Name(str):
+        def __format__(self, spec: str) -> str:
+            raise RuntimeError("no")
+
+        __slots__ = ()
+
+    class Part(str, enum.Enum):
+        HEAD = "head"
+
+    assert flattened({Name("a"): {Name("b"): 1, Part.HEAD: 2}}) == ({"a.b": 1, "a.head": 2}, {})

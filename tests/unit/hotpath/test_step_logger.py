@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,59 +13,12 @@ import numpy as np
 import pytest
 import torch
 from support.journals import read_rows
+from support.step_loggers import Bench
 from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack import ExperimentTracker
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY, CallMeter
-from fasttrack.hotpath.capture import Capture
-from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import RawRecord
-from fasttrack.hotpath.ring import Ring
-from fasttrack.hotpath.step_logger import StepLogger
-from fasttrack.notices import Notices
-
-
-class Bench:
-    """A logger whose ring nobody drains by itself."""
-
-    def __init__(self, log_interval: int = 10, capacity: int = 1024) -> None:
-        """Build it."""
-        self.notices = Notices()
-        self.calls = CallMeter()
-        self.ring: Ring[RawRecord] = Ring(capacity, 0.0)
-        self.wakes = 0
-        self.logger = StepLogger(
-            self.ring,
-            Capture("snapshot"),
-            GradientSource("worker", 2**30, self.notices.warn),
-            self.calls,
-            self.notices,
-            log_interval=log_interval,
-            wake=self.wake,
-        )
-
-    def wake(self) -> None:
-        """Count."""
-        self.wakes += 1
-
-    def log(self, step: Any, loss: Any = 0.5, **given: Any) -> None:
-        """Log a training step."""
-        self.logger.training_step(
-            loss,
-            step,
-            given.get("batch_size"),
-            given.get("optimizer"),
-            given.get("model"),
-            given.get("scaler"),
-            given.get("loss_ar"),
-            given.get("loss_fm"),
-            given.get("grad_norm"),
-            given.get("extra"),
-        )
-
-    def records(self) -> list[tuple[int, dict[str, Any]]]:
-        """Return step and values of what was pushed."""
-        return [(step, values) for step, _, values, *_ in self.ring.pop(1024)]
+from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.records import OddSize
 
 
 def rows(tracker: ExperimentTracker) -> list[tuple[int, dict[str, float]]]:
@@ -417,21 +372,40 @@ def test_metric_name_that_is_no_string_is_refused_alone(
     assert capsys.readouterr().err.count("not logged") == 1
 
 
-@pytest.mark.parametrize("name", ["step", "_step", "_runtime", "_timestamp", "_wandb"])
-def test_name_that_wandb_keeps_for_itself_is_refused_alone(
-    make: Trackers,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "'': a metric without a name, which W&B drops; give it one"),
+        ("step", "step: every row has its step under this name, as it is passed; choose another"),
+        ("_step", "_step: W&B keeps this name for itself"),
+        ("_runtime", "_runtime: W&B keeps this name for itself"),
+        ("_timestamp", "_timestamp: W&B keeps this name for itself"),
+        ("_wandb", "_wandb: W&B keeps this name for itself"),
+    ],
+)
+def test_name_that_wandb_drops_or_overwrites_is_refused_alone(
+    make: Trackers, capsys: pytest.CaptureFixture[str], name: str, why: str
 ) -> None:
-    """W&B would take it for its own and misplace the whole row."""
+    """W&B would lose it without a word, or take it for its own and misplace the whole row."""
     tracker = make()
 
     tracker.log_metrics({name: 1, "good": 2}, 0)
     tracker.log_metrics({name: 1}, 1)
+    tracker.log_training_step(0.5, 2, extra={name: 1})
 
-    assert written_values(tracker) == [{"good": 2}]
-    assert tracker.stats().refused == 2
-    assert capsys.readouterr().err.count(f"{name}: W&B keeps this name for itself") == 1
+    assert [row.keys() & {name, "good"} for row in written_values(tracker)] == [{"good"}, set()]
+    assert tracker.stats().refused == 3
+    assert capsys.readouterr().err.count(why) == 1
+
+
+def test_what_is_logged_under_a_name_of_ours_is_kept(make: Trackers) -> None:
+    """A throughput of the user's own was overwritten without a word."""
+    tracker = make(gpu_stats_interval=1)
+    mine = {"perf/steps_per_sec": -1, "fasttrack/dropped": -2, "train/lr": -3}
+    for step in range(2):
+        tracker.log_training_step(0.5, step, extra=mine)
+
+    assert [row for row in written_values(tracker) if not mine.items() <= row.items()] == []
 
 
 def test_non_finite_values_are_the_truth(make: Trackers) -> None:
@@ -460,34 +434,6 @@ def test_metrics_that_are_no_mapping_are_counted_and_said_once(
     assert written_values(tracker) == [{"a": 1}]
     assert tracker.stats().failed_calls == 2
     assert capsys.readouterr().err.count("the call was ignored") == 1
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"optimizer": object()},
-        {"optimizer": SimpleNamespace(param_groups=[{}])},
-        {"optimizer": SimpleNamespace(param_groups=None)},
-        {"scaler": object()},
-        {"extra": 5},
-    ],
-    ids=["optimizer", "group", "groups", "scaler", "extra"],
-)
-def test_broken_object_costs_its_call_only(
-    make: Trackers,
-    capsys: pytest.CaptureFixture[str],
-    arguments: dict[str, Any],
-) -> None:
-    """Whatever a user's object raises stays out of training."""
-    tracker = make()
-
-    tracker.log_training_step(1.0, 0, **arguments)
-    tracker.log_training_step(1.0, 1, **arguments)
-    tracker.log_training_step(2.0, 2)
-
-    assert [row["loss/total"] for row in written_values(tracker)] == [2.0]
-    assert tracker.stats().failed_calls == 2
-    assert capsys.readouterr().err.count("log_training_step:") == 1
 
 
 def test_model_that_is_no_module_costs_the_norm_only(
@@ -549,3 +495,93 @@ def test_a_closing_run_and_a_stretching_interval_do_not_wait_for_each_other() ->
 
     assert not any(thread.is_alive() for thread in threads)
     assert bench.logger.interval == 1
+
+
+# --- batch sizes and pauses -----------------------------------------------------------------------
+
+
+def test_a_batch_that_is_passed_for_its_size_is_not_kept() -> None:
+    """It may be large: what it is stands in its place, also of the steps that were noted before."""
+    bench = Bench(log_interval=1000)
+    batch: Any = torch.ones(64)
+    kept = sys.getrefcount(batch)
+    logger = bench.logger
+    for step in range(1, 100):
+        if step < logger.timed_from:
+            logger.ticks.append((float(step), batch))
+            logger.step = step
+        else:
+            bench.log(step, batch_size=batch)
+
+    assert sys.getrefcount(batch) == kept
+    assert {size for _, size in logger.ticks} == {OddSize("Tensor")}
+    assert len(logger.ticks) == 99
+
+
+@pytest.mark.parametrize("size", ["8", True, torch.tensor(8), [8], -8, math.nan, Ellipsis], ids=str)
+def test_a_wrong_batch_size_costs_the_samples_only(
+    make: Trackers, capsys: pytest.CaptureFixture[str], size: Any
+) -> None:
+    """It is refused with every row that it spoils, and said once."""
+    tracker = make()
+    for step in range(3):
+        tracker.log_training_step(0.5, step, size)
+
+    rows = written_values(tracker)
+    assert [row["loss/total"] for row in rows] == [0.5] * 3
+    assert all("perf/steps_per_sec" in row for row in rows[1:])
+    assert not any("perf/samples_per_sec" in row for row in rows)
+    assert tracker.stats().refused == 2
+    assert capsys.readouterr().err.count("perf/samples_per_sec: batch_size must be") == 1
+
+
+def test_a_marked_pause_is_not_in_the_throughput(make: Trackers) -> None:
+    """Nested, entered twice, left by an exception; its time is a metric of its own."""
+    tracker = make(log_interval=2)
+    began_s = time.perf_counter()
+    tracker.log_training_step(0.5, 0)
+    pause = tracker.pause()
+    with pause, tracker.pause(), pause:
+        time.sleep(0.05)
+    with pytest.raises(KeyError), tracker.pause():
+        raise KeyError("x")
+    for step in range(1, 5):
+        tracker.log_training_step(0.5, step)
+    elapsed_s = time.perf_counter() - began_s
+
+    _, paused, after = written_values(tracker)
+    assert 0.05 <= paused["perf/pause_s"] < elapsed_s
+    assert 2 / paused["perf/steps_per_sec"] + paused["perf/pause_s"] < elapsed_s
+    assert paused["perf/step_time_ms/max"] < (elapsed_s - 0.05) * 1e3
+    assert "perf/pause_s" not in after
+
+
+def test_the_pause_of_another_thread_counts(make: Trackers) -> None:
+    """An evaluation that runs beside nothing; the step goes on when it is over."""
+    tracker = make()
+
+    def evaluate() -> None:
+        with tracker.pause():
+            time.sleep(0.05)
+
+    tracker.log_training_step(0.5, 0)
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    thread.join(HANG_GUARD_S)
+    tracker.log_training_step(0.5, 1)
+
+    assert written_values(tracker)[1]["perf/pause_s"] >= 0.05
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_tracker_that_does_not_record_pauses_for_nothing(finished: bool, make: Trackers) -> None:
+    """Disabled, or finished: the block runs, and its exceptions pass."""
+    tracker = make(enabled=finished)
+    tracker.finish()
+    with tracker.pause(), tracker.pause():
+        ran = True
+    with pytest.raises(KeyError), tracker.pause():
+        raise KeyError("x")
+
+    assert ran
+    assert tracker.stats().late_calls == 0

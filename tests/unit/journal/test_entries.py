@@ -48,6 +48,7 @@ HEADER = Header(
     finish_timeout_s=5,
     upload_timeout_s=6.5,
     online_timeout_s=7.5,
+    hang_timeout_s=8.5,
     pid=42,
     host="node1",
     executable="/usr/bin/python3",
@@ -262,8 +263,9 @@ def test_keys_on_disk_are_the_documented_ones() -> None:
     assert header == {
         *("kind", "version", "run_id", "attempt", "resumed", "project", "entity", "name", "tags"),
         *("group", "notes", "config", "mode", "backends", "time", "world_size", "console"),
-        *("finish_timeout_s", "upload_timeout_s", "online_timeout_s", "pid", "host"),
-        *("executable", "argv", "program", "program_relpath", "cwd"),
+        *("finish_timeout_s", "upload_timeout_s", "online_timeout_s"),
+        *("hang_timeout_s", "pid", "host"),
+        *("executable", "argv", "program", "program_relpath", "cwd", "sweep_id"),
     }
     assert artifact == {
         *("kind", "number", "type", "name", "aliases", "directory", "files", "size_bytes"),

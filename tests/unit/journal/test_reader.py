@@ -194,11 +194,10 @@ def test_header_is_the_first_line(path: Path) -> None:
         b"",
         b'{"kind":"header","run_',
         b"\x00\x00\x00\n",
-        b'{"kind":"header"}\n',
         row(0) + encode(HEADER),
         b'{"kind":"summary"}\n',
     ],
-    ids=["empty", "torn", "damaged", "of no run", "a row first", "an unknown kind first"],
+    ids=["empty", "torn", "damaged", "a row first", "an unknown kind first"],
 )
 def test_segment_that_does_not_begin_with_a_header_has_none(path: Path, content: bytes) -> None:
     """A trainer that died while it made its segment delivered nothing."""

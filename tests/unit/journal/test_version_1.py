@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.version_1 import SCENARIOS, copy_run
 
-from fasttrack.artifacts.staging import changed_files
+from fasttrack.artifacts.snapshot import changed_files
 from fasttrack.journal.cursor import SegmentLedger, load_cursor
 from fasttrack.journal.entries import Artifact, Entry, Header, Metadata, Row, merge_headers
 from fasttrack.journal.follower import Follower
@@ -29,6 +29,7 @@ from fasttrack.journal.reader import (
 
 NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 KEYS = {"time_s": "time", "deadline_s": "deadline"}
+NEW_IN_HEADERS = {"backends": ["wandb"], "sweep_id": None, "hang_timeout_s": 60.0}
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def test_every_line_is_read_with_every_key_and_to_the_bit(name: str, tmp_path: P
     assert len(read) == len(written) > 10
     for entry, line in zip(read, written, strict=True):
         added = {key: entry.pop(key) for key in entry.keys() - line.keys()}
-        assert added == ({"backends": ["wandb"]} if line["kind"] == "header" else {})
+        assert added == (NEW_IN_HEADERS if line["kind"] == "header" else {})
         assert repr({key: entry[key] for key in line}) == repr(line)  # NaN, -0.0 and int or float
     assert follower.bad_lines == 0
 

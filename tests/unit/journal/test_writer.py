@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.journal.entries import Header, Row, encode, encode_row
+from fasttrack.journal.entries import Entry, Header, Row, encode, encode_row
+from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header, read_segment
 from fasttrack.journal.run_directory import segment_name, segments
 from fasttrack.journal.writer import SegmentWriter
@@ -135,23 +136,59 @@ def test_header_that_json_cannot_hold_leaves_no_segment(tmp_path: Path) -> None:
 def test_full_disk_tears_no_line_and_keeps_the_order(
     tmp_path: Path, limit_files: Callable[[int], None]
 ) -> None:
-    """What was written in part is cut off, held, and written first once there is room."""
+    """What was written in part is held, and completed first once there is room."""
     writer = SegmentWriter(tmp_path, HEADER)
-    begun_bytes = writer.path.stat().st_size
-    limit_files(begun_bytes + len(row(0)) + 5)
+    limit_files(writer.path.stat().st_size + len(row(0)) + 5)
     error = writer.append([row(0), row(1), CONSOLE])
     held = (writer.held_lines, writer.held_rows)
-    kept_bytes = writer.path.stat().st_size
+    seen = seqs(writer.path)
     limit_files(resource.RLIM_INFINITY)
     recovered = writer.append([row(2)])
     writer.close()
 
     assert error is not None
     assert error.errno == errno.EFBIG
-    assert (held, kept_bytes) == ((3, 2), begun_bytes)
+    assert (held, seen) == ((2, 1), [None, 0])
     assert recovered is None
     assert (writer.held_lines, writer.held_rows) == (0, 0)
     assert seqs(writer.path) == [None, 0, 1, None, 2]
+
+
+@pytest.mark.parametrize("room", range(0, 3 * len(row(0)) + 2, 7))
+def test_a_line_that_was_read_once_is_never_taken_back(
+    tmp_path: Path,
+    limit_files: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    """Delivery reads along on a full disk; the server had ten rows that the journal then lacked.
+
+    The whole lines of a write that came through in part were cut off again, and dropped later.
+    """
+    writer = SegmentWriter(tmp_path, HEADER, held_limit_bytes=0)
+    begun_bytes = writer.path.stat().st_size
+    lost = 0
+    read: list[Entry] = []
+    with Follower.of_segments([writer.path]) as follower:
+
+        def write(fd: int, data: bytes, real: Callable[[int, bytes], int] = os.write) -> int:
+            written = real(fd, data)
+            read.extend(entry for batch in follower.batches() for entry in batch.entries)
+            return written
+
+        monkeypatch.setattr(os, "write", write)
+        read += [entry for batch in follower.batches() for entry in batch.entries]
+        limit_files(begun_bytes + room)
+        writer.append([row(0), row(1), row(2)])
+        lost += writer.trim_held()
+        limit_files(resource.RLIM_INFINITY)
+        writer.append([row(3)])
+        bad_lines = follower.bad_lines
+    writer.close()
+
+    assert read == read_segment(writer.path)
+    assert bad_lines == 0
+    assert sum(isinstance(entry, Row) for entry in read) + lost == 4
 
 
 def test_held_lines_have_a_limit_in_memory_and_the_newest_go_first(

@@ -126,10 +126,11 @@ def test_process_that_says_nothing_and_exits_well_has_not_delivered(run: LocalRu
 
 
 def test_run_that_another_process_delivers_is_busy(run: LocalRun) -> None:
-    """Likely its own."""
-    assert outcome(deliver_run(run, command=saying(Busy(), code=3))) == {
+    """Which, is said."""
+    busy = Busy(holder="fasttrack sync (process 7 on node1)")
+    assert outcome(deliver_run(run, command=saying(busy, code=3))) == {
         "busy": True,
-        "reason": "its own process delivers it",
+        "reason": "it is being delivered by fasttrack sync (process 7 on node1)",
     }
 
 

@@ -103,6 +103,20 @@ def test_it_shrinks_again_when_there_is_room() -> None:
     assert bench.warnings == said
 
 
+def test_pauses_are_no_step_time() -> None:
+    """300 us in ten steps of 1 ms are 3%, also where an evaluation of a second stands between."""
+    bench = Bench()
+    bench.call(LOGGED, 300e-6)
+    for _ in range(10):
+        bench.train(1)
+        bench.now_s += 1.0
+        bench.step += 10
+        bench.overhead.add_steps(bench.step, bench.now_s, bench.now_s, 1, paused_s=1.0 - STEP_S)
+
+    assert bench.intervals == [30]
+    assert "3.0" in bench.warnings["budget"]
+
+
 def test_it_does_not_swing_to_and_fro() -> None:
     """Noise around the needed interval changes nothing."""
     bench = Bench()

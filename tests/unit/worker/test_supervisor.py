@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,8 @@ from fasttrack.delivery.events import (
     Upload,
     encode,
 )
-from fasttrack.worker.supervisor import DeliveryProcess, DeliveryReport, NoDelivery, wait
+from fasttrack.worker.delivery_report import DeliveryReport
+from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery, wait
 
 
 class Piped(DeliveryProcess):
@@ -78,7 +84,7 @@ def test_one_backend_is_told_of_without_its_name() -> None:
         report,
         Online(backend="wandb", url="https://x"),
         Trouble(backend="wandb", reason="HTTP 500", rows=3),
-        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS"),
+        Offline(backend="wandb", directory="/w/offline-run-1", reason="DNS", network=True),
         Progress(backend="wandb", rows=5),
     )
 
@@ -90,6 +96,16 @@ def test_one_backend_is_told_of_without_its_name() -> None:
     ]
     assert (report.url, report.offline, report.rows) == ("https://x", True, 5)
     assert report.directory == "/w/offline-run-1"
+
+
+def test_a_refusal_is_not_called_a_matter_of_the_network() -> None:
+    """Whoever reads "Network unavailable" looks for the fault in the wrong place."""
+    report = DeliveryReport(("wandb",))
+    refused = Offline(backend="wandb", directory="/w/offline-run-1", reason="no W&B account")
+
+    assert said_by(report, refused)[0] == "Not online, logging offline: no W&B account"
+    said_by(report, upload("uploading"))
+    assert report.uploading == ["model-ab12 (10.0 GB, kept offline)"]
 
 
 def test_several_backends_are_done_when_the_last_one_is() -> None:
@@ -219,3 +235,167 @@ def test_a_delivery_that_ends_is_noticed_at_once() -> None:
 
     assert wait_for(DeliveryReport(("wandb",)), clock, lambda: next(looks) >= 2, 60.0, 3600.0)
     assert clock.elapsed_s < 1.0
+
+
+# --- the process itself ---------------------------------------------------------------------------
+
+
+class Supervised:
+    """Delivery by a program of the test's, and a clock to be moved."""
+
+    def __init__(self, run_dir: Path, source: str, **arguments: Any) -> None:
+        """Start it; it is called with --trainer-pid and --report-fd."""
+        self.clock = ManualClock()
+        self.said: list[str] = []
+        self.starts = 0
+        self._source = source
+        self.delivery = DeliveryProcess(
+            run_dir / "segment-0001.jsonl",
+            ("wandb",),
+            lambda key, text: self.said.append(text),
+            command=self._command,
+            clock=self.clock,
+            **arguments,
+        )
+
+    def _command(self, segment: Path) -> list[str]:
+        self.starts += 1
+        return [sys.executable, "-c", self._source]
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process of now."""
+        return self.delivery._process
+
+    def let_die(self, seconds: float = 0.0) -> None:
+        """Wait until the process has ended, let time pass, and have it looked at."""
+        self.process.wait(timeout=60)
+        self.delivery.poll()
+        self.clock.now_s += seconds
+        self.delivery.poll()
+
+
+DIES = "raise SystemExit(3)"
+BEATS = """
+import os, sys, time
+fd = int(sys.argv[sys.argv.index("--report-fd") + 1])
+os.write(fd, b'{"event":"beat"}\\n')
+time.sleep(600)
+"""
+
+
+def test_five_restarts_are_announced_and_made(tmp_path: Path) -> None:
+    """The fifth was announced, and never made."""
+    supervised = Supervised(tmp_path, DIES)
+    for pause_s in (1, 2, 4, 8, 16):
+        supervised.let_die(pause_s - 0.01)
+        before = supervised.starts
+        supervised.clock.now_s += 0.02
+        supervised.delivery.poll()
+        assert supervised.starts == before + 1
+    supervised.let_die(10_000)
+    supervised.delivery.close()
+
+    assert supervised.starts == 6
+    again = [text for text in supervised.said if "is started again" in text]
+    assert len(again) == 5
+    assert "ended (exit code 3) again and again" in supervised.said[-1]
+    assert "started once more at finish()" in supervised.said[-1]
+    assert supervised.delivery.report.reason is not None
+
+
+def test_a_process_that_was_given_up_is_started_again_at_the_end(tmp_path: Path) -> None:
+    """The last rows of a run are worth another try, and who waits is told why it fails."""
+    supervised = Supervised(tmp_path, DIES)
+    for _ in range(6):
+        supervised.let_die(100)
+    given_up_at = supervised.starts
+
+    over = supervised.delivery.wait(0.5, 0.0)
+
+    supervised.delivery.close()
+    assert (given_up_at, over) == (6, False)
+    assert supervised.starts == 7
+
+
+def test_restarts_are_all_there_again_after_a_minute_of_work(tmp_path: Path) -> None:
+    """A run of weeks may lose its delivery process more than five times."""
+    works = BEATS.replace('"event":"beat"', '"event":"progress","backend":"wandb","rows":1')
+    supervised = Supervised(tmp_path, works)
+    for _ in range(12):
+        for _ in range(61):  # it is looked at about once a second
+            supervised.clock.now_s += 1.0
+            supervised.delivery.poll()
+        wait_for_report(supervised)
+        supervised.process.kill()
+        supervised.let_die(1.0)
+
+    assert supervised.starts == 13
+    supervised.process.kill()
+    supervised.process.wait(timeout=60)
+    supervised.delivery.close()
+
+
+def wait_for_report(supervised: Supervised) -> None:
+    """Have the report of the process of now taken in."""
+    select.select([supervised.delivery._reports], [], [], 60)
+    supervised.delivery.poll()
+
+
+def test_a_process_that_gives_no_sign_of_life_is_ended_and_replaced(tmp_path: Path) -> None:
+    """SIGSTOP, or a lock that it never gets: it was waited for until the end of the run."""
+    supervised = Supervised(tmp_path, BEATS, silence_s=20.0)
+    wait_for_report(supervised)
+    supervised.process.send_signal(signal.SIGSTOP)
+    for _ in range(20):
+        supervised.clock.now_s += 1.0
+        supervised.delivery.poll()
+    code = supervised.process.wait(timeout=60)
+    supervised.let_die(1.0)
+
+    assert code == -signal.SIGKILL
+    assert supervised.starts == 2
+    assert "no sign of life for 20 s" in supervised.said[0]
+    supervised.process.kill()
+    supervised.process.wait(timeout=60)
+    supervised.delivery.close()
+
+
+def test_silence_counts_only_while_the_trainer_itself_runs(tmp_path: Path) -> None:
+    """After a laptop's sleep, all of its processes have been silent for hours."""
+    supervised = Supervised(tmp_path, BEATS, silence_s=20.0)
+    wait_for_report(supervised)
+    for _ in range(10):
+        supervised.clock.now_s += 3600.0
+        supervised.delivery.poll()
+
+    assert supervised.process.poll() is None
+    assert supervised.said == []
+    supervised.process.kill()
+    supervised.process.wait(timeout=60)
+    supervised.delivery.close()
+
+
+def test_after_a_failed_restart_no_file_of_the_users_is_touched(tmp_path: Path) -> None:
+    """The report pipe's old number was read and closed, although another file had it by then."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    supervised = Supervised(run_dir, DIES)
+    old = supervised.delivery._reports
+    shutil.rmtree(run_dir)  # no log can be opened: the restart fails
+    supervised.let_die(1.0)
+    users, writing = os.pipe()
+    if users != old:
+        os.dup2(users, old)
+    os.write(writing, b"the user's")
+    for _ in range(10):
+        supervised.clock.now_s += 100.0
+        supervised.delivery.poll()
+    supervised.delivery.wait(0.1, 0.0)
+    supervised.delivery.close()
+    supervised.delivery.close()
+
+    assert os.read(old, 100) == b"the user's"
+    assert "cannot be started" in supervised.said[-1]
+    for number in {old, users, writing}:
+        os.close(number)

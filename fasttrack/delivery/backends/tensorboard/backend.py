@@ -21,12 +21,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from fasttrack.errors import BackendUnavailableError
+from fasttrack.delivery.backends.base import Holding
+from fasttrack.errors import BackendLostError, BackendUnavailableError
 from fasttrack.journal.run_directory import base_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from fasttrack.delivery.backends.base import Place
     from fasttrack.delivery.backends.tensorboard.session import TensorBoardSession
+    from fasttrack.delivery.contents import Held
     from fasttrack.journal.entries import Header
 
 _FOLDER = "tensorboard"
@@ -40,6 +45,7 @@ class TensorBoardBackend:
 
     has_offline = False
     takes_artifacts = False
+    helper: str | None = None
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is imported or opened yet."""
@@ -70,6 +76,25 @@ class TensorBoardBackend:
             why = f"{directory} cannot be made or read ({error.strerror})"
             raise BackendUnavailableError(why) from error
         return self._session
+
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return the run's event files. See `Backend.holdings`."""
+        _import_session(in_trainer=self._place.in_trainer)
+        from fasttrack.delivery.backends.tensorboard import event_files as files
+
+        directory = self._folder / header.run_id
+        names = {path.name for path in segments}
+
+        def rows() -> Iterator[Held]:
+            try:
+                for path in files.event_files(directory):
+                    if files.segment_of(path) in names:
+                        yield from files.read_rows(path)
+            except OSError as error:
+                raise BackendLostError(f"{directory} cannot be read ({error.strerror})") from error
+
+        place = f"{_FOLDER}/{header.run_id}"
+        return [Holding(place=place, segments=tuple(segments), rows=rows, kept=files.as_shown)]
 
     def abandon(self) -> None:
         """Close the event file; what of it is whole counts. See `Backend.abandon`."""

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
+import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +29,16 @@ from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fasttrack.delivery.contents import Held
     from fasttrack.journal.entries import Row
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.(segment-\d+)\.fasttrack")
 _VERSION = "brain.Event:2"  # from 2 on, a step that goes back does not purge what stands before it
 _BUFFER_BYTES = 2**18
 _LAST_STEP = 2**63 - 1
+_SINGLE = struct.Struct("<f")
 
 
 def event_files(directory: Path) -> list[Path]:
@@ -56,8 +62,8 @@ def _new_path(directory: Path, segment: Path) -> Path:
     return directory / f"events.out.tfevents.{second:010d}.{segment.stem}.fasttrack"
 
 
-def count_rows(path: Path) -> int:
-    """Return how many rows the event file at `path` holds, by TensorBoard's own record reader.
+def read_rows(path: Path) -> Iterator[Held]:
+    """Yield the rows that the event file at `path` holds, by TensorBoard's own record reader.
 
     A torn record, as a kill or a full disk leaves it, ends the file: TensorBoard reads no further
     either. Takes some 20 us a row.
@@ -65,16 +71,34 @@ def count_rows(path: Path) -> int:
     Raises:
         OSError: the file cannot be read.
     """
-    rows = 0
     try:
         reader = PyRecordReader_New(str(path))
         while True:
             reader.GetNext()
-            rows += _is_row(Event.FromString(reader.record()))
+            event = Event.FromString(reader.record())
+            if _is_row(event):
+                yield event.step, {value.tag: value.simple_value for value in event.summary.value}
     except (OutOfRangeError, DataLossError):
-        return rows
+        return
     except OpError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+
+
+def as_shown(row: Row) -> Held:
+    """Return a row as TensorBoard has it: its numbers have 32 bits."""
+    return _event_step(row), {name: _single(value) for name, value in row.values.items()}
+
+
+def _single(value: float) -> float:
+    try:
+        found: float = _SINGLE.unpack(_SINGLE.pack(value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return found
+
+
+def _event_step(row: Row) -> int:
+    return min(row.step, _LAST_STEP)
 
 
 def _is_row(event: Event) -> bool:
@@ -115,7 +139,7 @@ class EventFile:
         Raises:
             OSError: the disk does not take it.
         """
-        event = Event(wall_time=row.time_s, step=min(row.step, _LAST_STEP))
+        event = Event(wall_time=row.time_s, step=_event_step(row))
         event.summary.SetInParent()  # a row without values is one, too
         add = event.summary.value.add
         for name, value in row.values.items():
@@ -165,5 +189,5 @@ class EventFile:
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
-            if not self._flushed and not count_rows(self.path):
+            if not self._flushed and next(read_rows(self.path), None) is None:
                 self.path.unlink()

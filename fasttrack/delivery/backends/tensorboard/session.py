@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.delivery.backends.tensorboard.event_files import (
     EventFile,
-    count_rows,
+    as_shown,
     event_files,
+    read_rows,
     segment_of,
 )
 from fasttrack.delivery.backends.tensorboard.texts import Texts
+from fasttrack.delivery.contents import Known, compare, numbered_rows
 from fasttrack.errors import ArtifactRefusedError, BackendLostError
 
 if TYPE_CHECKING:
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.contents import Comparison
     from fasttrack.journal.entries import Artifact, Header, Row
 
 
 class TensorBoardSession:
     """Add to a run's event files; the files themselves say which rows they hold.
 
-    Rows of a segment come in order and each file holds those of one segment, so that the number of
-    rows in its files says which they are. Every session writes files of its own.
+    Each file holds rows of one segment, and every session writes files of its own.
 
     Threads: one at a time.
     """
@@ -45,43 +47,54 @@ class TensorBoardSession:
         self._texts = Texts(place.ledger, header, written=bool(event_files(directory)))
         self._segment: Path | None = None
         self._file: EventFile | None = None
-        self._rows_found = 0  # of pending segments, in the files of earlier sessions
-        self._rows_taken = 0
-        self._closed: list[Path] = []  # the files of this session that are whole
+        self._pending: list[Path] = []
+        self._known = Known()
+        self._number = 0  # of the segment's next row
 
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
-        """Count the rows in our files. See `Session.settle`.
+        """Look for the rows in our files. See `Session.settle`.
 
         What the ledger says counts for nothing: files may have been deleted, or a cursor lost.
         """
-        names = {path.name for path in pending}
-        found: Counter[str] = Counter()
+        self._pending = list(pending)
         try:
-            files = event_files(self._directory)
-            for path in files:
-                if segment_of(path) in names:
-                    found[segment_of(path)] += count_rows(path)
+            self.held_rows = bool(event_files(self._directory))
+            found = self._compare()
         except OSError as error:
             why = f"{self._directory} cannot be read ({error.strerror})"
             raise BackendLostError(why) from error
-        for name in names:
-            self._place.ledger.segment(name).arrived = found[name]
-        self.held_rows = bool(files)
-        self._rows_found = found.total()
+        self._known = Known(found)
+        for path in pending:
+            gaps = (row.number for row in found.missing if row.segment == path.name)
+            whole = found.counts.get(path.name, 0)
+            self._place.ledger.segment(path.name).arrived = min(gaps, default=whole)
         return list(pending)
+
+    def _compare(self) -> Comparison:
+        names = {path.name for path in self._pending}
+        files = [path for path in event_files(self._directory) if segment_of(path) in names]
+        return compare(
+            lambda: numbered_rows(self._pending),
+            lambda: chain.from_iterable(map(read_rows, files)),
+            kept=as_shown,
+        )
 
     def begin_segment(self, path: Path) -> None:
         """Begin a file of its own with the next row. See `Session.begin_segment`."""
         self._close_file()
-        self._segment = path
+        self._segment, self._number = path, self._place.ledger.segment(path.name).arrived
 
     def log(self, row: Row) -> bool:
         """Write a row. See `Session.log`."""
+        assert self._segment is not None
+        number, self._number = self._number, self._number + 1
+        lacking = self._known.lacking(self._segment.name, number, row)
+        if lacking is None:
+            return False
         try:
-            self._open_file().write_row(row)
+            self._open_file().write_row(lacking)
         except OSError as error:
             raise self._lost(error) from error
-        self._rows_taken += 1
         return True
 
     def console(self, stream: str, text: str) -> None:
@@ -99,11 +112,14 @@ class TensorBoardSession:
         """Refuse: TensorBoard takes no files. See `Session.upload`."""
         raise ArtifactRefusedError("TensorBoard takes no artifacts")
 
+    def withdraw(self, artifact: Any) -> None:
+        """Do nothing: none was taken. See `Session.withdraw`."""
+
     def uploaded_bytes(self) -> int | None:
         """Return None: nothing is sent. See `Session.uploaded_bytes`."""
         return None
 
-    def check(self) -> None:
+    def check(self) -> bool:
         """Write what was held back, for TensorBoard to see. See `Session.check`."""
         try:
             self._write_texts()
@@ -111,6 +127,7 @@ class TensorBoardSession:
                 self._file.flush()
         except OSError as error:
             raise self._lost(error) from error
+        return False
 
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Write what was held back to the disk itself. See `Session.finish`."""
@@ -120,17 +137,16 @@ class TensorBoardSession:
             raise self._lost(error) from error
         self._close_file()
 
-    def prove(self, *, artifacts: int, timeout_s: float) -> str | None:
-        """Read this session's files back. See `Session.prove`; what it takes is `count_rows`'s."""
+    def prove(self, *, artifacts: int, timeout_s: float) -> str:
+        """Read the files back. See `Session.prove`; what it takes is `read_rows`'s."""
         try:
-            rows = sum(map(count_rows, self._closed))
-        except OSError:
-            return None
-        if rows != self._rows_taken:
-            return None
-        rows += self._rows_found
+            found = self._compare()
+        except OSError as error:
+            raise self._lost(error) from error
+        if found.missing:
+            raise BackendLostError(found.gaps())
         folder = "/".join(self._directory.parts[-2:])
-        return f"{rows:,} rows read back from {folder}" if rows else "no rows"
+        return f"{found.rows:,} rows read back from {folder}" if found.rows else "no rows"
 
     def abandon(self) -> None:
         """Let go of the file. Never raises."""
@@ -151,7 +167,6 @@ class TensorBoardSession:
             self._file.close()
         except OSError as error:
             raise self._lost(error) from error
-        self._closed.append(self._file.path)
         self._file = None
 
     def _write_texts(self) -> None:

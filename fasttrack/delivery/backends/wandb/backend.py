@@ -17,30 +17,52 @@ What is worked around here, each seen with wandb 0.31 (which is why older ones a
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from fasttrack.delivery.backends.base import Holding
 from fasttrack.delivery.backends.wandb.client import (
-    CORE_DIED,
     failures,
     import_wandb,
-    inert,
+    keep_files_in,
     one_line,
+    pin_identity,
     probe,
+    release_streams,
+    unavailable,
 )
+from fasttrack.delivery.backends.wandb.history import (
+    STEP_KEY,
+    FileHistory,
+    ServerHistory,
+    as_held,
+    kept,
+)
+from fasttrack.delivery.backends.wandb.inert import describe
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
-from fasttrack.delivery.backends.wandb.session import STEP_KEY, WandbSession
+from fasttrack.delivery.backends.wandb.session import WandbSession
+from fasttrack.delivery.children import kill_children
+from fasttrack.delivery.contents import numbered_rows
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.reader import read_metadata
-from fasttrack.journal.run_directory import base_directory, segment_name
+from fasttrack.journal.run_directory import base_directory, client_directory, segment_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
     from wandb import Run
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.contents import Held
+    from fasttrack.journal.cursor import SegmentLedger
     from fasttrack.journal.entries import Header
 
 _PROBE_TIMEOUT_S = 5.0
@@ -54,6 +76,7 @@ class WandbBackend:
 
     has_offline = True
     takes_artifacts = True
+    helper: str | None = "wandb-core"
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is imported or opened yet."""
@@ -65,28 +88,33 @@ class WandbBackend:
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> WandbSession:
         """Start the W&B run. See `Backend.open`."""
+        if not self._place.in_trainer:
+            pin_identity(header)
         wandb = import_wandb()
+        keep_files_in(client_directory(self._place.run_dir), lasting=self._place.in_trainer)
         notes = load_notes(self._place.ledger)
         self._stopped = False
+        settings = self._set_up(wandb, header)
         if online:
-            probe(wandb.setup().settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+            probe(settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
         elif notes.open_directory is not None:  # of a process that died over it
             discard(self._base / "wandb" / notes.open_directory)
         run = self._init(wandb, header, online=online, timeout_s=timeout_s)
         try:
             run.define_metric(STEP_KEY, hidden=True)
             run.define_metric("*", step_metric=STEP_KEY)
-        except failures() as error:
+            outbox = None
+            if not self._place.in_trainer:  # there the user may log, too, from another thread
+                request = wandb.proto.wandb_server_pb2.ServerRequest
+                encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
+                outbox = Outbox(run._interface, request, encoding)
+            self._session = WandbSession(
+                run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
+            )
+            self._session.configure(header.config)  # by `init` one bad value would cost the run
+        except failures() as error:  # wandb-core may die at any moment
             self.abandon()
-            raise BackendUnavailableError(one_line(error)) from error
-        outbox = None
-        if not self._place.in_trainer:  # there the user may log, too, from another thread
-            request = wandb.proto.wandb_server_pb2.ServerRequest
-            encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
-            outbox = Outbox(run._interface, request, encoding)
-        self._session = WandbSession(
-            run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
-        )
+            raise unavailable(error) from error
         if not online:
             assert self._session.directory is not None
             notes.open_directory = self._session.directory.name
@@ -94,30 +122,49 @@ class WandbBackend:
             self._place.save()
         return self._session
 
+    def _set_up(self, wandb: Any, header: Header) -> Any:
+        """Start wandb-core; return the client's settings.
+
+        Raises:
+            BackendUnavailableError: they are wrong, or it does not start.
+        """
+        try:
+            known = wandb.setup().settings
+        except failures() as error:
+            self.abandon()
+            raise unavailable(error) from error
+        # Of the environment: it counts more than `init`'s arguments.
+        if known.launch or (known.sweep_id and (known.sweep_id, known.run_id) != _trial(header)):
+            raise BackendUnavailableError(
+                f"the client would file {header.run_id}'s rows under another run: this process's "
+                "environment says so (WANDB_SWEEP_ID, WANDB_LAUNCH); deliver it from another",
+                final=True,
+            )
+        return known
+
     def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
+        told = describe(header, self._place.leave_out)
         before = online_directories(self._base, header.run_id)
         try:
             run: Run = wandb.init(
                 project=header.project,
                 entity=header.entity,
                 id=header.run_id,
-                name=header.name,
-                tags=header.tags,
-                group=header.group,
-                notes=header.notes,
-                config=inert(header.config),
+                **told,
                 dir=str(self._base),
                 mode="online" if online else "offline",
                 resume="allow",
                 reinit="create_new",
                 settings=self._settings(wandb, header, timeout_s),
             )
-        except (wandb.errors.Error, *CORE_DIED, ValueError) as error:
+        except failures() as error:
             self.abandon()
             for folder in online_directories(self._base, header.run_id) - before:
                 shutil.rmtree(folder, ignore_errors=True)
-            final = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
-            raise BackendUnavailableError(one_line(error), final=final) from error
+            raise unavailable(error) from error
+        Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's
+        if self._place.in_trainer:
+            release_streams(run)
         return run
 
     def _settings(self, wandb: Any, header: Header, timeout_s: float) -> Any:
@@ -128,8 +175,10 @@ class WandbBackend:
             "x_transaction_log_flush_interval": 1,
             "stop_on_fatal_error": True,
             "stop_fn": self._stop,
+            "x_update_finish_state": self._place.tells_the_end(),
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
+            "sagemaker_disable": True,  # it would choose a run id of its own
         }
         segment = self._place.run_dir / segment_name(header.attempt)
         metadata = read_metadata(segment) if segment.is_file() else None
@@ -148,16 +197,78 @@ class WandbBackend:
                 "console": "wrap" if header.console else "off",
                 "silent": True,
             }
+        else:
+            # What is printed here reaches the journal, and from there W&B, without secrets.
+            can_tell = hasattr(wandb.Run, "_console_raw_callback")
+            settings["console"] = "wrap_raw" if header.console and can_tell else "off"
+            # The client would record this process's own command line with whatever stands in it.
+            settings["x_disable_meta"] = list(header.argv) != sys.argv
         return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
 
     def _stop(self) -> None:
         self._stopped = True
 
+    def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
+        """Return the server, and the offline directories not uploaded. See `Backend.holdings`."""
+        keep_files_in(client_directory(self._place.run_dir), lasting=True)
+        ledger, notes = self._place.ledger, load_notes(self._place.ledger)
+        local = [p for p in segments if _is_offline_only(ledger.segments.get(p.name))]
+        remote = tuple(path for path in segments if path not in local)
+        found = []
+        if local:
+            folders = [self._base / "wandb" / name for name in notes.offline_directories]
+            files = [file for folder in folders for file in folder.glob("run-*.wandb")]
+            names = ", ".join(folder.name for folder in folders)
+            found.append(
+                Holding(
+                    place=names or "no offline directory",
+                    segments=tuple(local),
+                    rows=lambda: as_held(FileHistory(files).rows()),
+                    kept=kept,
+                )
+            )
+        if remote:
+            path = _path_of(ledger.url, header)
+            history = ServerHistory(path)
+            passes = itertools.chain((False,), itertools.repeat(True))
+
+            def rows() -> Iterator[Held]:
+                lowest = min((numbered.row.step for numbered in numbered_rows(remote)), default=0)
+                return as_held(history.rows(max(0, lowest), closely=next(passes)))
+
+            found.append(
+                Holding(place=f"the server's {path}", segments=remote, rows=rows, kept=kept)
+            )
+        return found
+
     def abandon(self) -> None:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
         if self._session is not None:
+            self._session.leave()
             self._session.close()
+            if self._session.uploading:  # teardown waits for its end, which may never come
+                kill_children(os.getpid(), self.helper)
             self._session = None
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
                 import_wandb().teardown(exit_code=1)
+
+
+def _is_offline_only(state: SegmentLedger | None) -> bool:
+    return state is not None and state.offline_proof is not None and state.proof is None
+
+
+def _path_of(url: str | None, header: Header) -> str:
+    """Return a run's `entity/project/id`, from its page's address if it has been online."""
+    if url is not None:
+        *_, entity, project, _, run_id = map(unquote, urlsplit(url).path.split("/"))
+        return f"{entity}/{project}/{run_id}"
+    try:
+        entity = header.entity or import_wandb().Api().default_entity
+    except failures(ValueError) as error:
+        raise BackendUnavailableError(one_line(error)) from error
+    return f"{entity}/{header.project}/{header.run_id}"
+
+
+def _trial(header: Header) -> tuple[str | None, str]:
+    return header.sweep_id, header.run_id

@@ -16,6 +16,8 @@ class SegmentSteps:
     base_step: int | None = None
     """The highest `_step` taken before this segment's first row that has not arrived; None: not
     settled yet."""
+    base_lines: int | None = None
+    """How many lines the server had by then; None: not known."""
     last_step: int = -1
     """The `_step` of the last row up to and including this segment."""
 

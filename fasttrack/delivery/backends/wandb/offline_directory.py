@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ _OFFLINE = "offline-run-"
 
 def online_directories(base: Path, run_id: str) -> set[Path]:
     """Return the directories that online sessions of a run have left under `base`."""
-    return set((base / "wandb").glob(f"run-*-{run_id}"))
+    # Not any time: a run called "a" must not be taken for the end of one called "b-a".
+    return set((base / "wandb").glob(f"run-????????_??????-{glob.escape(run_id)}"))
 
 
 def discard(directory: Path) -> None:

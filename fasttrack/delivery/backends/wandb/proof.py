@@ -1,48 +1,122 @@
-"""What proves that W&B has a run's rows: the server's word, or the closed file read back."""
+"""What proves that W&B has a run's rows: what the server shows, or the closed file read back.
+
+Every row is compared, value by value. Of a run above `MOST_READ` rows the server is asked for its
+number of lines, which must be exact, and for evenly spaced stretches and the end of its history.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from fasttrack.delivery.backends.wandb.client import CORE_DIED, import_wandb, one_line, public_run
-from fasttrack.delivery.backends.wandb.file import read_payloads
+from fasttrack.delivery.backends.wandb.history import FileHistory, as_held, kept
+from fasttrack.delivery.contents import compare
+from fasttrack.errors import BackendLostError, UnprovenError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fasttrack.delivery.backends.wandb.history import ServerHistory
+    from fasttrack.delivery.backends.wandb.standing import Standing
+    from fasttrack.delivery.contents import Comparison
 
-def prove_online(run_path: str, last_step: int, timeout_s: float) -> str | None:
-    """Ask the server for the run's last `_step`; return the proof in words, None without one."""
-    wandb = import_wandb()
-    try:
-        seen = public_run(run_path, timeout_s).lastHistoryStep
-    except (wandb.errors.Error, *CORE_DIED, ValueError) as error:
-        return f"only the client's word: the server did not answer ({one_line(error)})"
-    return f"the server's last step is {seen}" if seen >= last_step else None
+MOST_READ = 20_000
+"""Rows that are all read back from a server when a run ends."""
+
+_POLL_S, _LONGEST_POLL_S = 0.1, 2.0
+_ANOTHER_WRITES = "another process writes to this run, too; deliver again when it has ended"
 
 
-def prove_file(directory: Path, *, last_step: int, rows: int, artifacts: int) -> str | None:
-    """Read an offline run directory's file back; return the proof in words, None without one.
+def prove_online(
+    history: ServerHistory, standing: Standing, *, alone: bool, timeout_s: float
+) -> str:
+    """Compare what the server shows with the journal; return the proof in words.
+
+    Args:
+        history: what the server shows.
+        standing: what must be there.
+        alone: whether nobody but this session should have added rows meanwhile.
+        timeout_s: how long the server may take until it shows what it has got.
+
+    Raises:
+        BackendLostError: rows are missing in it.
+        UnprovenError: it does not show them, or others' rows stand in their place.
+    """
+    if next(standing.rows(), None) is None:
+        return "no rows"
+    deadline, pause_s = time.monotonic() + timeout_s, _POLL_S
+    while True:
+        late = time.monotonic() >= deadline
+        try:
+            if (told := _by_samples(history, standing, late=late)) is not None:
+                return told
+            found = standing.compare_with(history)
+        except BackendLostError as error:
+            if late:
+                reason = f"all rows were handed over, but not proven: {error}"
+                raise UnprovenError(reason) from error
+        else:
+            if late or not found.missing:
+                return _judge(found, standing, alone=alone)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+
+
+def _by_samples(history: ServerHistory, standing: Standing, *, late: bool) -> str | None:
+    """Return what proves a long run without reading all of it; None where all must be read.
+
+    Raises:
+        BackendLostError: the server counts too few lines, and it is not `late`: more may come.
+    """
+    lines, before = standing.lines, standing.base_lines
+    if lines is None or before is None or lines <= MOST_READ:
+        return None
+    counted = history.extent().lines - before
+    if counted < lines and not late:
+        raise BackendLostError(f"the server counts {counted:,} of {lines:,} rows")
+    if counted != lines:
+        return None
+    found = standing.compare_with(history, sampled=True)
+    if found.missing or found.others:
+        return None
+    return (
+        f"the server counts {lines:,} rows more than before; "
+        f"{found.rows:,} of them, evenly spaced, were read back"
+    )
+
+
+def _judge(found: Comparison, standing: Standing, *, alone: bool) -> str:
+    if found.missing:
+        crowded = standing.lines is not None and found.lines >= standing.lines
+        if found.replaced or crowded:
+            raise UnprovenError(f"{found.gaps()}; others stand in their place: {_ANOTHER_WRITES}")
+        raise BackendLostError(f"{found.gaps()}, although the client has finished")
+    if alone and found.others.total() > standing.others_before:
+        raise UnprovenError(f"rows of another origin came meanwhile: {_ANOTHER_WRITES}")
+    return f"{found.rows:,} rows read back from the server" if found.rows else "no rows"
+
+
+def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s: float) -> str:
+    """Read an offline run directory's file back; return the proof in words.
 
     Args:
         directory: the run directory.
-        last_step: the highest `_step` that was handed over.
-        rows: how many distinct `_step`s this session handed over.
-        artifacts: how many artifacts it handed over.
-    """
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+        standing: what must be there.
+        artifacts: how many artifacts were handed over.
+        timeout_s: how long wandb-core may take to close the file: it does so after `finish`.
 
-    counted, seen, ended, kept = 0, -1, False, 0
-    for file in directory.glob("run-*.wandb"):
-        for payload in read_payloads(file):
-            record = Record.FromString(payload)
-            kind = record.WhichOneof("record_type")
-            ended = ended or kind == "exit"
-            kept += kind == "artifact"
-            if kind == "history":
-                counted += 1
-                seen = max(seen, record.history.step.num)
-    whole = ended and counted == rows and kept == artifacts
-    if whole and seen == (last_step if rows else -1):
-        return f"{counted} rows read back from {directory.name}"
-    return None
+    Raises:
+        BackendLostError: something is missing in it.
+    """
+    deadline = time.monotonic() + timeout_s
+    history = FileHistory(directory.glob("run-*.wandb"))
+    while True:
+        late = time.monotonic() >= deadline  # asked before: to read a long run takes longer
+        found = compare(standing.rows, lambda: as_held(history.rows()), kept=kept)
+        whole = history.ended and history.artifacts == artifacts
+        if whole and not found.missing and not found.doubled:
+            return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
+        if late:
+            why = found.gaps() if found.missing else "it was not written to its end"
+            raise BackendLostError(f"{directory.name}: {why}")
+        time.sleep(_POLL_S)

@@ -1,0 +1,159 @@
+"""Which run is this job's? What `resume_id="auto"` finds when the job was put back into the queue.
+
+Each tracker made in a Slurm job notes its run, a line in `wandb/fasttrack/.jobs/`. A job keeps its
+id (an array's task: the array's id and its own number) when it is requeued, and finds the line of
+its earlier start. At its first start there is nothing to find: ids come again after a while, and
+older lines are another job's.
+
+A job may make several runs, one after another or at once. A run is gone on with only by the same
+command line, under the same project; of several such by that which has the same group, name and
+tags, else in the order in which they were made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.redaction import redact_argv
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_DIRECTORY = ".jobs"
+_FIELDS = {"run_id", "start", "began_s", "likeness", "details", "time_s"}
+_LONGEST_S = (
+    60 * 86400.0
+)  # that a job waits and runs before it is requeued; older lines don't count
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A Slurm job, which may start more than once."""
+
+    key: str
+    """Names it; the same at each start."""
+    start: tuple[int, int]
+    """Which start this is: of the job, and within it of its processes by torchrun. From 0."""
+    began_s: float
+    """Unix time of this start; 0 where Slurm does not tell it (before 23.02)."""
+
+
+def current_job(environment: Mapping[str, str] = os.environ) -> Job | None:
+    """Return the job that this process belongs to; None outside one."""
+    job_id = environment.get("SLURM_JOB_ID") or environment.get("SLURM_JOBID")
+    if not job_id:
+        return None
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    if array and task:  # each task has a job id, too, and the last one's is the array's
+        job_id = f"{array}_{task}"
+    key = f"{environment.get('SLURM_CLUSTER_NAME', 'slurm')}-{job_id}"
+    return Job(
+        key=re.sub(r"[^A-Za-z0-9_.-]", "_", key)[:200],
+        start=(
+            _number(environment.get("SLURM_RESTART_COUNT")),  # not set at the first start
+            _number(environment.get("TORCHELASTIC_RESTART_COUNT")),
+        ),
+        began_s=_number(environment.get("SLURM_JOB_START_TIME")),
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0
+
+
+class JobRuns:
+    """The runs that a job's starts have noted.
+
+    Threads: one.
+    """
+
+    def __init__(
+        self, runs_directory: Path, job: Job, *, project: Sequence[Any], details: Sequence[Any]
+    ) -> None:
+        """Look for and note one run.
+
+        Args:
+            runs_directory: `wandb/fasttrack`.
+            job: this process's.
+            project: where the run belongs: plain values.
+            details: what else tells it from others of the job: plain values.
+        """
+        self._path = runs_directory / _DIRECTORY / f"{job.key}.jsonl"
+        self._job = job
+        self._likeness = json.loads(json.dumps([*project, redact_argv(sys.argv)]))
+        self._details = json.loads(json.dumps(details))
+
+    def find(self) -> str | None:
+        """Return the id of the run to go on with; None: begin a new one. Reads one small file."""
+        start = list(self._job.start)
+        known = [line for line in self._read() if line["likeness"] == self._likeness]
+        taken = {line["run_id"] for line in known if line["start"] == start}
+        left = [line for line in known if line["start"] < start and line["run_id"] not in taken]
+        left.sort(key=lambda line: line["details"] != self._details)  # stable: else in order
+        return str(left[0]["run_id"]) if left else None
+
+    def note(self, run_id: str) -> None:
+        """Note that this start makes or goes on with the run. Blocks for one small file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        line = {
+            "run_id": run_id,
+            "start": self._job.start,
+            "began_s": self._job.began_s,
+            "likeness": self._likeness,
+            "details": self._details,
+            "time_s": time.time(),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(file, json.dumps(line).encode() + b"\n")
+            with contextlib.suppress(OSError):  # a node may fail before the disk has it
+                os.fsync(file)
+        finally:
+            os.close(file)
+
+    def describe(self, run_id: str, *, found: bool) -> str | None:
+        """Return in words what became of the search; None at the job's first start."""
+        if found:
+            return f"going on with run {run_id}, which an earlier start of this job began"
+        if self._job.start == (0, 0):
+            return None
+        return (
+            "a new run begins: of an earlier start of this job, with this project and command "
+            f"line, none is noted in {self._path}"
+        )
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return what this job has noted, oldest first."""
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not there, or not ours to read: there is nothing to go on with
+            return []
+        lines: list[dict[str, Any]] = []
+        oldest_s = time.time() - _LONGEST_S
+        for raw in text.splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # torn by a kill
+                line = json.loads(raw)
+                if lines and _is_another_job(lines[-1], line):
+                    lines.clear()
+                if line["time_s"] >= oldest_s and line.keys() >= _FIELDS:
+                    lines.append(line)
+        return lines
+
+
+def _is_another_job(before: dict[str, Any], line: dict[str, Any]) -> bool:
+    """Return whether a job of the same id noted the line before: Slurm's ids come again."""
+    same_start = line["start"][0] == before["start"][0]
+    moved = same_start and line["began_s"] != before["began_s"]
+    return moved or bool(line["start"] < before["start"])

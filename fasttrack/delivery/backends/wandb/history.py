@@ -1,0 +1,147 @@
+"""Read a run's rows back: from W&B's server by its client's public API, or from a `.wandb` file.
+
+What the server offers, by its client 0.31: a run's `historyLineCount` (the lines of its history,
+which the client itself relies on when it resumes a run), the last `_step`, and the history by
+ranges of `_step`. A range is asked for with as many samples as it has steps, so that none is left
+out. What the server does with lines that two writers sent for one place only their values show.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fasttrack.delivery.backends.wandb.client import one_line, public_run
+from fasttrack.delivery.backends.wandb.file import read_payloads
+from fasttrack.delivery.backends.wandb.steps import fits_alone
+from fasttrack.errors import BackendLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from fasttrack.delivery.contents import Held
+    from fasttrack.journal.entries import Number, Row
+
+STEP_KEY = "step"
+RESERVED = frozenset(("", STEP_KEY, "_step", "_runtime", "_timestamp", "_wandb"))
+"""Names that W&B's client uses itself, or drops: no value of such a metric ever arrives."""
+
+_PAGE = 1000  # lines, about; the client's own default
+_MOST_SAMPLES = 2**31 - 1
+_MOST_PAGES = 10_000
+_LONG = 1_000_000  # characters of all names together, from which on each is looked at
+
+
+class Extent(NamedTuple):
+    """How much history a run has on the server."""
+
+    lines: int
+    last_step: int
+
+
+class ServerHistory:
+    """What the server shows of one run.
+
+    Threads: one at a time. Every method asks the server, and raises BackendLostError where it does
+    not answer.
+    """
+
+    def __init__(self, path: str, timeout_s: float = 60.0) -> None:
+        """Be ready to ask for `entity/project/id`; no request takes longer than `timeout_s`."""
+        self._path = path
+        self._timeout_s = timeout_s
+        self._run: Any = None
+
+    def extent(self) -> Extent:
+        """Return how much there is now."""
+        try:
+            self._run = run = public_run(self._path, self._timeout_s)
+            return Extent(int(run.historyLineCount or 0), int(run.lastHistoryStep))
+        except Exception as error:  # the client's own exceptions have no common base here
+            raise _unreadable(error) from error
+
+    def rows(
+        self, first: int, end: int | None = None, *, closely: bool = False
+    ) -> Iterator[dict[str, object]]:
+        """Yield the lines from one `_step` up to, not including, another (None: to the end).
+
+        Args:
+            first: from where on.
+            end: up to where.
+            closely: whether to ask for few steps at a time, however few lines they have: what
+                limits a server may have then makes no difference.
+        """
+        extent = self.extent()
+        end = extent.last_step + 1 if end is None else min(end, extent.last_step + 1)
+        page = min(max(_PAGE, _PAGE * (end - first) // max(1, extent.lines)), _MOST_SAMPLES)
+        if closely and (end - first) // _PAGE <= _MOST_PAGES:
+            page = _PAGE
+        try:
+            if first < end:
+                yield from self._run.scan_history(
+                    min_step=first, max_step=end, page_size=page, use_cache=False
+                )
+        except Exception as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BackendLostError:
+    return BackendLostError(f"the run's rows cannot be read ({one_line(error)})")
+
+
+class FileHistory:
+    """What the `.wandb` files of an offline run hold, whole records only.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        """Be ready to read `files`."""
+        self._files = list(files)
+        self.ended = False
+        """Whether the run has ended in what was read last."""
+        self.artifacts = 0
+        """How many artifacts were in it."""
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yield the history's lines."""
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+        self.ended, self.artifacts = False, 0
+        for file in self._files:
+            for payload in read_payloads(file):
+                record = Record.FromString(payload)
+                kind = record.WhichOneof("record_type")
+                if kind == "history":
+                    items = record.history.item
+                    yield {"/".join(i.nested_key) or i.key: _number(i.value_json) for i in items}
+                self.ended = self.ended or kind == "exit"
+                self.artifacts += kind == "artifact"
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return json.loads(text)
+
+
+def as_held(lines: Iterable[dict[str, object]]) -> Iterator[Held]:
+    """Yield lines of ours by the user's step; those of others have none."""
+    for line in lines:
+        step = line.get(STEP_KEY)
+        if isinstance(step, (int, float)):
+            yield int(step), line
+
+
+def taken(values: dict[str, Number]) -> dict[str, Number]:
+    """Return what W&B takes of a row's metrics."""
+    if RESERVED.isdisjoint(values) and sum(map(len, values)) < _LONG:
+        return values
+    return {n: value for n, value in values.items() if n not in RESERVED and fits_alone(n)}
+
+
+def kept(row: Row) -> Held:
+    """Return what W&B can be expected to hold of a row."""
+    return row.step, taken(row.values)

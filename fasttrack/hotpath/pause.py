@@ -1,0 +1,36 @@
+"""Mark what is no training: the time of an evaluation, of a checkpoint."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.hotpath.records import PausedSince
+
+if TYPE_CHECKING:
+    from collections import deque
+
+
+class Pause:
+    """A context manager whose time is left out of throughput. Two clock readings; nothing waits.
+
+    Pauses may hold one another and overlap, also those of other threads: what is in several counts
+    once. One object may be entered again, at any depth.
+
+    Threads: any.
+    """
+
+    __slots__ = ("_began", "_ticks")
+
+    def __init__(self, ticks: deque[tuple[float, Any]]) -> None:
+        """Prepare; the pause is told to `ticks` when it ends."""
+        self._ticks = ticks
+        self._began: list[float] = []
+
+    def __enter__(self) -> None:
+        """Begin to pause."""
+        self._began.append(perf_counter())
+
+    def __exit__(self, *_: object) -> None:
+        """End the pause; an exception goes on its way."""
+        self._ticks.append((perf_counter(), PausedSince(self._began.pop())))

@@ -1,0 +1,183 @@
+"""Streams and events for the toy accelerator, whose work is done only when it is let.
+
+What the trainer's thread launches is queued: until `Queue.run` its results are NaN, as memory that
+no kernel has written yet. Another thread reads what is there, at once; it waits for an event, or
+for the whole device, until the queue has come that far. Whoever waits on the trainer's thread while
+the queue stands would wait for ever: `Waited` is raised there.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from support import toy_accelerator
+from support.toy_accelerator import Toy, unwrap, wrap
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+DEVICE = "toy"
+HANG_GUARD_S = 60.0
+
+
+class Waited(AssertionError):
+    """The trainer's thread waited for the device."""
+
+
+class Queue:
+    """The device's only queue, of what the trainer launched."""
+
+    trainer = threading.get_ident()
+    standing = False
+    waiting: list[Any] = []  # noqa: RUF012  # there is one device
+    launched = done = 0
+    moved = threading.Condition()
+
+    @classmethod
+    def launch(cls, kernel: Any) -> None:
+        """Queue a kernel; run it now where the queue does not stand."""
+        if threading.get_ident() != cls.trainer or not cls.standing:
+            kernel()
+            return
+        cls.launched += 1
+        cls.waiting.append(kernel)
+
+    @classmethod
+    def run(cls) -> None:
+        """Let the device do all that it was given."""
+        cls.standing = False
+        for kernel in cls.waiting:
+            kernel()
+        cls.waiting.clear()
+        with cls.moved:
+            cls.done = cls.launched
+            cls.moved.notify_all()
+
+    @classmethod
+    def wait_for(cls, number: int) -> None:
+        """Wait until so many kernels are done."""
+        if threading.get_ident() == cls.trainer and cls.done < number:
+            raise Waited
+        with cls.moved:
+            if not cls.moved.wait_for(lambda: cls.done >= number, HANG_GUARD_S):
+                raise AssertionError("the queue was never run")
+
+
+class Event:
+    """`torch.Event`, of the toy; `failures` has what its next uses raise."""
+
+    failures: list[Exception | None] = []  # noqa: RUF012  # for all of them
+
+    def __init__(self, device: Any) -> None:
+        self.device = torch.device(DEVICE, 0)
+        self.number = 0
+
+    def record(self, stream: Any = None) -> None:
+        """Mark how far the trainer's queue is now."""
+        failure = Event.failures.pop(0) if Event.failures else None
+        if failure is not None:
+            raise failure
+        self.number = Queue.launched
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+        Queue.wait_for(self.number)
+
+
+class Stream:
+    """`torch.Stream`, of the toy: what runs on it runs at once, when its events are there."""
+
+    failures: list[Exception] = []  # noqa: RUF012  # for all of them
+
+    def __init__(self, device: Any) -> None:
+        if Stream.failures:
+            raise Stream.failures.pop(0)
+
+    def wait_event(self, event: Event) -> None:
+        """Wait for the event, in the place of the device."""
+        event.synchronize()
+
+    def synchronize(self) -> None:
+        """Have done all."""
+
+
+def run_delayed(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do what `toy_accelerator.run_on_cpu` does, when the queue comes to it."""
+    if not Queue.standing or threading.get_ident() != Queue.trainer:
+        return toy_accelerator.run_on_cpu(operation, *args, **kwargs)
+    name = operation._schema.name
+    if name in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"):
+        raise Waited(name)
+    if kwargs.get("device") is not None:
+        kwargs["device"] = torch.device("cpu")
+    given = kwargs.get("out", args[0] if args else None)
+    args, kwargs = pytree.tree_map(unwrap, (args, kwargs))
+    if operation._schema.is_mutable:
+        Queue.launch(lambda: operation(*args, **kwargs))
+        return given if operation._schema.returns else None
+    held = operation(*args, **kwargs)  # for its shape; the numbers are those of later
+    if any(alias.alias_info is not None for alias in operation._schema.returns):
+        return pytree.tree_map(wrap, held)  # a view
+    flat, spec = pytree.tree_flatten(held)
+
+    def kernel() -> None:
+        for kept, computed in zip(
+            flat, pytree.tree_flatten(operation(*args, **kwargs))[0], strict=True
+        ):
+            kept.copy_(computed)
+
+    for kept in flat:
+        if isinstance(kept, torch.Tensor) and kept.is_floating_point():
+            kept.fill_(float("nan"))
+    Queue.launch(kernel)
+    return pytree.tree_map(wrap, pytree.tree_unflatten(flat, spec))
+
+
+def copy_from(source: Any, target: Any, non_blocking: bool = False) -> Any:
+    """Copy, on the queue; to the host only where it does not stand."""
+    to_host = isinstance(source, Toy) and not isinstance(target, Toy)
+    if to_host and Queue.standing and threading.get_ident() == Queue.trainer:
+        raise Waited("a copy to the host")
+    held, into = unwrap(source), unwrap(target)
+    Queue.launch(lambda: into.copy_(held))
+    return target
+
+
+def empty(*args: Any, **kwargs: Any) -> Any:
+    """Return memory that no kernel has written yet."""
+    made = toy_accelerator.empty(*args, **kwargs)
+    if made.held.is_floating_point():
+        made.held.fill_(float("nan"))
+    return made
+
+
+def view(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a tensor that holds a view of what another holds."""
+    args, kwargs = pytree.tree_map(unwrap, (args, kwargs))
+    return pytree.tree_map(wrap, operation(*args, **kwargs))
+
+
+_VIEWS = ("detach", "alias", "view", "unsqueeze", "squeeze", "expand", "_reshape_alias", "t")
+
+
+def install() -> list[Any]:
+    """Make it this process's accelerator; keep what is returned."""
+    _setup_privateuseone_for_python_backend(DEVICE)
+    everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    everything.fallback(run_delayed, "PrivateUse1")
+    aten.impl("_copy_from", copy_from, "PrivateUse1")
+    aten.impl("empty.memory_format", empty, "PrivateUse1")
+    aten.impl("empty_strided", empty, "PrivateUse1")
+    for name in _VIEWS:  # torch's own kernels for these would make tensors that hold nothing
+        operation = getattr(torch.ops.aten, name.partition(".")[0])
+        overload = getattr(operation, name.partition(".")[2] or "default")
+        aten.impl(name, functools.partial(view, overload), "PrivateUse1")
+    torch.Event, torch.Stream = Event, Stream  # type: ignore[misc, assignment]
+    accelerator: Any = torch.accelerator
+    accelerator.set_stream = lambda stream: None
+    accelerator.current_stream = lambda device=None: None
+    accelerator.set_device_index = lambda device: None
+    accelerator.synchronize = lambda device=None: Queue.wait_for(Queue.launched)
+    return [everything, aten]

@@ -1,0 +1,311 @@
+"""Where a run stands at W&B: against a server that is a list of lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from support.journals import write_attempt
+
+from fasttrack.delivery.backends.base import Place
+from fasttrack.delivery.backends.wandb import proof
+from fasttrack.delivery.backends.wandb.history import Extent, FileHistory, ServerHistory
+from fasttrack.delivery.backends.wandb.neighbours import Presence
+from fasttrack.delivery.backends.wandb.notes import Notes
+from fasttrack.delivery.backends.wandb.offline_directory import online_directories
+from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
+from fasttrack.delivery.backends.wandb.standing import Standing
+from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
+from fasttrack.errors import BackendLostError, UnprovenError
+from fasttrack.journal.cursor import Ledger
+from fasttrack.journal.entries import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+LONG = MOST_READ + 1000
+
+
+class Lines(ServerHistory):
+    """A server's history as a list; what was read of it is counted."""
+
+    def __init__(self) -> None:
+        super().__init__("tester/p/r")
+        self.kept: list[dict[str, object]] = []
+        self.read = 0
+        self.width = 0  # of all ranges that were asked for
+
+    def extent(self) -> Extent:
+        """Return how much there is."""
+        last = max((int(str(line["_step"])) for line in self.kept), default=-1)
+        return Extent(len(self.kept), last)
+
+    def rows(
+        self, first: int, end: int | None = None, *, closely: bool = False
+    ) -> Iterator[dict[str, object]]:
+        """Yield the lines between two steps."""
+        last = self.extent().last_step
+        self.width += (last if end is None else min(end, last)) - first
+        for line in self.kept:
+            if first <= int(str(line["_step"])) and (end is None or int(str(line["_step"])) < end):
+                self.read += 1
+                yield line
+
+
+class Scene:
+    """A run of one segment, its ledger and its server."""
+
+    def __init__(self, base: Path, rows: list[Row]) -> None:
+        self.rows = rows
+        self.segment = write_attempt(base, "r", *rows)
+        self.ledger = Ledger()
+        self.notes = Notes()
+        self.server = Lines()
+
+    def session(self) -> Standing:
+        """Open the run, as a client that was started anew."""
+        place = Place(
+            run_dir=self.segment.parent,
+            ledger=self.ledger,
+            save=lambda: None,
+            in_trainer=False,
+            leave_out=lambda what: None,
+        )
+        standing = Standing(
+            place,
+            self.notes,
+            history=self.server,
+            starting_step=self.server.extent().last_step + 1,
+            wandb_dir=self.segment.parent,
+        )
+        standing.settle([self.segment], [self.segment])
+        standing.begin_segment(self.segment.name)
+        return standing
+
+    def deliver(self, standing: Standing, *, losing: frozenset[int] = frozenset()) -> int:
+        """Hand over all rows; those numbered in `losing` get lost. Return how many were sent."""
+        sent = 0
+        for number, row in enumerate(self.rows):
+            for step, values in standing.place(row):
+                sent += 1
+                if number not in losing:
+                    self.server.kept.append({**values, "step": row.step, "_step": step})
+        return sent
+
+    def prove(self, standing: Standing) -> str:
+        """Prove at once."""
+        return prove_online(self.server, standing, alone=True, timeout_s=0.0)
+
+
+def make_rows(count: int, sign: int = 1) -> list[Row]:
+    """Return rows whose values tell them apart."""
+    return [Row(seq, seq, 0.0, {"loss": float(sign * seq)}) for seq in range(count)]
+
+
+def test_a_long_run_is_proven_by_its_count_and_samples(tmp_path: Path) -> None:
+    """Reading a million rows back takes minutes; the words say what was looked at."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing)
+
+    assert scene.prove(standing) == (
+        "the server counts 21,000 rows more than before; "
+        "20,000 of them, evenly spaced, were read back"
+    )
+    assert scene.server.read == 20_000
+
+
+def test_a_long_run_is_not_read_whole_because_the_server_counts_late(tmp_path: Path) -> None:
+    """It shows its last lines a moment after it got them."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing)
+    last, extent = [scene.server.kept.pop()], scene.server.extent
+
+    def look() -> Extent:
+        found = extent()
+        scene.server.kept += last
+        last.clear()
+        return found
+
+    scene.server.extent = look  # type: ignore[method-assign]
+
+    told = prove_online(scene.server, standing, alone=True, timeout_s=60)
+    assert told.startswith("the server counts 21,000 rows more than before")
+    assert scene.server.read == 20_000
+
+
+@pytest.mark.parametrize("lost", [{3}, {20_999}, {17_003, 17_004}])
+def test_a_gap_in_a_long_run_is_found_by_the_count(tmp_path: Path, lost: set[int]) -> None:
+    """Wherever it is: then everything is read, and what is gone is sent behind."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing, losing=frozenset(lost))
+
+    with pytest.raises(BackendLostError, match=f"{len(lost)} of 21,000 rows are not there"):
+        scene.prove(standing)
+    scene.ledger.segment(scene.segment.name).recheck = True
+    again = scene.session()
+
+    assert scene.deliver(again) == len(lost)
+    assert scene.prove(again) == "21,000 rows read back from the server"
+
+
+def test_lines_of_others_in_a_long_run_are_not_taken_for_ours(tmp_path: Path) -> None:
+    """The count is right, and the samples are not."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing)
+    for line in scene.server.kept[6_000:15_000]:
+        line["loss"] = -1.0
+
+    with pytest.raises(UnprovenError, match="another process writes to this run"):
+        scene.prove(standing)
+
+
+def test_a_step_that_goes_on_after_a_restart_loses_nothing(tmp_path: Path) -> None:
+    """Metrics that come to a step which the server has already get a line of their own."""
+    scene = Scene(tmp_path, [Row(0, 5, 0.0, {"a": 1.0})])
+    scene.deliver(scene.session())
+    again = scene.session()
+    late = Row(1, 5, 0.0, {"b": 2.0})
+
+    assert again.place(scene.rows[0]) == []
+    assert again.place(late) == [(6, {"b": 2.0})]
+
+
+def test_half_of_a_merged_step_is_completed(tmp_path: Path) -> None:
+    """The client died with one of two rows of a step that share a line."""
+    rows = [Row(0, 5, 0.0, {"a": 1.0}), Row(1, 5, 0.0, {"b": 2.0})]
+    scene = Scene(tmp_path, rows)
+    scene.server.kept.append({"a": 1.0, "step": 5, "_step": 5})
+    standing = scene.session()
+
+    assert scene.deliver(standing) == 1
+    assert scene.prove(standing) == "2 rows read back from the server"
+
+
+@pytest.mark.parametrize("steps", [(0, 10**15), (10**12, 10**12 + 1)])
+def test_a_run_of_huge_steps_is_read_where_its_rows_are(
+    tmp_path: Path, steps: tuple[int, int]
+) -> None:
+    """Some take the time for a step; `_step` is never below it."""
+    scene = Scene(tmp_path, [Row(n, step, 0.0, {"a": 1.0}) for n, step in enumerate(steps)])
+    standing = scene.session()
+    scene.deliver(standing)
+
+    assert scene.prove(standing) == "2 rows read back from the server"
+    assert scene.server.width < 10**7
+
+
+def test_a_row_that_no_line_can_hold_is_cut_the_same_way_each_time() -> None:
+    """In parts that fit; rows that would exceed it together are not merged."""
+    values = {f"metric/{number:06d}": float(number) for number in range(400_000)}
+
+    cut = list(parts(values))
+
+    assert len(cut) > 1
+    assert {name: value for part in cut for name, value in part.items()} == values
+    assert cut == list(parts(values))
+    mapper = StepMapper(-1)
+    assert [mapper.place(7, part) for part in cut] == [7 + n for n in range(len(cut))]
+    assert list(parts({"a": 1.0})) == [{"a": 1.0}]
+
+
+def test_a_name_that_no_line_can_hold_is_refused_by_name() -> None:
+    """By its size in JSON as the client writes it."""
+    assert fits_alone("a" * (MOST_BYTES - 100))
+    assert not fits_alone("a" * MOST_BYTES)
+    assert not fits_alone("<" * (MOST_BYTES // 5))
+
+
+def test_a_refused_metric_is_noted_and_the_rest_is_placed(tmp_path: Path) -> None:
+    """Once a metric, with its first step."""
+    long = "x" * MOST_BYTES
+    scene = Scene(tmp_path, [Row(n, 3 + n, 0.0, {long: 1.0, "a": 2.0}) for n in range(2)])
+    standing = scene.session()
+
+    assert scene.deliver(standing) == 2
+    assert scene.prove(standing) == "2 rows read back from the server"
+    assert scene.ledger.segment(scene.segment.name).refused == {
+        "x" * 80: "from step 3 on: its name is too long"
+    }
+
+
+def test_sessions_of_one_run_see_each_other_while_they_are_open() -> None:
+    """By server and run; whoever has left is not seen."""
+    first, second = Presence("http://a", "e/p/r"), Presence("http://a", "e/p/r")
+    other = Presence("http://b", "e/p/r")
+
+    assert (len(first.others()), len(second.others()), other.others()) == (1, 1, [])
+
+    second.close()
+    second.close()
+    assert first.others() == []
+    for one in (first, other):
+        one.close()
+
+
+def test_a_forked_child_does_not_hold_its_parents_session_open() -> None:
+    """A DataLoader's workers live on; the run's next session is not told of them."""
+    first = Presence("http://a", "e/p/forked")
+    told, tells = os.pipe()
+    awaited, ends = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(ends)
+        os.write(tells, b".")
+        os.read(awaited, 1)  # until the parent has looked
+        os._exit(0)
+    os.read(told, 1)
+    first.close()
+    with contextlib.closing(Presence("http://a", "e/p/forked")) as second:
+        others = second.others()
+    for fd in (told, tells, awaited, ends):
+        os.close(fd)
+    os.waitpid(child, 0)
+
+    assert others == []
+
+
+def test_directories_of_a_run_whose_id_ends_alike_are_not_its_own(tmp_path: Path) -> None:
+    """They would be removed where this run cannot be opened."""
+    for name in (
+        "run-20260101_000000-a",
+        "run-20260101_000000-b-a",
+        "offline-run-20260101_000000-a",
+    ):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+
+    assert online_directories(tmp_path, "a") == {tmp_path / "wandb" / "run-20260101_000000-a"}
+
+
+def test_a_file_that_was_completed_while_it_was_read_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read a long run takes longer than wandb-core has to close the file."""
+    scene = Scene(tmp_path, make_rows(3))
+    standing = scene.session()
+    looks: list[bool] = []
+    now_s = [0.0]
+
+    class Closing(FileHistory):
+        """A file that is whole from the second look on."""
+
+        def rows(self) -> Iterator[dict[str, object]]:
+            self.ended = bool(looks)
+            looks.append(self.ended)
+            now_s[0] += 100.0
+            return iter([{**row.values, "step": row.step} for row in scene.rows])
+
+    monkeypatch.setattr(proof, "FileHistory", Closing)
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda seconds: None)
+    monkeypatch.setattr(proof, "time", clock)
+    told = proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=10.0)
+
+    assert (told, looks) == (f"3 rows read back from {tmp_path.name}", [False, True])
