@@ -86,7 +86,11 @@ def stage_text(name: str, text: str, directory: Path) -> Staged:
 
 def _begin(directory: Path) -> Staged:
     for folder in (directory.parents[1], directory.parent, directory):
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:  # `exist_ok=True` takes any OSError for that, also one that a signal handler raised
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
     files_directory(directory).mkdir()
     return Staged(directory)
 
