@@ -129,6 +129,8 @@ class GradientSource:
         except Exception as error:  # of what is no scaler: the norm stands for itself
             if is_handlers(error):
                 raise
+            if hasattr(type(scaler), "unscale_"):
+                raise  # it is one, and the gradients may be scaled: no norm, and it is said
             scale = None
         kind = (len(gradients), first.device, first.dtype)
         if known.kind != kind:
