@@ -195,14 +195,17 @@ class Engine:
 
     def log_config(self, config: Any) -> None:
         """Do what `ExperimentTracker.log_config` says."""
-        self._record("log_config", lambda: self._recorder.log_config(config, self.logger.step))
+        self._record(
+            "log_config",
+            lambda: self._recorder.log_config(config, self.logger.training_step_number),
+        )
 
     def log_checkpoint(self, path: str | Path, aliases: Sequence[str], force: bool) -> None:
         """Do what `ExperimentTracker.log_checkpoint` says."""
         self._record(
             "log_checkpoint",
             lambda: self._recorder.log_checkpoint(
-                path, check_aliases(aliases), force, self.logger.step
+                path, check_aliases(aliases), force, self.logger.training_step_number
             ),
         )
 

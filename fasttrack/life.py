@@ -15,7 +15,6 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.run_directory import segments
 from fasttrack.notices import say
-from fasttrack.sigterm import SIGTERM_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.supervisor import Delivery
 
 _CUT_SHORT_S = 2.0
-_PREEMPT_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
+_END_SOON_FLUSH_S = 5.0  # Slurm kills 30 s after SIGTERM by default; checkpoints come first
 _POLL_S = 0.02
 
 
@@ -49,7 +48,7 @@ class Life:
     """End one run: in two steps, so that several runs' deliveries can be waited for together.
 
     Threads: `end` and `settle` from any, and from signal handlers; a second thread waits for the
-    first, a handler that interrupted it does not. `preempt` takes no lock: on SIGTERM it runs in
+    first, a handler that interrupted it does not. `end_soon` takes no lock: on SIGTERM it runs in
     the midst of whatever the main thread does, or beside it.
     """
 
@@ -173,15 +172,18 @@ class Life:
             raise
         return True
 
-    def preempt(self) -> None:
-        """Flush and mark the run as preempting; the process is about to end (SIGTERM)."""
+    def end_soon(self, exit_code: int, *, preempting: bool) -> None:
+        """Flush and close the journal within seconds; the process is about to end.
+
+        Unlike `end` it takes no lock, and waits for no copy.
+        """
         if self.lifecycle is Lifecycle.FINISHED:
             return
         self.lifecycle = Lifecycle.FINISHING
         self._logger.close()
         if not self._recorder.cut_short(_CUT_SHORT_S):
-            self._notices.warn("copies", "SIGTERM cut off a copy; it is not uploaded")
-        self._close_segment(SIGTERM_EXIT_CODE, True, _PREEMPT_FLUSH_S)
+            self._notices.warn("copies", "a copy was cut off; it is not uploaded")
+        self._close_segment(exit_code, preempting, _END_SOON_FLUSH_S)
 
     # --- delivery -----------------------------------------------------------------------------
 

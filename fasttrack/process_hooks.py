@@ -22,7 +22,7 @@ from fasttrack.exit_codes import (
     leave_sys_exit,
     watch_sys_exit,
 )
-from fasttrack.sigterm import Sigterm
+from fasttrack.sigterm import SIGTERM_EXIT_CODE, Sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,8 @@ class OpenRun(Protocol):
     def leave_to_parent(self) -> None:
         """Forget everything: this is a forked child."""
 
-    def preempt(self) -> None:
-        """Flush and mark as preempting: the process is about to be terminated."""
+    def end_soon(self, exit_code: int, *, preempting: bool) -> None:
+        """Close the run's journal within seconds: the process is about to end."""
 
     def end(self, exit_code: int) -> object:
         """Close the run's journal."""
@@ -138,19 +138,23 @@ def _at_child_exit() -> None:
 
 def _finish_all(exit_code: int) -> None:
     # A thread left inside torch at interpreter exit aborts the process: `end` joins ours.
-    for run in open_runs():
-        run.end(exit_code)
+    try:
+        for run in open_runs():
+            run.end(exit_code)
+    except BaseException:  # a second Ctrl-C: the rows must not go with it, delivery needs nobody
+        _end_all_soon(exit_code, preempting=False)
+        raise
     for run in list(_undelivered):
         run.settle_at_exit()
 
 
-def _preempt_all() -> None:
+def _end_all_soon(exit_code: int, *, preempting: bool) -> None:
     for run in open_runs():
         with contextlib.suppress(Exception):  # one run's trouble is no other's
-            run.preempt()
+            run.end_soon(exit_code, preempting=preempting)
 
 
-SIGTERM = Sigterm(_preempt_all)
+SIGTERM = Sigterm(lambda: _end_all_soon(SIGTERM_EXIT_CODE, preempting=True))
 on_sigterm = SIGTERM.handle
 
 

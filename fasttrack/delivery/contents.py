@@ -13,7 +13,7 @@ import math
 import struct
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from fasttrack.journal.entries import Row
 from fasttrack.journal.follower import Follower
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Held: TypeAlias = "tuple[int, Mapping[str, object]]"
 """The user's step of something that a destination holds, and its metrics."""
+
+T = TypeVar("T")
 
 _BUCKETS = 4096
 _MASK = 2**64 - 1
@@ -59,6 +61,13 @@ def numbered_rows(
                         number += 1
                         if number >= skipped:
                             yield Numbered(path, number, entry)
+
+
+def watched(items: Iterable[T], moved: Callable[[], None]) -> Iterator[T]:
+    """Yield `items`, and call `moved` with each."""
+    for item in items:
+        moved()
+        yield item
 
 
 @dataclass(slots=True)

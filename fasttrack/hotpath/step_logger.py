@@ -59,6 +59,7 @@ class StepLogger:
         "_plain_optimizer",
         "_refuse",
         "_ring",
+        "_step_before",
         "_timed",
         "_wake",
         "interval",
@@ -92,15 +93,15 @@ class StepLogger:
         self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._meeting = Meeting(notices.warn)
         self._metrics_calls = 0
-        # Of the last call of `metrics` that had one: the training step then, and its own step.
-        self._metrics_step: tuple[int | None, int] = (None, 0)
+        self._metrics_step = 0  # of the last call of `metrics` that had one
+        self._step_before: int | None = None  # of the last training step before that call
         # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
         self.interval = log_interval
         """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
         self.ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
         """(`time.perf_counter()`, batch size) of each step since the last that was logged."""
         self.step: int | None = None
-        """Of the last training step; None before the first."""
+        """Of the last training step; None before the first, and while `_metrics_step` is later."""
         self.timed_from = 0
         """The first step from which a call that logs nothing is timed again."""
         # any thread
@@ -140,7 +141,7 @@ class StepLogger:
             if batch_size is not None and type(batch_size) is not int:
                 batch_size = self._size(batch_size)
             self.ticks.append((now_s, batch_size))
-            before, self.step = self.step, step
+            before, self.step = self.training_step_number, step
             if step % self.interval:
                 if step >= self.timed_from:
                     self.timed_from = step + SKIPPED_EVERY
@@ -209,11 +210,12 @@ class StepLogger:
             self._metrics_calls += 1
             start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
             if step is None:
-                step = self._last_step()
+                step = self._metrics_step if self.step is None else self.step
             else:
                 if type(step) is not int:
                     step = step_number(step)
-                self._metrics_step = (self.step, step)
+                self._step_before, self.step = self.training_step_number, None
+                self._metrics_step = step
             values: dict[Any, Any] = {}
             if type(metrics) is dict:
                 values.update(metrics)
@@ -234,14 +236,14 @@ class StepLogger:
                 raise
             self.failed_call("log_metrics", error)
 
+    @property
+    def training_step_number(self) -> int | None:
+        """That of the last training step; None before the first."""
+        return self._step_before if self.step is None else self.step
+
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
         return Pause(self.ticks)
-
-    def _last_step(self) -> int:
-        """Return the step of the last call of any kind; 0 before any."""
-        then, step = self._metrics_step
-        return step if then == self.step else self.step or 0
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
@@ -303,8 +305,9 @@ class StepLogger:
 
     def say_if_nothing_was_logged(self, logged: int, interval: int) -> None:
         """Say so at the end of a run where there were calls, but none that was logged."""
-        if self.step is not None and not logged:
-            self._meeting.say(interval, f", the last time at {self.step}")
+        last = self.training_step_number
+        if last is not None and not logged:
+            self._meeting.say(interval, f", the last time at {last}")
 
     def late_call(self) -> None:
         """Count a call that came after the end."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 """2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
 
+DEFAULT_BACKENDS = ("wandb",)
+"""Where rows go of a run that does not say so."""
+
 Number: TypeAlias = "float | int"
 
 _ROW_START = b'{"kind":"row"'
@@ -58,7 +61,7 @@ class Header:
     """The user's configuration, secrets redacted."""
     mode: str = "online"
     """"online" or "offline"."""
-    backends: tuple[str, ...] = ("wandb",)
+    backends: tuple[str, ...] = DEFAULT_BACKENDS
     """Where rows are delivered to, by the names in the registry; empty: nowhere."""
     time_s: float = 0.0
     """"time": when the tracker was made."""

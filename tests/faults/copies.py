@@ -81,6 +81,7 @@ SCENARIOS = (
         family="copies",
         act=_two_writers,
         promise="both attempts' rows arrive once",
+        fast=0,
     ),
     Scenario(
         name="two-directories-of-one-id",
@@ -99,5 +100,6 @@ SCENARIOS = (
         family="copies",
         act=_copy_finished,
         promise="each row once, whoever is synced first and how often",
+        fast=0,
     ),
 )

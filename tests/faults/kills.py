@@ -61,9 +61,9 @@ def _strike(bench: Bench, victims: tuple[str, ...]) -> None:
 
 
 _FAST = {
-    "starting": (("delivery",), ("core",)),
-    "training": (("delivery",), ("core",), ("trainer", "delivery", "core")),
-    "finishing": (("delivery",), ("trainer", "core")),
+    "starting": (("core",),),
+    "training": (("delivery",), ("trainer", "delivery", "core")),
+    "finishing": (("trainer", "core"),),
 }
 _PHASES = {"starting": _kill_starting, "training": _kill_training, "finishing": _kill_finishing}
 SCENARIOS = tuple(

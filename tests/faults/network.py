@@ -105,15 +105,12 @@ def _strike(bench: Bench, make: Make | None) -> Callable[[], None]:
 
 
 _FAST = {
-    "refused": ("starting", "training"),
-    "reset": ("training",),
+    "refused": ("starting",),
     "hang": ("finishing",),
-    "slow": ("finishing",),
-    "429": ("training",),
     "5xx": ("starting",),
-    "4xx": ("training", "finishing"),
-    "lost-reply": ("training", "finishing"),
-    "cut-reply": ("training",),
+    "4xx": ("training",),
+    "lost-reply": ("training",),
+    "cut-reply": ("finishing",),
 }
 SCENARIOS = tuple(
     Scenario(
@@ -121,7 +118,7 @@ SCENARIOS = tuple(
         family=f"network-{phase}",
         act=partial(_act, make=make, phase=phase),
         promise="passing trouble: all arrives, each row once",
-        fast=int(phase in _FAST[kind]),
+        fast=int(phase in _FAST.get(kind, ())),
     )
     for kind, make in _FAULTS.items()
     for phase in ("starting", "training", "finishing")

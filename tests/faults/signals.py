@@ -45,11 +45,9 @@ SCENARIOS = tuple(
         fast=int(
             (twice, handler, phase)
             in (
-                (False, "", "training"),
-                (True, "", "finishing"),
+                (True, "", "training"),
                 (True, "flag", "training"),
                 (False, "raise", "training"),
-                (True, "exit", "training"),
             )
         ),
     )

@@ -105,6 +105,7 @@ SCENARIOS = (
             family="stops",
             act=partial(_stop, role=role),
             promise="a process that stands still for a while loses and doubles nothing",
+            fast=int(role == "delivery"),
         )
         for role in _ROLES
     ),

@@ -414,12 +414,20 @@ def test_finish_with_a_deleted_journal_raises_nothing_and_says_so(
 # --- waiting for delivery -------------------------------------------------------------------------
 
 
-def waiting(tmp_path: Path, how: str, rest: str = "") -> Any:
-    """Run a script that finishes three offline runs with `wait_for_delivery=how`."""
+LET_GO = "for pid in held: os.kill(pid, signal.SIGCONT)"
+
+
+def waiting(how: str, rest: str = LET_GO) -> Any:
+    """Run a script that finishes three offline runs with `wait_for_delivery=how`, and the rest.
+
+    Unless `finish()` waits for delivery, that stands still meanwhile: a fast one may be done first.
+    """
     return run_script(
         f"""
-        import glob, sys
+        import glob, os, signal, time
         from fasttrack import ExperimentTracker, Options
+        from support.runs import delivery_pid
+        held = []
         for number in range(3):
             tracker = ExperimentTracker(
                 tags={{}}, required_tags=(), mode="offline", resume_id=f"r{{number}}",
@@ -427,6 +435,11 @@ def waiting(tmp_path: Path, how: str, rest: str = "") -> Any:
             )
             for step in range(50):
                 tracker.log_metrics({{"a": step}}, step=step)
+            while {how!r} == "never" and not tracker._engine.delivery.report.opened:
+                time.sleep(0.01)  # `finish()` waits for that
+            if {how!r} != "finish":
+                held.append(delivery_pid(tracker))
+                os.kill(held[-1], signal.SIGSTOP)
             tracker.finish()
             print(tracker.get_run_id(), tracker.is_active())
         {rest}
@@ -437,7 +450,7 @@ def waiting(tmp_path: Path, how: str, rest: str = "") -> Any:
 @pytest.mark.parametrize("how", ["auto", "exit"])
 def test_offline_the_process_waits_for_all_its_runs_when_it_ends(tmp_path: Path, how: str) -> None:
     """`finish()` says what is so then; at the end each run is proven, and said to be."""
-    result = waiting(tmp_path, how)
+    result = waiting(how)
 
     for number, directory in enumerate(offline_dirs(tmp_path)):
         assert [row["a"] for row in wandb_rows(directory)] == list(range(50))
@@ -450,9 +463,9 @@ def test_offline_the_process_waits_for_all_its_runs_when_it_ends(tmp_path: Path,
     assert len(offline_dirs(tmp_path)) == 3
 
 
-def test_finish_waits_where_it_is_to(tmp_path: Path) -> None:
+def test_finish_waits_where_it_is_to() -> None:
     """What W&B's own tools want to read next is whole."""
-    result = waiting(tmp_path, "finish", "print(len(glob.glob('wandb/offline-run-*/*.wandb')))")
+    result = waiting("finish", "print(len(glob.glob('wandb/offline-run-*/*.wandb')))")
 
     assert result.stdout.splitlines()[-1] == "3"
     assert "goes on" not in result.stderr
@@ -461,7 +474,7 @@ def test_finish_waits_where_it_is_to(tmp_path: Path) -> None:
 
 def test_delivery_ends_alone_where_nobody_waits(tmp_path: Path) -> None:
     """The process leaves once delivery is up; what it says is no more than that."""
-    result = waiting(tmp_path, "never")
+    result = waiting("never")
 
     assert result.stderr.count("50 rows are safe in") == 3
     for number in range(3):
@@ -472,12 +485,7 @@ def test_delivery_ends_alone_where_nobody_waits(tmp_path: Path) -> None:
 
 def test_a_delivery_that_dies_after_finish_is_started_again_at_the_end(tmp_path: Path) -> None:
     """The process looks after it until it leaves."""
-    result = waiting(
-        tmp_path,
-        "exit",
-        "import os, signal; from support.runs import delivery_pid; "
-        "os.kill(delivery_pid(tracker), signal.SIGKILL)",
-    )
+    result = waiting("exit", f"os.kill(held.pop(), signal.SIGKILL)\n        {LET_GO}")
 
     assert (
         sorted(len(wandb_rows(directory)) for directory in offline_dirs(tmp_path))[-3:] == [50] * 3

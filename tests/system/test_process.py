@@ -189,6 +189,34 @@ def test_ctrl_c_ends_the_loop_and_finishes_the_run(tmp_path: Path) -> None:
     assert len(wandb_rows(offline_dirs(tmp_path)[0])) == len(rows)
 
 
+def test_a_second_ctrl_c_while_the_program_ends_loses_no_row(tmp_path: Path) -> None:
+    """It comes while exit handlers wait for the worker, after which nobody would come."""
+    result = run_script(
+        """
+        import os, signal
+        from support.trackers import journal_only
+        from support.runs import make_tracker
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tracker = make_tracker(resume_id="one", options=journal_only())
+        worker = tracker._engine._worker
+        stop = worker.stop
+        def stop_and_be_interrupted(timeout_s):
+            worker.stop = stop
+            os.kill(os.getpid(), signal.SIGINT)
+            return stop(timeout_s)
+        worker.stop = stop_and_be_interrupted
+        for step in range(100):
+            tracker.log_metrics({"a": step}, step=step)
+        os.kill(os.getpid(), signal.SIGINT)
+        """,
+        check=False,
+    )
+
+    assert result.stderr.count("KeyboardInterrupt") == 2, result.stderr
+    assert [row.values["a"] for row in journal_rows(tmp_path, "one")] == list(range(100))
+    assert _finish_of(tmp_path, "one").exit_code == 130
+
+
 def test_sigterm_flushes_marks_preempting_and_kills(tmp_path: Path) -> None:
     """Without a handler of the user's: the default action happens, after the journal is whole."""
     run_id, _, code = _signal_when_ready(

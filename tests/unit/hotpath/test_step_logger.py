@@ -166,6 +166,9 @@ def test_metrics_without_a_step_take_that_of_the_last_call_that_had_one() -> Non
 
     bench.log(1235)
     bench.logger.metrics({"e": 1}, None)
+    bench.logger.metrics({"f": 1}, 7)
+    bench.log(1235)  # again: a micro-batch
+    bench.logger.metrics({"g": 1}, None)
 
     assert bench.records() == [
         (0, {"a": 1}),
@@ -173,6 +176,8 @@ def test_metrics_without_a_step_take_that_of_the_last_call_that_had_one() -> Non
         (7, {"c": 1}),
         (7, {"d": 1}),
         (1235, {"e": 1}),
+        (7, {"f": 1}),
+        (1235, {"g": 1}),
     ]
 
 
@@ -182,7 +187,7 @@ def test_metrics_of_another_step_do_not_move_the_training_step() -> None:
     bench.log(999)
     bench.logger.metrics({"eval": 1}, 3)
 
-    assert bench.logger.step == 999
+    assert bench.logger.training_step_number == 999
 
 
 def test_steps_that_log_nothing_are_remembered_by_the_tracker(make: Trackers) -> None:
@@ -191,8 +196,11 @@ def test_steps_that_log_nothing_are_remembered_by_the_tracker(make: Trackers) ->
     for step in range(18):
         tracker.log_training_step(None, step)
     tracker.log_metrics({"eval": 1})
+    tracker.log_metrics({"eval": 2}, step=3)
+    tracker.log_training_step(None, 17)  # the same again: a micro-batch
+    tracker.log_metrics({"eval": 3})
 
-    assert (17, {"eval": 1}) in rows(tracker)
+    assert rows(tracker)[-3:] == [(17, {"eval": 1}), (3, {"eval": 2}), (17, {"eval": 3})]
 
 
 def test_nested_mappings_are_logged_under_the_names_that_wandb_shows(make: Trackers) -> None:

@@ -112,7 +112,7 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
     history = FileHistory(directory.glob("run-*.wandb"))
     while True:
         late = time.monotonic() >= deadline  # asked before: to read a long run takes longer
-        found = compare(standing.rows, lambda: as_held(history.rows()), kept=kept)
+        found = compare(standing.rows, lambda: as_held(standing.watched(history.rows())), kept=kept)
         whole = history.ended and history.artifacts == artifacts
         if whole and not found.missing and not found.doubled:
             return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
