@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from fasttrack.quick_calls import QuickCalls
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.preemption.watch import Source
+    from fasttrack.quick_calls import QuickCalls
     from fasttrack.settings import RunSettings
     from fasttrack.worker.supervisor import Delivery
 

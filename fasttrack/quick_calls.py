@@ -26,7 +26,17 @@ class Logger(Protocol):
     """What the calls that are not quite usual go to: a `StepLogger`, or what stands for it."""
 
     def training_step(
-        self, loss: Any, step: int, batch_size: Any, optimizer: Any, model: Any, **further: Any
+        self,
+        loss: Any,
+        step: int,
+        batch_size: Any,
+        optimizer: Any,
+        model: Any,
+        scaler: Any = None,
+        loss_ar: Any = None,
+        loss_fm: Any = None,
+        grad_norm: Any = None,
+        extra: Any = None,
     ) -> None:
         """Log a training step, or not, as the interval says."""
 

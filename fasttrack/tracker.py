@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fasttrack import copies
 from fasttrack.display import NOT_RECORDED, as_html, as_text
 from fasttrack.exit_codes import exit_code_of
-from fasttrack.quick_calls import QuickCalls
 from fasttrack.opaque import hide_from_dynamo, opaque
 from fasttrack.preemption.calls import Calls
+from fasttrack.quick_calls import QuickCalls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 

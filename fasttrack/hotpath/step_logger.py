@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.call_meter import CallMeter
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.quick_calls import QuickCalls
     from fasttrack.hotpath.records import Captured, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.notices import Notices
+    from fasttrack.quick_calls import QuickCalls
 
 
 class StepLogger:

@@ -7,11 +7,11 @@ from typing import Any
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.quick_calls import QuickCalls
 from fasttrack.hotpath.records import RawRecord, WholeRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.notices import Notices
+from fasttrack.quick_calls import QuickCalls
 from fasttrack.worker.resolve import Resolver
 
 

@@ -94,7 +94,7 @@ def test_a_trainer_that_counts_anew_is_timed_on() -> None:
 
     kinds = [kind for kind, _, _ in bench.calls.timed]
     assert kinds.count(LOGGED) == 40 * 3 // LOGGED_EVERY
-    assert kinds.count(SKIPPED) >= 10
+    assert kinds.count(SKIPPED) >= 4
 
 
 def test_one_in_eight_calls_of_log_metrics_is_timed() -> None:
