@@ -5,10 +5,12 @@ Every attempt of a run has a folder of its own: delivery of one ends while the n
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 from fasttrack.artifacts.copying import ChangedError
 from fasttrack.artifacts.snapshot import Foreign, Staged, gb
@@ -19,15 +21,23 @@ from fasttrack.journal.run_directory import files_directory
 _SMALL_BYTES = 2**20  # up to this a file is copied at once, in less than a millisecond,
 _AT_ONCE_BYTES = 64 * 2**20  # until it is so much together
 _SMALL_TRIES = 3  # while somebody writes to it; what grows all the time is no checkpoint
+# A full disk is none of them.
+_THE_FILES_FAULTS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 _MOST_OPEN = 64  # files held open for a later copy; a process may have 1,024
+# Links to folders that hold links to folders make many paths of few files: 2 to the power of 30 of
+# 30 folders. Up to so much is taken under each of its names; then every folder once.
+_MOST_REPEATED = 10_000
+_LONGEST_NAME = 4000  # bytes, within the artifact: Linux takes 4,096 of a whole path
 
 
 def stage(source: Path, directory: Path) -> Staged:
     """Take a snapshot of the file or directory `source` into the new folder `directory`.
 
     Symbolic links are followed; one that leads back to a directory around it is left out, and so
-    are special files, files that vanish meanwhile, and the run's own directory. All that was left
-    out is named in `skipped`. Blocks for a few system calls a file; `Staged.finish` does the rest.
+    are special files, files that vanish meanwhile, and the run's own directory. Where links to
+    directories repeat more than 10,000 files, further ones to directories that are there already
+    are left out, too. All that was left out is named in `skipped`. Blocks for a few system calls a
+    file; `Staged.finish` does the rest.
 
     Raises:
         ConfigurationError: there is nothing to stage, or no room for a copy.
@@ -43,15 +53,16 @@ def stage(source: Path, directory: Path) -> Staged:
         folders: set[Path] = set()
         for name, path in found:
             target = files_directory(staged.directory) / name
-            if target.parent not in folders:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(target.parent)
             try:
+                if target.parent not in folders:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    folders.add(target.parent)
                 _take(path, target, staged)
-            except (FileNotFoundError, PermissionError) as error:  # a full disk is no file's fault
-                if is_handlers(error):
+            except OSError as error:
+                if is_handlers(error) or error.errno not in _THE_FILES_FAULTS:
                     raise
-                target.unlink(missing_ok=True)
+                if error.errno != errno.ENAMETOOLONG:
+                    target.unlink(missing_ok=True)
                 staged.skipped.append(f"{name} ({error.strerror})")
         if not staged.files:
             why = f": {'; '.join(staged.skipped[:3])}" if staged.skipped else ""
@@ -95,16 +106,34 @@ def _begin(directory: Path) -> Staged:
     return Staged(directory)
 
 
+class _Visit(NamedTuple):
+    """Something that is to be looked at."""
+
+    name: str
+    """Within the artifact."""
+    path: str
+    """The real one."""
+    around: tuple[str, ...]
+    """The real folders that it was reached through."""
+    by_link: bool
+    """Whether one of them, or it itself, is a folder that a symbolic link leads to."""
+
+
 def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[str, str]]:
     """Return (name within the artifact, real path) of every regular file below `source`."""
     found: list[tuple[str, str]] = []
     root = os.path.realpath(source)
-    around: tuple[str, ...] = ()  # the real folders that a path was reached through
-    waiting = [("" if os.path.isdir(root) else source.name, root, around)]
+    taken: set[str] = set()  # folders
+    again = left_out = 0  # what stands in folders that were taken before; folders left out for it
+    waiting = [_Visit("" if os.path.isdir(root) else source.name, root, (), by_link=False)]
     while waiting:
-        name, path, around = waiting.pop()
+        visit = waiting.pop()
+        name, path, around, by_link = visit
+        if by_link and path in taken and again > _MOST_REPEATED:
+            left_out += 1
+            continue
         try:
-            name.encode()
+            size = len(name.encode())
             status = os.stat(path)
             children = list(os.scandir(path)) if stat.S_ISDIR(status.st_mode) else []
         except OSError as error:
@@ -115,19 +144,32 @@ def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[s
         except UnicodeEncodeError:
             skipped.append(f"{name!r} (a name that is not UTF-8)")
             continue
-        if stat.S_ISREG(status.st_mode):
+        if size > _LONGEST_NAME:
+            skipped.append(f"{name[:80]}... (a path of {size:,} bytes)")
+        elif stat.S_ISREG(status.st_mode):
             found.append((name, path))
         elif not stat.S_ISDIR(status.st_mode):
             skipped.append(f"{name} (a special file)")
         elif path in around or root.startswith(f"{path}/"):
             skipped.append(f"{name} (a symbolic link back to {path})")
         elif path != str(exclude):
-            for child in children:
-                real = os.path.realpath(child.path) if child.is_symlink() else child.path
-                waiting.append(
-                    (f"{name}/{child.name}" if name else child.name, real, (*around, path))
-                )
+            again += len(children) if path in taken else 0
+            taken.add(path)
+            waiting += [_child(visit, child) for child in children]
+    if left_out:
+        skipped.append(
+            f"{left_out:,} folders that are there under other names (symbolic links to folders "
+            f"repeat more than {_MOST_REPEATED:,} files)"
+        )
     return sorted(found)
+
+
+def _child(visit: _Visit, child: os.DirEntry[str]) -> _Visit:
+    name = f"{visit.name}/{child.name}" if visit.name else child.name
+    linked = child.is_symlink()
+    real = os.path.realpath(child.path) if linked else child.path
+    by_link = visit.by_link or (linked and os.path.isdir(real))
+    return _Visit(name, real, (*visit.around, visit.path), by_link)
 
 
 def _take(path: str, target: Path, staged: Staged) -> None:
