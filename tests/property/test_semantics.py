@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from support.journals import read_entries, read_rows
 from support.model import STEP_TIMES, ExpectedRow, Model
 from support.model_calls import Call, Flush, Metrics, Mixed, Step
@@ -38,11 +38,15 @@ _GPU = frozenset(GpuSampler(print).sample(None))
 
 
 def examples(number: int) -> settings:
-    """Return settings: the same `number` examples each time; many others in the profile `long`."""
+    """Return settings: the same `number` examples each time; many others in the profile `long`.
+
+    That also makes an example that fails a short one, which takes minutes.
+    """
     long = settings.get_current_profile_name() == "long"
     return settings(
         max_examples=number * 40 if long else number,
         derandomize=not long,
+        phases=(Phase.generate, Phase.shrink)[: 1 + long],
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -217,7 +217,9 @@ scalers = st.sampled_from(
 )
 configs = st.one_of(
     st.dictionaries(
-        st.sampled_from(("lr", "depth", "text")), st.integers() | st.text("ab"), max_size=3
+        st.sampled_from(("lr", "depth", "text")),
+        st.integers(-1000, 1000) | st.text("ab"),
+        max_size=3,
     ),
     st.sampled_from((5, None, "text")),
 ).map(Config)
