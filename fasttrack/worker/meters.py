@@ -82,6 +82,8 @@ class StepMeter:
             `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the first step of a
             run: no interval has ended yet.
         """
+        if len(ticks) == 1 and (metrics := self._usual_step(*ticks[0])) is not None:
+            return metrics
         fell_out = len(ticks) >= self._most_ticks
         batches = [batch_size for _, batch_size in ticks]
         times = [at_s for at_s, _ in ticks]
@@ -106,6 +108,32 @@ class StepMeter:
         if self._find_pauses:
             self.paused_s += self._unmarked_s(durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
+
+    def _usual_step(self, at_s: float, batch_size: Any) -> dict[str, float] | None:
+        """Return the metrics of an interval of one step, in which nothing is to be looked into.
+
+        None where something is; nothing has changed then.
+        """
+        if type(batch_size) is not int or self._last_s is None or not self._world_size:
+            return None
+        took_s = at_s - self._last_s
+        if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
+            return None
+        if self._most_ticks == 1:
+            return None
+        self._last_s = at_s
+        self.steps, self.paused_s = 1, 0.0
+        if self._find_pauses:
+            self._long_in_a_row = 0
+            self._recent.append(took_s)
+        took_ms = took_s * 1e3
+        return {
+            "perf/steps_per_sec": 1 / took_s,
+            SAMPLES_PER_SEC: float(batch_size) * self._world_size / took_s,
+            "perf/step_time_ms/p50": took_ms,
+            "perf/step_time_ms/p99": took_ms,
+            "perf/step_time_ms/max": took_ms,
+        }
 
     def _rates(
         self, trained_s: float, durations: list[float], batches: Sequence[Any]

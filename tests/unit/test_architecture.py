@@ -21,7 +21,7 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 BASE = {
-    *("errors", "handler_errors", "notices", "opaque", "options", "redaction", "stats"),
+    *("errors", "handler_errors", "latch", "notices", "opaque", "options", "redaction", "stats"),
     "validation",
 }
 # What the trainer may know of delivery: how it is started and ended, what it reports, the backends.

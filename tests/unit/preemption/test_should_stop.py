@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.interrupts import interrupt
 from support.runs import HANG_GUARD_S, run_script, script_environment, start_script, wait_until
 from support.trackers import Trackers, journal_only
 
 from fasttrack import ConfigurationError, Options
 from fasttrack.journal.run_directory import segments, stop_path
+from fasttrack.preemption.calls import Calls
+from fasttrack.preemption.watch import StopWatch
 
 
 @pytest.fixture
@@ -388,3 +392,18 @@ def test_a_finished_run_listens_to_nothing(trackers: Trackers) -> None:
 
     assert not tracker.should_stop()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_a_watch_whose_end_a_handler_interrupts_is_closed_by_the_next_call() -> None:
+    """At whatever place: the signals are given back, and the thread ends."""
+    before = signal.getsignal(signal.SIGUSR1)
+    for place in itertools.count(1):
+        watch = StopWatch(Calls(), Options(), (), asks_slurm=False)
+        interrupted = interrupt(watch.close, place)
+        watch.close()
+
+        assert signal.getsignal(signal.SIGUSR1) is before
+        assert not watch._thread.is_alive()
+        if not interrupted:
+            break
+    assert place > 50

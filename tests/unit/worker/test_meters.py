@@ -66,6 +66,23 @@ def test_a_first_interval_that_starts_in_the_middle_counts_what_it_saw() -> None
     assert metrics["perf/step_time_ms/max"] == pytest.approx(750.0)
 
 
+def test_a_steady_step_is_metered_as_any_other() -> None:
+    """The short way for intervals of one step gives what the long one does, to the last bit."""
+    times_s = [1.0, 1.1, 1.35, 1.4000001, 2.2, 2.3, 2.2, 2.9]
+    long_way = a_meter(alone)
+    long_way._usual_step = lambda *_: None  # type: ignore[method-assign]
+    meter = a_meter(alone)
+
+    def measured(meter: StepMeter) -> list[Any]:
+        found = []
+        for at_s in times_s:
+            metrics = meter.measure(ticks(at_s))
+            found.append((list(metrics.items()), meter.steps, meter.paused_s, [*meter._recent]))
+        return found
+
+    assert measured(meter) == measured(long_way)
+
+
 def test_samples_are_counted_over_all_ranks() -> None:
     """Each of four ranks has as many as this one; the size is asked once, and late."""
     asked = []

@@ -113,10 +113,21 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
     while True:
         late = time.monotonic() >= deadline  # asked before: to read a long run takes longer
         found = compare(standing.rows, lambda: as_held(standing.watched(history.rows())), kept=kept)
-        whole = history.ended and history.artifacts == artifacts
-        if whole and not found.missing and not found.doubled:
+        if (fault := _fault(found, history, artifacts)) is None:
             return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
         if late:
-            why = found.gaps() if found.missing else "it was not written to its end"
-            raise BackendLostError(f"{directory.name}: {why}")
+            raise BackendLostError(f"{directory.name}: {fault}")
         time.sleep(_POLL_S)
+
+
+def _fault(found: Comparison, history: FileHistory, artifacts: int) -> str | None:
+    """Return in words what is wrong with a file that was read; None: nothing is."""
+    if found.missing:
+        return found.gaps()
+    if found.doubled:
+        return found.surplus()
+    if not history.ended:
+        return "it was not written to its end"
+    if history.artifacts != artifacts:
+        return f"it holds {history.artifacts} of {artifacts} artifacts"
+    return None
