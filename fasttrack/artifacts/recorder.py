@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from fasttrack.artifacts.snapshot import gb
 from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
@@ -116,6 +114,8 @@ class Recorder:
         """
         entry = self.update_config(config, "log_config")
         if self._takes_artifacts:
+            import yaml  # 0.8 MB, which most runs never need
+
             text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
             staged = stage_text("config.yaml", text, directory)

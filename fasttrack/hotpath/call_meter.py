@@ -11,7 +11,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import statistics
 from collections import deque
 from typing import TypeAlias
 
@@ -45,7 +44,7 @@ class CallMeter:
         """
         timed = self.timed.copy()
         chosen = [seconds for a_kind, seconds, at_s in timed if a_kind == kind and at_s >= since_s]
-        return statistics.fmean(chosen) if chosen else None
+        return sum(chosen) / len(chosen) if chosen else None
 
     def percentiles_us(self) -> tuple[float, float] | None:
         """Return p50 and p99 over all calls, in microseconds; None before the first.

@@ -11,6 +11,7 @@ from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.events import Progress, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import log_path
 from fasttrack.notices import say
 from fasttrack.worker.delivery_report import DeliveryReport
@@ -193,6 +194,8 @@ class DeliveryProcess:
         try:
             self._start()
         except OSError as error:
+            if is_handlers(error):
+                raise
             self._plan_restart(now_s, f"cannot be started ({error})")
 
     def _listen(self, passed_s: float) -> None:
