@@ -36,7 +36,7 @@ BORDER = {
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "copies": BASE,
+    "copies": BASE | {"hotpath", "preemption"},
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
