@@ -144,6 +144,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "opaque",
         "options",
         "preemption",
+        "quick_calls",
         "settings",
         "stats",
         "tracker",

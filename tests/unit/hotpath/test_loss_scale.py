@@ -654,7 +654,7 @@ def test_a_scaler_that_cannot_be_read_leaves_the_norm_out(scaler: Unreadable) ->
     bench = Bench()
     bench.log(0, model=model, optimizer=optimizer, scaler=scaler)
 
-    (record,) = bench.ring.pop(1)
+    (record,) = bench.pop()
     has_norm = record[5] is not None or GRAD_NORM in record[2]
     assert has_norm == (not isinstance(scaler, UnreadableScaler))
     assert any(GRAD_NORM in reason for reason in bench.notices.reasons()) == (not has_norm)
