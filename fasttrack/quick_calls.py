@@ -78,7 +78,11 @@ class QuickCalls:
         "_waiting",
     )
 
-    def __init__(self, logger: Logger | None = None) -> None:
+    def __init__(self) -> None:
+        """Begin with calls that go nowhere."""
+        self._hand_calls_to(None)
+
+    def _hand_calls_to(self, logger: Logger | None) -> None:
         """Have every call go to `logger`; None: to nobody."""
         self._logger: Logger | None = logger
         self._interval = 1

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from fasttrack import copies
-from fasttrack.display import NOT_RECORDED, as_html, as_text
+from fasttrack.copies import OneOfAKind
+from fasttrack.display import Shown
 from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
-from fasttrack.preemption.calls import Calls
+from fasttrack.preemption.stopping import Stopping
 from fasttrack.quick_calls import QuickCalls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
     from fasttrack.options import Options
-    from fasttrack.preemption.watch import StopWatch
 
 
-class ExperimentTracker(QuickCalls):
+class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -124,8 +123,8 @@ class ExperimentTracker(QuickCalls):
         self._engine: Engine | None = None
         self._shared_id: SharedRunId | None = None
         self._options = settings.options
-        self._calls = Calls()  # of should_stop()
-        self._watch: StopWatch | None = None  # from the first of them on
+        self._stopping = Stopping(settings.options)
+        self._calls = self._stopping.calls  # one look-up nearer
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
@@ -135,55 +134,7 @@ class ExperimentTracker(QuickCalls):
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
         hide_from_dynamo()
-        self._token = copies.register(self)
-
-    # --- copies ---------------------------------------------------------------------------------
-
-    def _stand_by(self) -> None:
-        """Turn inert: this process is not the one that records."""
-        from fasttrack.hotpath.bystander import Bystander
-
-        self._engine = None
-        super().__init__(Bystander(self._run_id))
-
-    def __copy__(self) -> Self:
-        """Return the tracker itself."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Return the tracker itself."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled as what `copies.restore` finds: this tracker here, an inert one elsewhere."""
-        return copies.restore, (type(self), self._token), self.__getstate__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what another process may know. Never waits."""
-        run_id = self._run_id
-        if run_id is None and self._shared_id is not None:
-            run_id = self._shared_id.known
-        return {
-            **vars(self),
-            "_name": self.get_run_name(),
-            "_run_id": run_id,
-            "_offline": self.is_offline(),
-            "_engine": None,
-            "_shared_id": None,
-            "_calls": Calls(),
-            "_watch": None,
-            "_records": self._logger is not None,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become inert, unless this is the tracker that was pickled."""
-        if "_token" in vars(self):
-            return
-        super().__init__()
-        records = state.pop("_records")
-        vars(self).update(state)
-        if records:
-            self._stand_by()
+        self._register()
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
@@ -321,7 +272,7 @@ class ExperimentTracker(QuickCalls):
         elif self._logger is not None:
             self._logger.late_call()
 
-    # --- being asked to stop --------------------------------------------------------------------
+    # --- asking, and being asked to stop --------------------------------------------------------
 
     def should_stop(self) -> bool:
         """Return whether training is asked to stop: save a checkpoint then, `finish()` and leave.
@@ -338,7 +289,7 @@ class ExperimentTracker(QuickCalls):
         """
         calls = self._calls
         calls.newest = number = calls.newest + 1
-        return number >= calls.limit and self._look(number)
+        return number >= calls.limit and self._stopping.look(number, self._engine)
 
     def stop_reason(self) -> str | None:
         """Return why `should_stop()` is True, the same on all ranks; None while it is False.
@@ -346,33 +297,14 @@ class ExperimentTracker(QuickCalls):
         The signal's name, "time_limit", "wandb" (its stop button), "command" (`fasttrack stop`), or
         what `request_stop` was given.
         """
-        return None if self._watch is None else self._watch.reason
+        return self._stopping.reason
 
     def request_stop(self, reason: str = "request") -> None:
         """Have `should_stop()` answer True, on all ranks. For signal handlers of your own, too.
 
         Never waits. Call `should_stop()` once before, to listen.
         """
-        if self._watch is not None:
-            self._watch.request(reason)
-
-    def _look(self, number: int) -> bool:
-        if self._watch is None:
-            if self._engine is not None and not self._engine.running:
-                return False  # finished: nobody would give the signals back
-            self._watch = self._begin_watch()
-        return number >= self._calls.limit and self._watch.answer(number)
-
-    def _begin_watch(self) -> StopWatch:
-        from fasttrack.context.distributed import is_main_process
-        from fasttrack.preemption.watch import StopWatch
-
-        engine, options = self._engine, self._options
-        sources = () if engine is None else engine.stop_sources()
-        asks_slurm = is_main_process(options.log_rank)
-        return StopWatch(self._calls, options, sources, asks_slurm=asks_slurm)
-
-    # --- asking ---------------------------------------------------------------------------------
+        self._stopping.request(reason)
 
     def get_run_id(self) -> str | None:
         """Return the run's id, to be kept in checkpoints and passed back as `resume_id`.
@@ -423,16 +355,6 @@ class ExperimentTracker(QuickCalls):
 
         return Audit((), silent=True) if self._engine is None else Audit()
 
-    def __repr__(self) -> str:
-        """Return the run's name, id and state, and where to look at it."""
-        return as_text(self.get_run_name(), self._run_id, *self._state_and_link())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.get_run_name(), self._run_id, *self._state_and_link())
-
-    def _state_and_link(self) -> tuple[str, str]:
-        return NOT_RECORDED if self._engine is None else self._engine.state_and_link()
-
     # --- ending ---------------------------------------------------------------------------------
 
     def flush(self, timeout_s: float = 10.0) -> bool:
@@ -454,8 +376,7 @@ class ExperimentTracker(QuickCalls):
             preempting: whether the job is to be requeued and the run to go on then; for programs
                 with a SIGTERM handler of their own.
         """
-        if self._watch is not None:
-            self._watch.close()
+        self._stopping.close()
         if self._engine is not None:
             self._engine.finish(exit_code, preempting=preempting)
 

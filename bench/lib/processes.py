@@ -20,7 +20,7 @@ from bench.lib.isolation import private_home
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's, from which `bench` can be imported."""
@@ -120,6 +120,16 @@ def _answer(name: str, arguments: str, answer: str) -> None:
         result = imported(name)(*json.loads(arguments))
         check_build()
         Path(answer).write_text(json.dumps(result))
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Have another process keep a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        end(process)
 
 
 # --- what processes use ----------------------------------------------------------------------

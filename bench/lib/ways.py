@@ -293,6 +293,7 @@ COMPARED = {
     "fasttrack-thread": Kind(
         "fasttrack, every step, `delivery='thread'`", partial(Fasttrack, delivery="thread")
     ),
+    "fasttrack-training": Kind("fasttrack, `log_training_step` at every step", FasttrackTraining),
     "fasttrack-grads": Kind("fasttrack, every step, with grad norm", FasttrackEverything),
     "fasttrack-default": Kind(
         "fasttrack, every 10th step, with grad norm (the default)",

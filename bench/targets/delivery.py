@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ROWS_PER_S = 1000
 _LAG_LIMIT = 2 * _ROWS_PER_S  # delivery reports once a second; a lag of a second is none
 _LOOK_EVERY_S = 0.05
-_END_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 300.0
 
 
 def rate(quick: bool) -> list[Figure]:
@@ -62,7 +62,7 @@ def deliver_backlog(rows: int, server: dict[str, str] | None = None) -> dict[str
     mode = "online" if server else "offline"
     adopt_orphans()  # wandb-core outlives the process that started it
     watch = DescendantsWatch()
-    options = known_options(wait_for_delivery="finish")
+    options = known_options(wait_for_delivery="finish", finish_timeout_s=_END_TIMEOUT_S)
     tracker = ExperimentTracker(tags=TAGS, mode=mode, options=options)
     wait_for_delivery(set(), mode)
     signal_delivery(signal.SIGSTOP)

@@ -44,18 +44,20 @@ def stage(source: Path, directory: Path) -> Staged:
         ChangedError: somebody writes to a small file.
         OSError: the run's directory cannot be written.
     """
-    if not source.exists():
+    root = _real(source)  # `exists` and `exist_ok=True` take any OSError for an answer,
+    is_folder = _is_folder(root)  # also one that a signal handler raised
+    if is_folder is None:
         raise ConfigurationError(f"path {source} does not exist")
     staged = _begin(directory)
     try:
-        run_dir = directory.resolve().parents[2]
-        found = _find_files(source, run_dir, staged.skipped)
+        run_dir = Path(_real(directory)).parents[2]
+        found = _find_files("" if is_folder else source.name, root, run_dir, staged.skipped)
         folders: set[Path] = set()
         for name, path in found:
             target = files_directory(staged.directory) / name
             try:
                 if target.parent not in folders:
-                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _make_folders(target.parent)
                     folders.add(target.parent)
                 _take(path, target, staged)
             except OSError as error:
@@ -97,13 +99,48 @@ def stage_text(name: str, text: str, directory: Path) -> Staged:
 
 def _begin(directory: Path) -> Staged:
     for folder in (directory.parents[1], directory.parent, directory):
-        try:  # `exist_ok=True` takes any OSError for that, also one that a signal handler raised
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            if not folder.is_dir():
-                raise
+        _make_folder(folder)
     files_directory(directory).mkdir()
     return Staged(directory)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError as error:
+        if is_handlers(error) or not stat.S_ISDIR(folder.stat().st_mode):
+            raise
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder, and those around it as far as they are not there."""
+    try:
+        _make_folder(folder)
+    except FileNotFoundError as error:
+        if is_handlers(error):
+            raise
+        _make_folders(folder.parent)
+        _make_folder(folder)
+
+
+def _real(path: str | Path) -> str:
+    """Return the path without symbolic links; as it is, where it leads nowhere."""
+    try:
+        return os.path.realpath(path, strict=True)
+    except (OSError, ValueError) as error:
+        if is_handlers(error):
+            raise
+        return os.fspath(path)
+
+
+def _is_folder(path: str) -> bool | None:
+    """Return whether there is a folder; None where there is nothing."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        if is_handlers(error):
+            raise
+        return None
 
 
 class _Visit(NamedTuple):
@@ -119,13 +156,15 @@ class _Visit(NamedTuple):
     """Whether one of them, or it itself, is a folder that a symbolic link leads to."""
 
 
-def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[str, str]]:
-    """Return (name within the artifact, real path) of every regular file below `source`."""
+def _find_files(called: str, root: str, exclude: Path, skipped: list[str]) -> list[tuple[str, str]]:
+    """Return (name within the artifact, real path) of every regular file at or below `root`.
+
+    A file at `root` is `called` so; of a directory there, "".
+    """
     found: list[tuple[str, str]] = []
-    root = os.path.realpath(source)
     taken: set[str] = set()  # folders
     again = left_out = 0  # what stands in folders that were taken before; folders left out for it
-    waiting = [_Visit("" if os.path.isdir(root) else source.name, root, (), by_link=False)]
+    waiting = [_Visit(called, root, (), by_link=False)]
     while waiting:
         visit = waiting.pop()
         name, path, around, by_link = visit
@@ -167,8 +206,8 @@ def _find_files(source: Path, exclude: Path, skipped: list[str]) -> list[tuple[s
 def _child(visit: _Visit, child: os.DirEntry[str]) -> _Visit:
     name = f"{visit.name}/{child.name}" if visit.name else child.name
     linked = child.is_symlink()
-    real = os.path.realpath(child.path) if linked else child.path
-    by_link = visit.by_link or (linked and os.path.isdir(real))
+    real = _real(child.path) if linked else child.path
+    by_link = visit.by_link or (linked and bool(_is_folder(real)))
     return _Visit(name, real, (*visit.around, visit.path), by_link)
 
 
@@ -200,7 +239,7 @@ def _take(path: str, target: Path, staged: Staged) -> None:
 def _copy_small(source: Path, target: Path) -> None:
     for _ in range(_SMALL_TRIES):
         then = source.stat()
-        shutil.copyfile(source, target)
+        target.write_bytes(source.read_bytes())  # `shutil` goes on another way at an OSError
         now = source.stat()
         if (then.st_size, then.st_mtime_ns) == (now.st_size, now.st_mtime_ns):
             return

@@ -10,6 +10,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode, is_row
 from fasttrack.journal.run_directory import attempt, segment_name, segments
 
@@ -87,6 +88,8 @@ class SegmentWriter:
             elif not self._write(data):
                 self._write_held()
         except OSError as error:
+            if is_handlers(error):  # `finish` writes the last line on the caller's thread
+                raise
             return error
         return None
 
@@ -157,6 +160,8 @@ class SegmentWriter:
             return
         try:
             os.fsync(fd)
-        except OSError:
-            pass  # a file system without fsync; the rows are in the page cache
-        os.close(fd)
+        except OSError as error:  # a file system without fsync; the rows are in the page cache
+            if is_handlers(error):
+                raise
+        finally:
+            os.close(fd)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class Preempted(Exception):
+class Preempted(TimeoutError, RuntimeError):
     """What the handler of a user's raises."""
 
 
@@ -25,7 +25,8 @@ def interrupt(
 ) -> bool:
     """Call, and have a handler raise before the `at`-th bytecode; return whether it came to that.
 
-    Between any two bytecodes of the main thread is where CPython runs handlers, or nearly.
+    Between any two bytecodes of the main thread is where CPython runs handlers, or nearly. What one
+    raises must come out of the call again.
 
     Args:
         call: what is interrupted.
@@ -33,6 +34,7 @@ def interrupt(
         first: what the handler does before it raises.
     """
     seen = 0
+    where: list[str] = []
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal seen
@@ -40,6 +42,7 @@ def interrupt(
         if event == "opcode":
             seen += 1
             if seen == at:
+                where.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
                 first()
                 handler(0, frame)
         return trace
@@ -54,4 +57,5 @@ def interrupt(
     finally:
         sys.settrace(before)
         gc.enable()
+    assert not where, f"what a handler raised was swallowed: {where}"
     return False

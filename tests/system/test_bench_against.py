@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from bench.against.internals import idle_worker, worker_cpu_s
 from bench.against.results import NO_LIMIT, Figure, Limit, Results
 from bench.against.session import LongBlocks
 from bench.against.short import add_overhead
-from bench.lib.processes import ROOT, call_in_new_process
+from bench.lib.processes import ROOT, busy_process, call_in_new_process, descendants
 from bench.lib.served import Served
 from bench.lib.trackers import known_options
 from bench.lib.turns import in_turns
@@ -151,6 +152,21 @@ def test_an_object_in_another_process_answers_calls(served: Served) -> None:
     assert served.call("most_common") == [["a", 2]]
     with pytest.raises(RuntimeError, match="no attribute 'nonsense'"):
         served.call("nonsense")
+
+
+def test_a_busy_process_is_there_for_as_long_as_it_is_asked_for() -> None:
+    """And not longer, whatever happens meanwhile."""
+    before = set(descendants(os.getpid()))
+
+    def broken() -> None:
+        with busy_process():
+            assert len(set(descendants(os.getpid())) - before) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+
+    assert set(descendants(os.getpid())) <= before
 
 
 def test_a_process_that_has_another_build_than_asked_for_is_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ BORDER = {
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "copies": BASE,
+    "copies": BASE | {"hotpath", "preemption"},
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
@@ -44,7 +44,8 @@ ALLOWED = {
     "command": BASE,
     "journal": BASE,
     "context": BASE,
-    "settings": BASE | {"context", "delivery.backends.registry", "journal.run_directory"},
+    "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
+    "run_identity": BASE | {"context", "journal.run_directory", "settings"},
     "quick_calls": BASE,
     "hotpath": BASE | {"context", "quick_calls"},
     "artifacts": BASE | {"journal", "context"},
