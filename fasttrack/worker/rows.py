@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
 
 _SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
-_MOST_NUMBERS = 256  # that are encoded in one go, for which the GIL is kept
+_MOST_NUMBERS = 80  # that are encoded in one go, for which the GIL is kept
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
