@@ -251,7 +251,7 @@ def test_each_of_several_threads_finds_its_own_rows_in_order(scripts: tuple[Scri
 
 @pytest.mark.timeout(900)
 @examples(2)
-@given(scripts(fewest=15))
+@given(scripts())
 def test_what_is_delivered_offline_is_what_the_journal_holds(script: Script) -> None:
     """W&B's own file has each step's metrics; calls that follow one another for one are joined."""
     with tempfile.TemporaryDirectory() as directory:
