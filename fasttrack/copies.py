@@ -42,6 +42,10 @@ class OneOfAKind:
     _logger: Any
     _shared_id: Any
 
+    def _hand_calls_to(self, logger: Any) -> None:
+        """Have the logging calls go to `logger`."""
+        raise NotImplementedError
+
     def get_run_name(self) -> str | None:
         """Return the run's name."""
         raise NotImplementedError
@@ -60,7 +64,8 @@ class OneOfAKind:
         """Turn inert: this process is not the one that records."""
         from fasttrack.hotpath.bystander import Bystander
 
-        self._engine, self._logger = None, Bystander(self._run_id)
+        self._engine = None
+        self._hand_calls_to(Bystander(self._run_id))
 
     def __copy__(self) -> Self:
         """Return the tracker itself."""
@@ -86,7 +91,6 @@ class OneOfAKind:
             "_run_id": run_id,
             "_offline": self.is_offline(),
             "_engine": None,
-            "_logger": None,
             "_shared_id": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
@@ -99,5 +103,6 @@ class OneOfAKind:
             return
         records = state.pop("_records")
         vars(self).update(state)
+        self._hand_calls_to(None)
         if records:
             self._stand_by()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
-from time import perf_counter
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.copies import OneOfAKind
@@ -13,6 +13,7 @@ from fasttrack.display import Shown
 from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
 from fasttrack.preemption.stopping import Stopping
+from fasttrack.quick_calls import QuickCalls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
-    from fasttrack.hotpath.bystander import Bystander
-    from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.options import Options
 
 
-class ExperimentTracker(OneOfAKind, Shown):
+class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -117,12 +116,11 @@ class ExperimentTracker(OneOfAKind, Shown):
             required_tags=required_tags,
             options=options,
         )
+        super().__init__()
         self._name = settings.name
         self._run_id = settings.run_id
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
-        # The engine's, one look-up nearer; None where the run was never to be recorded.
-        self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
         self._options = settings.options
         self._stopping = Stopping(settings.options)
@@ -130,8 +128,7 @@ class ExperimentTracker(OneOfAKind, Shown):
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
-            self._engine = Engine(settings, on_fork=self._stand_by)
-            self._logger = self._engine.logger
+            self._engine = Engine(settings, hot=self, on_fork=self._stand_by)
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
@@ -182,16 +179,18 @@ class ExperimentTracker(OneOfAKind, Shown):
                 DTensor will do).
             extra: further metrics by name; nested as in `log_metrics`.
         """
-        logger = self._logger
-        if logger is None:
-            return
-        if type(step) is int and step % logger.interval and step < logger.timed_from:
-            logger.ticks.append((perf_counter(), batch_size))  # most steps: not worth one more call
-            logger.step = step
-        else:
-            logger.training_step(
-                loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
-            )
+        self._quick_training_step(
+            loss,
+            step,
+            batch_size,
+            optimizer,
+            model,
+            scaler=scaler,
+            loss_ar=loss_ar,
+            loss_fm=loss_fm,
+            grad_norm=grad_norm,
+            extra=extra,
+        )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Queue any metrics for `step`, whatever the interval. Never waits, as `log_training_step`.
@@ -204,9 +203,7 @@ class ExperimentTracker(OneOfAKind, Shown):
                 None: that of the last call that had one, of this method or `log_training_step`,
                 whether or not it was logged; 0 before any.
         """
-        logger = self._logger
-        if logger is not None:
-            logger.metrics(metrics, step)
+        self._quick_metrics(metrics, step)
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context manager for what is no training: an evaluation, a checkpoint.
@@ -392,6 +389,13 @@ class ExperimentTracker(OneOfAKind, Shown):
         self.finish(exit_code_of(error))
 
 
+# What is called are the quick ones themselves, described as above: their signature is not the whole
+# one (`QuickCalls` says why), and one call more would cost a sixth.
+for _quick, _described in (
+    (QuickCalls._quick_training_step, ExperimentTracker.log_training_step),
+    (QuickCalls._quick_metrics, ExperimentTracker.log_metrics),
+):
+    setattr(ExperimentTracker, _described.__name__, update_wrapper(_quick, _described))
 for _call in (
     ExperimentTracker.log_training_step,
     ExperimentTracker.log_metrics,
