@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrack.hotpath.advice import describe
-from fasttrack.hotpath.records import MOST_TICKS, OddSize, PausedSince
+from fasttrack.hotpath.records import FellOut, OddSize, PausedSince
 from fasttrack.notices import spell
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class StepMeter:
         refuse: Callable[[str, str], None],
         *,
         find_pauses: bool = True,
-        most_ticks: int = MOST_TICKS,
     ) -> None:
         """Meter steps.
 
@@ -54,12 +53,10 @@ class StepMeter:
             refuse: told (metric, why) where batch sizes are wrong.
             find_pauses: whether steps that took far longer than usual hold a pause; False: only
                 marked ones count.
-            most_ticks: readings of one interval that are kept: of so many, some fell out.
         """
         self._ask_world_size = world_size
         self._refuse = refuse
         self._find_pauses = find_pauses
-        self._most_ticks = most_ticks
         self._world_size = 0
         self._last_s: float | None = None
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
@@ -74,7 +71,7 @@ class StepMeter:
 
         Args:
             ticks: (`time.perf_counter()` in seconds, batch size) of each step since the last call,
-                and (end, `PausedSince`) of each pause.
+                and (end, `PausedSince`) of each pause; first `FellOut` where some are missing.
 
         Returns:
             `perf/steps_per_sec`; `perf/samples_per_sec` over all ranks, where every batch size is
@@ -84,7 +81,9 @@ class StepMeter:
         """
         if len(ticks) == 1 and (metrics := self._usual_step(*ticks[0])) is not None:
             return metrics
-        fell_out = len(ticks) >= self._most_ticks
+        fell_out = bool(ticks) and ticks[0][1] is FellOut
+        if fell_out:
+            ticks = ticks[1:]
         batches = [batch_size for _, batch_size in ticks]
         times = [at_s for at_s, _ in ticks]
         pauses: list[tuple[float, float]] = []
@@ -118,8 +117,6 @@ class StepMeter:
             return None
         took_s = at_s - self._last_s
         if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
-            return None
-        if self._most_ticks == 1:
             return None
         self._last_s = at_s
         self.steps, self.paused_s = 1, 0.0
