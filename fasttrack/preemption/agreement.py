@@ -107,24 +107,36 @@ class Agreement:
                 break
             time.sleep(_DECIDING_POLL_S)
         self._blocked_since_s = None
-        if self._over or number < self._calls.limit:
+        if self._over:
+            self._calls.limit = GO_ON
+            return False
+        if number < self._calls.limit:
             return False
         self._all_know.wait(KNOWN_S)
         self._all_know.open()  # later calls don't wait
         return True
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether nobody will stop any more, whoever is asked to."""
+        return self._over
 
     def _blocked_s(self) -> float:
         since_s = self._blocked_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def _give_up(self, why: str) -> None:
-        self._over = True
-        self._calls.limit = GO_ON
+        self._end_in_vain()
         if not self._closing:
             self._warn(
                 f"should_stop: the ranks cannot agree where to stop ({why}); training goes on, and "
-                "should_stop() stays False; it must be called on every rank, equally often"
+                "should_stop() stays False; it must be called on every rank, equally often. A "
+                "further SIGTERM ends the program"
             )
+
+    def _end_in_vain(self) -> None:
+        self._over = True
+        self._calls.limit = 0  # the next call hears of it
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the thread. Waits for a call of the store that it is in, up to `timeout_s`."""
@@ -176,6 +188,8 @@ class Agreement:
                 ballot.annul()
         if ballot.state == "void":
             self._give_up(ballot.reason)
+        elif ballot.state == "over" and not self._closing:  # a rank has left
+            self._end_in_vain()
         elif ballot.state == "at":
             self._calls.limit, self.reason = ballot.stop_at, ballot.reason
             self._await_others(ballot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.context.distributed import is_main_process
+from fasttrack.notices import Notices
 from fasttrack.preemption.calls import Calls
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ class Run(Protocol):
     @property
     def running(self) -> bool:
         """Whether it has not been finished."""
+
+    @property
+    def notices(self) -> Notices:
+        """What says things for it, each once."""
 
     def stop_sources(self) -> Sequence[Source]:
         """Return who of it may ask the training to stop."""
@@ -42,14 +47,16 @@ class Stopping:
         if self._watch is None:
             if run is not None and not run.running:
                 return False  # finished: nobody would give the signals back
-            self._watch = self._begin(() if run is None else run.stop_sources())
+            self._watch = self._begin(run)
         return number >= self.calls.limit and self._watch.answer(number)
 
-    def _begin(self, sources: Sequence[Source]) -> StopWatch:
+    def _begin(self, run: Run | None) -> StopWatch:
         from fasttrack.preemption.watch import StopWatch  # few runs need it
 
         asks_slurm = is_main_process(self._options.log_rank)
-        return StopWatch(self.calls, self._options, sources, asks_slurm=asks_slurm)
+        notices = Notices() if run is None else run.notices
+        sources = () if run is None else run.stop_sources()
+        return StopWatch(self.calls, self._options, sources, notices, asks_slurm=asks_slurm)
 
     @property
     def reason(self) -> str | None:

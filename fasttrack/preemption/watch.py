@@ -50,7 +50,13 @@ class StopWatch:
     """
 
     def __init__(
-        self, calls: Calls, options: Options, sources: Sequence[Source], *, asks_slurm: bool
+        self,
+        calls: Calls,
+        options: Options,
+        sources: Sequence[Source],
+        notices: Notices,
+        *,
+        asks_slurm: bool,
     ) -> None:
         """Listen to signals and start a thread; do not wait for it.
 
@@ -58,12 +64,13 @@ class StopWatch:
             calls: those of `should_stop()` from the first on.
             options: the tracker's.
             sources: looked at once a second, on the thread.
+            notices: the run's, where this process records one.
             asks_slurm: whether this is the rank that asks Slurm when the job ends.
         """
         self._calls = calls
         calls.limit = GO_ON
         self._asked: str | None = None
-        self._notices = Notices()
+        self._notices = notices
         self._pid = os.getpid()
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._key = f"fasttrack/stop/{restart}/{next(_watches)}"
@@ -98,7 +105,12 @@ class StopWatch:
     def answer(self, number: int) -> bool:
         """Return whether to stop at call `number`, which is not below the limit of its calls."""
         agreement = self._agreement
-        return self._asked is not None if agreement is None else agreement.answer(number)
+        if agreement is None:
+            return self._asked is not None
+        stops = agreement.answer(number)
+        if agreement.in_vain:
+            self._signals.let_end()
+        return stops
 
     @property
     def reason(self) -> str | None:
