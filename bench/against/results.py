@@ -77,8 +77,7 @@ class Figure:
         return [
             name,
             *(shown(self.median(side), self.unit) for side in (0, 1)),
-            f"{middle:.3f}",
-            f"{low:.3f}-{high:.3f}",
+            *(["-", "-"] if math.isnan(middle) else [f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]),
             ", ".join(limits),
             met,
         ]

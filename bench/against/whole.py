@@ -90,6 +90,8 @@ def run(sides: Sequence[Build], plan: Plan, results: Results) -> None:
     """Measure the constructor, and `finish()` after some seconds at a steady pace."""
     a, b = one_each(sides, one_run, plan.finish_rows, _ROWS_PER_S)
     results.add("constructor", "ms", [(a["constructor_ms"], b["constructor_ms"])])
+    both = tuple(found["import_ms"] + found["constructor_ms"] for found in (a, b))
+    results.add("import and constructor, after torch", "ms", [both])
     name = f"`finish()` offline after {plan.finish_rows:,} rows, {_ROWS_PER_S:,} a second"
     results.add(name, "s", [(a["finish_s"], b["finish_s"])])
 

@@ -48,14 +48,16 @@ def call_in_new_process(
         RuntimeError: it failed, or took longer than `timeout_s`; the message holds what it said.
     """
     name = importable(function)
-    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="fasttrack-bench-", ignore_cleanup_errors=True
+    ) as directory:
         answer, said = Path(directory, "answer.json"), Path(directory, "said.txt")
         command = [sys.executable, "-m", _MODULE, name, json.dumps(arguments), str(answer)]
         with said.open("w") as output:
             process = subprocess.Popen(
                 command,
                 cwd=directory if path else ROOT,  # -m looks there first
-                env=environment(path),
+                env=environment(path, directory),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -83,9 +85,12 @@ def imported(name: str) -> Any:
     return getattr(importlib.import_module(module), thing)
 
 
-def environment(path: Path | None) -> dict[str, str]:
-    """Return this process's environment for one that imports from `path`, and has one thread."""
-    changed = {"OMP_NUM_THREADS": "1"}
+def environment(path: Path | None, directory: str) -> dict[str, str]:
+    """Return this process's environment for one that imports from `path`, and has one thread.
+
+    What it makes for the time being lies in `directory`: it may be killed.
+    """
+    changed = {"OMP_NUM_THREADS": "1", "TMPDIR": directory}
     if path:
         changed |= {"PYTHONPATH": str(path), _BUILD: str(path)}
     return {**os.environ, **changed}

@@ -46,7 +46,7 @@ class Served:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, self._name, json.dumps(arguments)],
                 cwd=self._directory.name,  # -m looks there first
-                env=environment(path),
+                env=environment(path, self._directory.name),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
