@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import wandb
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
     from fasttrack.journal.entries import Artifact, Number, Row
@@ -75,6 +76,7 @@ class WandbSession:
         self.directory: Path | None = Path(run.dir).parent
         self._witness = None if outbox is None else Witness(self.directory)
         self._doubted = False
+        self._first: Line | None = None
         self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
@@ -261,6 +263,8 @@ class WandbSession:
         """Read back what the server or the closed file holds. See `Session.prove`."""
         try:
             proof = self._find_proof(artifacts, timeout_s)
+            if self._witness is not None:
+                self._witness.conclude(self._first, timeout_s)
         except BackendLostError:
             self._doubted = self._by_outbox
             if self._online:
@@ -270,7 +274,7 @@ class WandbSession:
             raise
         finally:
             self.leave()
-        self._witness = None  # not one line was seen, but all
+        self._witness = None
         self._note_proof()
         return proof
 
@@ -311,4 +315,6 @@ class WandbSession:
 
     def close(self) -> None:
         """Let go of the client's run."""
+        if self._outbox is not None:
+            self._first = self._outbox.first
         self._run = self._outbox = None

@@ -12,7 +12,7 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from fasttrack.delivery.backends.wandb.file import read_payloads
+from fasttrack.delivery.backends.wandb.file import find_field, read_payloads
 from fasttrack.delivery.contents import canonical
 from fasttrack.errors import BackendLostError
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK_S = 1.5  # wandb-core flushes the file once a second
 _LOOK_EVERY_S = 1.0
+_POLL_S = 0.05
 _PATIENCE_S = 60.0  # the disk may be slow, the machine full
-_MOST_RECORDS = 2000  # that are looked through
+_MOST_RECORDS = 200_000  # that are looked through: what was printed before comes first
+_TELLING = (2, 3)  # fields of a `Record`: a line of history, a summary
 
 
 class Witness:
@@ -62,6 +64,18 @@ class Witness:
             raise BackendLostError("wandb-core does not write the lines that it was sent")
         return False
 
+    def conclude(self, line: Line | None, timeout_s: float) -> None:
+        """See to it that `line` was written, once the run has ended. Waits for the file's end.
+
+        Raises:
+            BackendLostError: it was written otherwise, or not at all.
+        """
+        until_s = self._clock() + timeout_s
+        while line is not None and not self._finds(line):
+            if self._clock() >= until_s:
+                raise BackendLostError("wandb-core did not write the lines that it was sent")
+            time.sleep(_POLL_S)
+
     @property
     def waits(self) -> bool:
         """Whether there is a line, and it has not been seen."""
@@ -74,6 +88,8 @@ class Witness:
         summed = False
         for file in self._directory.glob("run-*.wandb"):
             for payload in itertools.islice(read_payloads(file), _MOST_RECORDS):
+                if not any(find_field(payload, field) for field in _TELLING):
+                    continue
                 record = Record.FromString(payload)
                 kind = record.WhichOneof("record_type")
                 if kind == "history" and found is None:
