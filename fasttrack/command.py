@@ -8,6 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from fasttrack.handler_errors import is_handlers
+
 _NAME = "fasttrack"
 _MAIN = Path(__file__).with_name("__main__.py")
 
@@ -50,5 +52,7 @@ def _spell_python() -> str:
 def _is_file(path: str, other: str | Path) -> bool:
     try:
         return os.path.samefile(path, other)
-    except OSError:
+    except OSError as error:
+        if is_handlers(error):
+            raise
         return False

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.preemption.watch import Source
+    from fasttrack.quick_calls import QuickCalls
     from fasttrack.settings import RunSettings
     from fasttrack.worker.supervisor import Delivery
 
@@ -54,11 +55,12 @@ class Engine:
     Threads: built on one; the rest from any, signal handlers included.
     """
 
-    def __init__(self, settings: RunSettings, on_fork: Callable[[], None]) -> None:
+    def __init__(self, settings: RunSettings, hot: QuickCalls, on_fork: Callable[[], None]) -> None:
         """Open the journal and start the worker and delivery. Never waits for the network.
 
         Args:
             settings: of a run that records.
+            hot: the tracker's calls, which get their logger.
             on_fork: called in a forked child, where the run is the parent's.
 
         Raises:
@@ -103,7 +105,7 @@ class Engine:
         self._worker = Worker(
             ring,
             console_ring,
-            Resolver(capture, gradients, self.notices),
+            Resolver(capture, gradients, self.notices, hot._ticks),
             writer,
             self.notices,
             delivery=self.delivery,
@@ -114,6 +116,7 @@ class Engine:
             find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
+            hot,
             ring,
             capture,
             gradients,

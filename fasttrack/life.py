@@ -191,6 +191,8 @@ class Life:
         """Return whether the rest is delivery's, which is alive and needs nobody."""
         if self._waits == "finish" or not self._journal_whole or not self._delivery.alive:
             return False
+        if not segments(self._run_dir):  # nothing can go on from it
+            return False
         if self._waits == "never":  # nobody will look after it: it must have come up
             while not self._delivery.report.opened:
                 self._delivery.poll()
@@ -234,7 +236,7 @@ class Life:
 
     def _settle(self) -> None:
         try:
-            if self._journal_whole:
+            if self._journal_whole and segments(self._run_dir):
                 left_s = max(0.0, self._deadline - time.monotonic())
                 self._delivery.wait(left_s, self._options.upload_timeout_s)
             self._say_result()
@@ -266,8 +268,11 @@ class Life:
                     say(f"to upload: {sync}; to look: {show}")
         if not report.delivered:
             why = f" ({report.reason})" if report.reason else ""
-            kept = self._kept(stats)
-            say(f"not all is delivered{why}; {kept}; to deliver: {sync}; to look: {show}")
+            if segments(self._run_dir):
+                kept = f"{self._kept(stats)}; to deliver: {sync}; to look: {show}"
+            else:
+                why, kept = "", self._kept(stats)
+            say(f"not all is delivered{why}; {kept}")
 
     def _kept(self, stats: Stats) -> str:
         if not segments(self._run_dir):  # a client may have made the directory anew

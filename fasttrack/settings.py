@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,88 +120,79 @@ def resolve_settings(
     if sweep_id is not None:  # the client files its rows there whatever it is told
         project = os.environ.get("WANDB_PROJECT") or project
         entity = os.environ.get("WANDB_ENTITY") or entity
-    chosen_project = resolve_project(project)
-    chosen_entity = resolve_entity(entity)
-    console = resolve_console(options.console)
+    require_integer("log_interval", log_interval, least=1)
+    require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
+    require_strings(name=name, entity=entity, group=group, notes=notes)
+    given_id = None if resume_id == AUTO_ID else resume_id
+    run_id = resolve_run_id(given_id, sweep_id)
+    needs_tags = chosen_mode != "disabled" and (given_id is None or tags is not None)
+    settings = RunSettings(
+        records=chosen_mode != "disabled" and is_main_process(options.log_rank),
+        run_id=run_id,
+        resumed=run_id is not None,
+        job_runs=None,
+        sweep_id=sweep_id,
+        mode=chosen_mode,
+        project=resolve_project(project),
+        entity=resolve_entity(entity),
+        name=name if name is not None else os.environ.get("WANDB_NAME") or None,
+        tags=_resolve_tags(tags, required_tags, needed=needs_tags),
+        group=group if group is not None else os.environ.get("WANDB_RUN_GROUP") or None,
+        notes=notes if notes is not None else os.environ.get("WANDB_NOTES") or None,
+        config=_resolve_config(config),
+        log_interval=log_interval,
+        gpu_stats_interval=gpu_stats_interval,
+        backends=_resolve_backends_of(options),
+        console=resolve_console(options.console),
+        upload_models=resolve_log_model(),
+        base_dir=resolve_base_dir(options.directory),
+        world_size=get_world_size(),
+        began_s=time.time(),
+        options=options,
+    )
+    if settings.records:
+        from fasttrack.run_identity import identify, without_secrets  # other ranks need neither
+
+        settings = identify(without_secrets(settings), resume_id)
+    else:
+        settings = replace(settings, config={})
+    return _presentable(settings)
+
+
+def _resolve_tags(
+    tags: Mapping[str, str] | None, required_tags: Sequence[str] | None, *, needed: bool
+) -> dict[str, str]:
+    required, source = resolve_required_tags(required_tags, given=tags is not None)
+    checked = check_tags(tags, required if needed else (), source)
+    return {encodable(key): encodable(value) for key, value in checked.items()}
+
+
+def _resolve_config(config: Any) -> dict[str, Any]:
+    plain = as_config({} if config is None else config)
+    if plain is None:
+        raise ConfigurationError(config_refusal(config))
+    return plain
+
+
+def _resolve_backends_of(options: Options) -> tuple[str, ...]:
     backends = resolve_backends(options.backends)
     if MEMORY in backends and options.delivery != "thread":
         raise ConfigurationError(
             f"the backend {MEMORY!r} is this process's memory: use fasttrack.testing.memory_tracker"
         )
-    upload_models = resolve_log_model()
-    require_integer("log_interval", log_interval, least=1)
-    require_integer("gpu_stats_interval", gpu_stats_interval, least=1)
-    require_strings(name=name, entity=entity, group=group, notes=notes)
-    name = name if name is not None else os.environ.get("WANDB_NAME") or None
-    group = group if group is not None else os.environ.get("WANDB_RUN_GROUP") or None
-    notes = notes if notes is not None else os.environ.get("WANDB_NOTES") or None
-    plain_config = as_config({} if config is None else config)
-    if plain_config is None:
-        raise ConfigurationError(config_refusal(config))
-    look_up = resume_id == AUTO_ID
-    resume_id = None if look_up else resume_id
-    chosen_id = resolve_run_id(resume_id, sweep_id)
-    base_dir = resolve_base_dir(options.directory)
-    required, source = resolve_required_tags(required_tags, given=tags is not None)
-    if chosen_mode == "disabled" or (resume_id is not None and tags is None):
-        required = ()
-    chosen_tags = {
-        encodable(key): encodable(value)
-        for key, value in check_tags(tags, required, source).items()
-    }
-    records = chosen_mode != "disabled" and is_main_process(options.log_rank)
-    run_id, now_s = chosen_id, time.time()
-    job_runs = None
-    if records:
-        # Elsewhere neither is needed, nor the modules that are loaded for them.
-        from fasttrack.context.job_runs import JobRuns, current_job
-        from fasttrack.context.naming import make_run_id, make_run_name
-        from fasttrack.journal.run_directory import run_directory
-        from fasttrack.redaction import redact, redact_text
+    return backends
 
-        if sweep_id is not None:
-            plain_config |= _sweep_parameters()
-        plain_config = redact(plain_config)
-        chosen_tags = redact(chosen_tags)
-        notes = None if notes is None else redact_text(notes)
-        group = None if group is None else redact_text(group)
-        name = None if name is None else redact_text(name)
-        if look_up and chosen_id is None and (job := current_job()) is not None:
-            job_runs = JobRuns(
-                run_directory(base_dir, "x").parent,
-                job,
-                project=(chosen_project, chosen_entity),
-                details=(group, name, chosen_tags),
-            )
-            chosen_id = resume_id = job_runs.find()
-        run_id = chosen_id or make_run_id()
-        is_new = chosen_id is None or not (resume_id or run_directory(base_dir, chosen_id).is_dir())
-        if name is None and is_new:
-            now = datetime.fromtimestamp(now_s)
-            name = make_run_name(chosen_project, chosen_tags, now)
-    return RunSettings(
-        records=records,
-        run_id=run_id,
-        resumed=chosen_id is not None,
-        job_runs=job_runs,
-        sweep_id=sweep_id,
-        mode=chosen_mode,
-        project=encodable(chosen_project),
-        entity=_encodable(chosen_entity),
-        name=_encodable(name),
-        tags=chosen_tags,
-        group=_encodable(group) if group is not None else chosen_tags.get("experiment_group"),
-        notes=_encodable(notes),
-        config=plain_config if records else {},
-        log_interval=log_interval,
-        gpu_stats_interval=gpu_stats_interval,
-        backends=backends,
-        console=console,
-        upload_models=upload_models,
-        base_dir=base_dir,
-        world_size=get_world_size(),
-        began_s=now_s,
-        options=options,
+
+def _presentable(settings: RunSettings) -> RunSettings:
+    """Return the settings as they can be written, with the group that tags give."""
+    group = _encodable(settings.group)
+    return replace(
+        settings,
+        project=encodable(settings.project),
+        entity=_encodable(settings.entity),
+        name=_encodable(settings.name),
+        group=settings.tags.get("experiment_group") if settings.group is None else group,
+        notes=_encodable(settings.notes),
     )
 
 
@@ -364,7 +354,7 @@ def resolve_base_dir(directory: str | None = None) -> Path:
         return base
 
 
-def _sweep_parameters() -> dict[str, Any]:
+def resolve_sweep_parameters() -> dict[str, Any]:
     """Return what the sweep's agent has chosen; {} where it has left no file, which is said."""
     from fasttrack.context.sweep import read_parameters
     from fasttrack.notices import say

@@ -22,6 +22,7 @@ import signal
 import socket
 import threading
 import time
+from _signal import getsignal  # type: ignore[import-not-found]  # no enums: the worker asks often
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
+_SIGTERM, _IGNORE = int(signal.SIGTERM), int(signal.SIG_IGN)
 _COME_S = 1.0  # that the main thread may take to come
 _END_S = 8.0  # that ending the runs may take
 _STOP = b"\0"  # the number of no signal
@@ -180,10 +182,7 @@ class Sigterm:
 
     def _ends_runs(self) -> bool:
         # Ignored: our handler has begun on the main thread.
-        return not self.listeners and signal.getsignal(signal.SIGTERM) in (
-            self.handle,
-            signal.SIG_IGN,
-        )
+        return not self.listeners and getsignal(_SIGTERM) in (self.handle, _IGNORE)
 
     def _end(self) -> None:
         """Die, at the latest after the times that there are for it."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
-from time import perf_counter
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from fasttrack import copies
-from fasttrack.display import NOT_RECORDED, as_html, as_text
+from fasttrack.copies import OneOfAKind
+from fasttrack.display import Shown
 from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
-from fasttrack.preemption.calls import Calls
+from fasttrack.preemption.stopping import Stopping
+from fasttrack.quick_calls import QuickCalls
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -27,13 +28,10 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
-    from fasttrack.hotpath.bystander import Bystander
-    from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.options import Options
-    from fasttrack.preemption.watch import StopWatch
 
 
-class ExperimentTracker:
+class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -118,74 +116,25 @@ class ExperimentTracker:
             required_tags=required_tags,
             options=options,
         )
+        super().__init__()
         self._name = settings.name
         self._run_id = settings.run_id
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
-        # The engine's, one look-up nearer; None where the run was never to be recorded.
-        self._logger: StepLogger | Bystander | None = None
         self._shared_id: SharedRunId | None = None
         self._options = settings.options
-        self._calls = Calls()  # of should_stop()
-        self._watch: StopWatch | None = None  # from the first of them on
+        self._stopping = Stopping(settings.options)
+        self._calls = self._stopping.calls  # one look-up nearer
         if settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
-            self._engine = Engine(settings, on_fork=self._stand_by)
-            self._logger = self._engine.logger
+            self._engine = Engine(settings, hot=self, on_fork=self._stand_by)
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
         hide_from_dynamo()
-        self._token = copies.register(self)
-
-    # --- copies ---------------------------------------------------------------------------------
-
-    def _stand_by(self) -> None:
-        """Turn inert: this process is not the one that records."""
-        from fasttrack.hotpath.bystander import Bystander
-
-        self._engine, self._logger = None, Bystander(self._run_id)
-
-    def __copy__(self) -> Self:
-        """Return the tracker itself."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Return the tracker itself."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Be pickled as what `copies.restore` finds: this tracker here, an inert one elsewhere."""
-        return copies.restore, (type(self), self._token), self.__getstate__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what another process may know. Never waits."""
-        run_id = self._run_id
-        if run_id is None and self._shared_id is not None:
-            run_id = self._shared_id.known
-        return {
-            **vars(self),
-            "_name": self.get_run_name(),
-            "_run_id": run_id,
-            "_offline": self.is_offline(),
-            "_engine": None,
-            "_logger": None,
-            "_shared_id": None,
-            "_calls": Calls(),
-            "_watch": None,
-            "_records": self._logger is not None,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become inert, unless this is the tracker that was pickled."""
-        if "_token" in vars(self):
-            return
-        records = state.pop("_records")
-        vars(self).update(state)
-        if records:
-            self._stand_by()
+        self._register()
 
     # --- logging: the caller's thread, microseconds ------------------------------------------
 
@@ -230,16 +179,18 @@ class ExperimentTracker:
                 DTensor will do).
             extra: further metrics by name; nested as in `log_metrics`.
         """
-        logger = self._logger
-        if logger is None:
-            return
-        if type(step) is int and step % logger.interval and step < logger.timed_from:
-            logger.ticks.append((perf_counter(), batch_size))  # most steps: not worth one more call
-            logger.step = step
-        else:
-            logger.training_step(
-                loss, step, batch_size, optimizer, model, scaler, loss_ar, loss_fm, grad_norm, extra
-            )
+        self._quick_training_step(
+            loss,
+            step,
+            batch_size,
+            optimizer,
+            model,
+            scaler=scaler,
+            loss_ar=loss_ar,
+            loss_fm=loss_fm,
+            grad_norm=grad_norm,
+            extra=extra,
+        )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Queue any metrics for `step`, whatever the interval. Never waits, as `log_training_step`.
@@ -252,9 +203,7 @@ class ExperimentTracker:
                 None: that of the last call that had one, of this method or `log_training_step`,
                 whether or not it was logged; 0 before any.
         """
-        logger = self._logger
-        if logger is not None:
-            logger.metrics(metrics, step)
+        self._quick_metrics(metrics, step)
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context manager for what is no training: an evaluation, a checkpoint.
@@ -323,7 +272,7 @@ class ExperimentTracker:
         elif self._logger is not None:
             self._logger.late_call()
 
-    # --- being asked to stop --------------------------------------------------------------------
+    # --- asking, and being asked to stop --------------------------------------------------------
 
     def should_stop(self) -> bool:
         """Return whether training is asked to stop: save a checkpoint then, `finish()` and leave.
@@ -340,7 +289,7 @@ class ExperimentTracker:
         """
         calls = self._calls
         calls.newest = number = calls.newest + 1
-        return number >= calls.limit and self._look(number)
+        return number >= calls.limit and self._stopping.look(number, self._engine)
 
     def stop_reason(self) -> str | None:
         """Return why `should_stop()` is True, the same on all ranks; None while it is False.
@@ -348,33 +297,14 @@ class ExperimentTracker:
         The signal's name, "time_limit", "wandb" (its stop button), "command" (`fasttrack stop`), or
         what `request_stop` was given.
         """
-        return None if self._watch is None else self._watch.reason
+        return self._stopping.reason
 
     def request_stop(self, reason: str = "request") -> None:
         """Have `should_stop()` answer True, on all ranks. For signal handlers of your own, too.
 
         Never waits. Call `should_stop()` once before, to listen.
         """
-        if self._watch is not None:
-            self._watch.request(reason)
-
-    def _look(self, number: int) -> bool:
-        if self._watch is None:
-            if self._engine is not None and not self._engine.running:
-                return False  # finished: nobody would give the signals back
-            self._watch = self._begin_watch()
-        return number >= self._calls.limit and self._watch.answer(number)
-
-    def _begin_watch(self) -> StopWatch:
-        from fasttrack.context.distributed import is_main_process
-        from fasttrack.preemption.watch import StopWatch
-
-        engine, options = self._engine, self._options
-        sources = () if engine is None else engine.stop_sources()
-        asks_slurm = is_main_process(options.log_rank)
-        return StopWatch(self._calls, options, sources, asks_slurm=asks_slurm)
-
-    # --- asking ---------------------------------------------------------------------------------
+        self._stopping.request(reason)
 
     def get_run_id(self) -> str | None:
         """Return the run's id, to be kept in checkpoints and passed back as `resume_id`.
@@ -425,16 +355,6 @@ class ExperimentTracker:
 
         return Audit((), silent=True) if self._engine is None else Audit()
 
-    def __repr__(self) -> str:
-        """Return the run's name, id and state, and where to look at it."""
-        return as_text(self.get_run_name(), self._run_id, *self._state_and_link())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.get_run_name(), self._run_id, *self._state_and_link())
-
-    def _state_and_link(self) -> tuple[str, str]:
-        return NOT_RECORDED if self._engine is None else self._engine.state_and_link()
-
     # --- ending ---------------------------------------------------------------------------------
 
     def flush(self, timeout_s: float = 10.0) -> bool:
@@ -456,8 +376,7 @@ class ExperimentTracker:
             preempting: whether the job is to be requeued and the run to go on then; for programs
                 with a SIGTERM handler of their own.
         """
-        if self._watch is not None:
-            self._watch.close()
+        self._stopping.close()
         if self._engine is not None:
             self._engine.finish(exit_code, preempting=preempting)
 
@@ -470,6 +389,13 @@ class ExperimentTracker:
         self.finish(exit_code_of(error))
 
 
+# What is called are the quick ones themselves, described as above: their signature is not the whole
+# one (`QuickCalls` says why), and one call more would cost a sixth.
+for _quick, _described in (
+    (QuickCalls._quick_training_step, ExperimentTracker.log_training_step),
+    (QuickCalls._quick_metrics, ExperimentTracker.log_metrics),
+):
+    setattr(ExperimentTracker, _described.__name__, update_wrapper(_quick, _described))
 for _call in (
     ExperimentTracker.log_training_step,
     ExperimentTracker.log_metrics,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from support.wandb_server import WandbServer
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _LONGEST = (
     "test_cli_doctor",
     "test_cli_sync",
 )
+# `pytest tests/property --hypothesis-profile long`: forty times as many examples, others each time.
+settings.register_profile("long", settings.get_profile("default"))
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
 

@@ -9,11 +9,9 @@ does.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -22,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from bench.lib.arguments import make_parser
 from bench.lib.isolation import private_home
+from bench.lib.local_server import local_server
 from bench.lib.measure import MS, percentile, table, timed_loop
-from bench.lib.processes import ROOT
 from bench.lib.scalars import LOSS, TAGS
 from bench.lib.workload import Workload
 from fasttrack import ExperimentTracker, Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
-_TESTS = ROOT / "tests"
 _FILES = 4
 _PIECE_BYTES = 2**20
 _WARM_UP = 500
@@ -45,18 +42,6 @@ _HEADINGS = (
     "during",
     "ratio",
 )
-
-
-@contextlib.contextmanager
-def local_server() -> Iterator[str]:
-    """Run the tests' W&B server; give its URL."""
-    command = [sys.executable, "-m", "support.wandb_server"]
-    with subprocess.Popen(command, cwd=_TESTS, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.terminate()
 
 
 def make_checkpoint(root: Path, size_bytes: int) -> None:
@@ -131,10 +116,10 @@ def main() -> None:
     arguments = parser.parse_args()
     options = Options(checkpoint_wait_s=arguments.wait)
     rounds = []
-    with local_server() as url:
+    with local_server() as server:
         for number in range(1, arguments.rounds + 1):
             with private_home() as base:
-                os.environ.update(WANDB_BASE_URL=url, WANDB_API_KEY="local" + 40 * "0")
+                os.environ.update(server)
                 found = measure(base, int(arguments.gib * 2**30), arguments.steps, options)
             rounds.append(found)
             print(f"round {number}: ratio {found['ratio']:.2f}", file=sys.stderr, flush=True)

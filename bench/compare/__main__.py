@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.compare.child import KINDS
 from bench.compare.pictures import draw_slowdown, draw_steps
-from bench.compare.report import as_json, markdown
+from bench.compare.report import as_json, limits, markdown
 from bench.compare.rounds import BASELINE, QUICK, SCENARIOS, run
 from bench.lib.arguments import chosen, make_parser
 from bench.lib.measure import describe_machine, machine
@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", help=f"some of {','.join(KINDS)}; {BASELINE} always runs")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario")
     parser.add_argument("--steps", type=int, help="steps of each measured loop, at most")
+    parser.add_argument("--busy", action="store_true", help="another process keeps a core busy")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write everything here, too")
     return parser
 
@@ -51,6 +52,7 @@ def _scenarios(
         scenarios = {key: SCENARIOS[key] for key in keys}
     changes = {name: getattr(arguments, name) for name in ("rounds", "steps")}
     changes = {name: value for name, value in changes.items() if value is not None}
+    changes["busy"] = arguments.busy
     return {key: replace(scenario, **changes) for key, scenario in scenarios.items()}
 
 
@@ -78,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             _write(arguments.output, text, as_json(results, details, missing))
             draw_slowdown(results[next(iter(results))], arguments.output / "slowdown.png")
             draw_steps(results[next(iter(results))], arguments.output / "steps.png")
+    if judged := limits(results.values()):
+        text.append(judged)
+        print(f"\n{judged}")
+        if arguments.output:
+            _write(arguments.output, text, as_json(results, details, missing))
 
 
 def _write(directory: Path, text: list[str], everything: dict[str, Any]) -> None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from bench.compare.peers import versions
 from bench.compare.rounds import DESCRIPTIONS
 from bench.lib.measure import table
+from bench.targets.figure import HEADINGS, over_rounds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bench.compare.rounds import Result
 
 _ENOUGH_STEPS = 1000  # for a 99.9th percentile to be more than the slowest step
@@ -92,6 +95,25 @@ def _rows(result: Result, key: str) -> str:
         return "-"
     arrived, expected = rows
     return "all" if arrived == expected else f"{arrived:,} of {expected:,}"
+
+
+def limits(results: Iterable[Result]) -> str:
+    """Return how we stand beside peers, as a table; nothing where none of them was measured."""
+    figures = []
+    for result in results:
+        title = result.scenario.title()
+        calls = _beside(result, "wandb", "fasttrack-training", "call_p50_us")
+        if calls and not result.scenario.busy:
+            what = f"`wandb.log` / our `log_training_step`, call p50, {title}"
+            figures.append(over_rounds(what, calls, "x", 60, at_least=True))
+        if loops := _beside(result, "trackio", "fasttrack", "mean_step_ms"):
+            what = f"trackio's loop / ours, {title}"
+            figures.append(over_rounds(what, loops, "x", 1, at_least=True))
+    return table(HEADINGS, [figure.cells() for figure in figures]) if figures else ""
+
+
+def _beside(result: Result, key: str, other: str, name: str) -> list[float]:
+    return [theirs[name] / ours[name] for theirs, ours in result.beside(key, other)]
 
 
 def as_json(

@@ -8,6 +8,7 @@ for fasttrack's own share of a step, `bench.overhead` is the finer instrument.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import statistics
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.compare import child
 from bench.compare.child import KINDS
-from bench.lib.processes import call_in_new_process
+from bench.lib.processes import busy_process, call_in_new_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,13 +44,22 @@ class Scenario:
     """The loop ends after it, too: some trackers' call takes longer than many steps."""
     rounds: int
     ways: tuple[str, ...] = tuple(DESCRIPTIONS)
+    busy: bool = False
+    """Whether another process keeps a core busy meanwhile."""
 
     def title(self) -> str:
         """Return what distinguishes it from others."""
-        return f"step of about {self.step_ms} ms, {self.metrics} metrics per step"
+        beside = ", beside a busy process" if self.busy else ""
+        return f"step of about {self.step_ms} ms, {self.metrics} metrics per step{beside}"
 
 
-_MAIN_ONLY = ("fasttrack-reference", "fasttrack-thread", "fasttrack-grads", "mlflow-async")
+_MAIN_ONLY = (
+    "fasttrack-reference",
+    "fasttrack-thread",
+    "fasttrack-training",
+    "fasttrack-grads",
+    "mlflow-async",
+)
 _FEWER = tuple(key for key in DESCRIPTIONS if key not in _MAIN_ONLY)
 SCENARIOS = {
     "1ms-5": Scenario(step_ms="1", metrics=5, steps=4000, limit_s=5, rounds=5),
@@ -85,8 +95,12 @@ class Result:
 
     def pairs(self, key: str) -> list[tuple[Figures, Figures]]:
         """Return, for each round that has both, the figures of a way and of no logging."""
-        both = zip(self.rounds[key], self.rounds[BASELINE], strict=True)
-        return [(own, base) for own, base in both if own and base]
+        return self.beside(key, BASELINE)
+
+    def beside(self, key: str, other: str) -> list[tuple[Figures, Figures]]:
+        """Return, for each round that has both, the figures of two ways; none were not run."""
+        both = zip(self.rounds.get(key, ()), self.rounds.get(other, ()), strict=False)
+        return [(own, theirs) for own, theirs in both if own and theirs]
 
     def ratios(self, key: str, name: str) -> list[float]:
         """Return each round's figure over that of no logging."""
@@ -115,8 +129,15 @@ def run(scenario: Scenario, keys: Sequence[str]) -> Result:
 
     A child that fails costs its figures and no more.
     """
-    shuffler = random.Random(_SEED)
     result = Result(scenario, keys)
+    with busy_process() if scenario.busy else contextlib.nullcontext():
+        _run_rounds(result)
+    return result
+
+
+def _run_rounds(result: Result) -> None:
+    shuffler = random.Random(_SEED)
+    scenario, keys = result.scenario, list(result.rounds)
     for number in range(1, scenario.rounds + 1):
         for key in shuffler.sample(keys, len(keys)):
             where = f"{scenario.title()}, round {number}/{scenario.rounds}: {key}"
@@ -136,4 +157,3 @@ def run(scenario: Scenario, keys: Sequence[str]) -> Result:
                 result.failures.append(f"{where}: {error}")
                 print(f"{where} failed: {error}", file=sys.stderr, flush=True)
             result.rounds[key].append(figures)
-    return result

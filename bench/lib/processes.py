@@ -20,11 +20,12 @@ from bench.lib.isolation import private_home
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository's, from which `bench` can be imported."""
 _MODULE = "bench.lib.processes"  # this one, also where it runs as __main__
+_BUILD = "BENCH_BUILD"  # in a child's environment: the folder that it is to import from
 _SAID_LINES = 12  # of a process's last words
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -32,27 +33,31 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def call_in_new_process(
-    function: Callable[..., Any], *arguments: Any, timeout_s: float = 900.0
+    function: Callable[..., Any],
+    *arguments: Any,
+    path: Path | None = None,
+    timeout_s: float = 900.0,
 ) -> Any:
     """Return what `function` of a module returns, called in a fresh interpreter; JSON both ways.
 
-    It runs with one OpenMP thread and in a `private_home`. Where it is cut off, what it started is
-    ended with it.
+    It runs with one OpenMP thread and in a `private_home`, and imports `bench` and `fasttrack` from
+    the folder `path`, else from the repository. Where it is cut off, what it started is ended with
+    it.
 
     Raises:
         RuntimeError: it failed, or took longer than `timeout_s`; the message holds what it said.
     """
-    spec = sys.modules[function.__module__].__spec__  # knows the name of what runs as __main__
-    assert spec is not None
-    name = f"{spec.name}:{function.__qualname__}"
-    with tempfile.TemporaryDirectory(prefix="fasttrack-bench-") as directory:
+    name = importable(function)
+    with tempfile.TemporaryDirectory(
+        prefix="fasttrack-bench-", ignore_cleanup_errors=True
+    ) as directory:
         answer, said = Path(directory, "answer.json"), Path(directory, "said.txt")
         command = [sys.executable, "-m", _MODULE, name, json.dumps(arguments), str(answer)]
         with said.open("w") as output:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                cwd=directory if path else ROOT,  # -m looks there first
+                env=environment(path, directory),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -61,21 +66,75 @@ def call_in_new_process(
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(f"{name} was not done in {timeout_s:.0f} s") from error
         finally:
-            if process.poll() is None:  # out of time, or Ctrl-C
-                for pid in [*descendants(process.pid), process.pid]:
-                    _kill(pid)
-                process.wait()
+            end(process)
         if code != 0 or not answer.exists():
-            last = "\n".join(said.read_text(errors="replace").splitlines()[-_SAID_LINES:])
-            raise RuntimeError(f"{name} failed ({code}):\n{last}")
+            raise RuntimeError(f"{name} failed ({code}):\n{last_words(said)}")
         return json.loads(answer.read_text())
 
 
+def importable(thing: Callable[..., Any]) -> str:
+    """Return "module:name" of a function or class, also where its module runs as __main__."""
+    spec = sys.modules[thing.__module__].__spec__
+    assert spec is not None
+    return f"{spec.name}:{thing.__qualname__}"
+
+
+def imported(name: str) -> Any:
+    """Return what `importable` named."""
+    module, _, thing = name.partition(":")
+    return getattr(importlib.import_module(module), thing)
+
+
+def environment(path: Path | None, directory: str) -> dict[str, str]:
+    """Return this process's environment for one that imports from `path`, and has one thread.
+
+    What it makes for the time being lies in `directory`: it may be killed.
+    """
+    changed = {"OMP_NUM_THREADS": "1", "TMPDIR": directory}
+    if path:
+        changed |= {"PYTHONPATH": str(path), _BUILD: str(path)}
+    return {**os.environ, **changed}
+
+
+def check_build() -> None:
+    """Make sure that it is the build asked for that was imported.
+
+    Raises:
+        ImportError: it is another one.
+    """
+    path, fasttrack = os.environ.get(_BUILD), sys.modules.get("fasttrack")
+    if path and fasttrack and not str(fasttrack.__file__).startswith(path):
+        raise ImportError(f"{fasttrack.__file__} was imported, not that of {path}")
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process that still runs, out of time or at Ctrl-C, and all that it started."""
+    if process.poll() is None:
+        for pid in [*descendants(process.pid), process.pid]:
+            _signal(pid, signal.SIGKILL)
+        process.wait()
+
+
+def last_words(said: Path) -> str:
+    """Return the last lines of what a process wrote to a file."""
+    return "\n".join(said.read_text(errors="replace").splitlines()[-_SAID_LINES:])
+
+
 def _answer(name: str, arguments: str, answer: str) -> None:
-    module, _, function = name.partition(":")
     with private_home():
-        result = getattr(importlib.import_module(module), function)(*json.loads(arguments))
+        result = imported(name)(*json.loads(arguments))
+        check_build()
         Path(answer).write_text(json.dumps(result))
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Have another process keep a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        end(process)
 
 
 # --- what processes use ----------------------------------------------------------------------
@@ -108,13 +167,18 @@ def descendants(pid: int) -> list[int]:
 
 def kill_descendants() -> None:
     """End all processes that this one started, at once."""
+    signal_descendants(signal.SIGKILL)
+
+
+def signal_descendants(number: signal.Signals) -> None:
+    """Send a signal, SIGSTOP say, to all processes that this one started, the first one first."""
     for pid in descendants(os.getpid()):
-        _kill(pid)
+        _signal(pid, number)
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 class Usage(NamedTuple):

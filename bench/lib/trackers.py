@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.lib.processes import descendants, kill_descendants
 from bench.lib.scalars import TAGS
@@ -15,24 +16,35 @@ from bench.lib.scalars import TAGS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fasttrack import ExperimentTracker
+    from fasttrack import ExperimentTracker, Options
 
+WORKER = "fasttrack-worker"
+"""The name of the worker's thread."""
 _START_TIMEOUT_S = 60.0
 
 
-def offline_runs() -> set[Path]:
-    """Return the files of the offline runs in `WANDB_DIR`."""
-    return set(Path(os.environ["WANDB_DIR"]).glob("wandb/offline-run-*/run-*.wandb"))
+def known_options(**wanted: Any) -> Options:
+    """Return `Options` with what is wanted, less those that the build measured does not have."""
+    from fasttrack import Options
+
+    known = {field.name for field in fields(Options)}
+    return Options(**{name: value for name, value in wanted.items() if name in known})
 
 
-def wait_for_delivery(runs_before: set[Path]) -> None:
-    """Wait until delivery, which imports wandb at first, has opened an offline run.
+def run_files(mode: str = "offline") -> set[Path]:
+    """Return the files of the runs in `WANDB_DIR` that are offline, or online."""
+    folder = "offline-run-*" if mode == "offline" else "run-*"
+    return set(Path(os.environ["WANDB_DIR"]).glob(f"wandb/{folder}/run-*.wandb"))
+
+
+def wait_for_delivery(runs_before: set[Path], mode: str = "offline") -> None:
+    """Wait until delivery, which imports wandb at first, has opened a run.
 
     Raises:
         TimeoutError: it has not, in a minute.
     """
     deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while offline_runs() <= runs_before:
+    while run_files(mode) <= runs_before:
         if time.monotonic() > deadline_s:
             raise TimeoutError("delivery did not start")
         time.sleep(0.05)
@@ -53,9 +65,9 @@ def cut_short() -> Iterator[ExperimentTracker]:
 
     For more rows than anyone wants to wait for. Delivery runs beside the measurement as it would.
     """
-    from fasttrack import ExperimentTracker, Options
+    from fasttrack import ExperimentTracker
 
-    options = Options(finish_timeout_s=1, wait_for_delivery="finish")
+    options = known_options(finish_timeout_s=1, wait_for_delivery="finish")
     tracker = ExperimentTracker(tags=TAGS, mode="offline", log_interval=1, options=options)
     try:
         yield tracker

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def in_turns(turns: int, measure: Callable[[int], T]) -> list[tuple[T, T]]:
+    """Return pairs of what `measure` gives for side 0 and for side 1, by turns: 01 10 01 ..."""
+    found = []
+    for number in range(turns):
+        if number % 2:
+            second = measure(1)
+            found.append((measure(0), second))
+        else:
+            first = measure(0)
+            found.append((first, measure(1)))
+    return found
+
+
 def in_pairs(
     measure: Callable[[Way, int], T], way: Way, first_step: int, pairs: int, steps: int
 ) -> list[tuple[T, T]]:

@@ -8,12 +8,13 @@ compare/peers.py.
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.lib.scalars import LOSS, TAGS
-from bench.lib.trackers import offline_runs, wait_for_delivery
+from bench.lib.trackers import known_options, run_files, wait_for_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from bench.lib.scalars import Scalars
     from bench.lib.workload import Workload
+
+
+_WAIT_S = 120.0
+_LONG_INTERVAL = 100
 
 
 class Way:
@@ -71,11 +76,11 @@ class Fasttrack(Way):
             tags=TAGS,
             mode="offline",
             log_interval=log_interval,
-            options=fasttrack.Options(**{"wait_for_delivery": "finish", **options}),
+            options=known_options(**{"wait_for_delivery": "finish", **options}),
         )
 
     def open(self) -> None:
-        self._runs_before = offline_runs()
+        self._runs_before = run_files()
         self._tracker = self._start()
 
     def settle(self) -> None:
@@ -83,6 +88,20 @@ class Fasttrack(Way):
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_metrics(scalars, step)
+
+    def flush(self) -> None:
+        """Wait until all that was logged is in the journal."""
+        if not self._tracker.flush(_WAIT_S):
+            raise TimeoutError("the journal took too long")
+
+    def catch_up(self) -> None:
+        """Wait until delivery, which says so about once a second, has all of it."""
+        self.flush()
+        deadline_s = time.monotonic() + _WAIT_S
+        while (stats := self._tracker.stats()).rows_delivered < stats.rows_written:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"delivery took too long: {stats}")
+            time.sleep(0.02)
 
     def close(self) -> None:
         self._tracker.finish()
@@ -134,16 +153,21 @@ class FasttrackEverything(Fasttrack):
         )
 
 
+def _left_out(number: int) -> int:
+    """Return one of the steps that a long interval leaves out, counted from 0: 1 to 99, 101 on."""
+    return number + number // (_LONG_INTERVAL - 1) + 1
+
+
 class FasttrackNotLogged(Fasttrack):
     """`log_training_step` at steps that the interval leaves out."""
 
-    def __init__(self, work: Workload) -> None:
-        super().__init__(work, log_interval=100)
+    def __init__(self, work: Workload, **options: Any) -> None:
+        super().__init__(work, log_interval=_LONG_INTERVAL, **options)
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_training_step(
             loss=scalars[LOSS],
-            step=100 * step + 1,
+            step=_left_out(step),
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
             model=self._work.model,
@@ -156,7 +180,7 @@ class EmptyCall(Way):
     def log(self, scalars: Scalars, step: int) -> None:
         self._log_training_step(
             loss=scalars[LOSS],
-            step=100 * step + 1,
+            step=_left_out(step),
             batch_size=self._work.batch_size,
             optimizer=self._work.optimizer,
             model=self._work.model,
@@ -213,7 +237,7 @@ def rows_in_wandb_files() -> int:
 
     return sum(
         Record.FromString(payload).WhichOneof("record_type") == "history"
-        for file in offline_runs()
+        for file in run_files()
         for payload in read_payloads(file)
     )
 
@@ -269,6 +293,7 @@ COMPARED = {
     "fasttrack-thread": Kind(
         "fasttrack, every step, `delivery='thread'`", partial(Fasttrack, delivery="thread")
     ),
+    "fasttrack-training": Kind("fasttrack, `log_training_step` at every step", FasttrackTraining),
     "fasttrack-grads": Kind("fasttrack, every step, with grad norm", FasttrackEverything),
     "fasttrack-default": Kind(
         "fasttrack, every 10th step, with grad norm (the default)",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.lib.measure import median_interval, percentile, timed_loop
@@ -93,25 +94,26 @@ def block_steps(step_ms: str, block_ms: float) -> int:
     return max(1, round(block_ms / percentile(times.step_s, 50) / 1e4)) * 10
 
 
+def run_block(work: Workload, steps: int, way: Way, first_step: int) -> Block:
+    """Train and log one block."""
+    wall_s, caller_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()
+    train(work, way, first_step, steps)
+    return Block(
+        (time.perf_counter() - wall_s) / steps,
+        (time.thread_time() - caller_s) / steps,
+        (time.process_time() - process_s) / steps,
+    )
+
+
 def measure(build: Callable[[Workload], Way], plan: Plan) -> Cost:
     """Measure one way in pairs of blocks, then its single calls."""
     work, steps = Workload(SIZES[plan.step_ms]), plan.block_steps
-    way = build(work)
-
-    def run_block(logged: Way, first_step: int) -> Block:
-        wall_s, caller_s, process_s = time.perf_counter(), time.thread_time(), time.process_time()
-        train(work, logged, first_step, steps)
-        return Block(
-            (time.perf_counter() - wall_s) / steps,
-            (time.thread_time() - caller_s) / steps,
-            (time.process_time() - process_s) / steps,
-        )
-
+    way, block = build(work), partial(run_block, work, steps)
     way.open()
     try:
         way.settle()
-        run_block(way, 1)  # warms everything up
-        pairs = in_pairs(run_block, way, 1 + steps, plan.pairs, steps)
+        block(way, 1)  # warms everything up
+        pairs = in_pairs(block, way, 1 + steps, plan.pairs, steps)
         next_step = 1 + steps * (1 + plan.pairs)
         times = timed_loop(work.step, way.log, next_step, plan.call_steps, _CALLS_S)
     finally:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _WARM_UP_STEPS = 200
 _METRICS = 500
 _BLOCK_MS = 10.0
+_BESIDE_WANDB = (
+    ("metrics", "our call, snapshot", 30),
+    ("reference", "our call, reference", 30),
+    ("training", "our `log_training_step`, snapshot", 60),
+)
 _OVERHEAD = (
     ("1 ms step, five scalars at every step", "metrics", "1", 0.010),
     ("1 ms step, default interval, grad norm, snapshots", "default", "1", 0.002),
@@ -82,10 +87,9 @@ def calls(quick: bool) -> list[Figure]:
         over_rounds("the same above an empty call", above, "us", 0.3),
         over_rounds("call p50, `wandb.log`", wandb, "us"),
     ]
-    for key in ("metrics", "reference"):
+    for key, name, limit in _BESIDE_WANDB:
         ratios = [theirs / ours for theirs, ours in zip(wandb, p50(key), strict=True)]
-        name = f"`wandb.log` / our call, {'snapshot' if key == 'metrics' else key}"
-        figures.append(over_rounds(name, ratios, "x", 30, at_least=True))
+        figures.append(over_rounds(f"`wandb.log` / {name}", ratios, "x", limit, at_least=True))
     figures.append(over_rounds(f"`log_metrics`, {_METRICS} metrics", p50("many"), "us", 25))
     return figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import threading
@@ -17,7 +18,7 @@ from bench.lib.processes import (
     wait_for_children,
 )
 from bench.lib.scalars import FIVE, TAGS
-from bench.lib.trackers import signal_delivery, wait_for_delivery
+from bench.lib.trackers import known_options, run_files, signal_delivery, wait_for_delivery
 from bench.targets.figure import ROUNDS, Figure, over_rounds
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _ROWS_PER_S = 1000
 _LAG_LIMIT = 2 * _ROWS_PER_S  # delivery reports once a second; a lag of a second is none
 _LOOK_EVERY_S = 0.05
-_END_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 300.0
 
 
 def rate(quick: bool) -> list[Figure]:
@@ -50,16 +51,23 @@ def rate(quick: bool) -> list[Figure]:
     ]
 
 
-def deliver_backlog(rows: int) -> dict[str, float]:
-    """Have rows wait while delivery is stopped, let it go on, and return what they took."""
-    from fasttrack import ExperimentTracker, Options
+def deliver_backlog(rows: int, server: dict[str, str] | None = None) -> dict[str, float]:
+    """Have rows wait while delivery is stopped, let it go on, and return what they took.
 
+    `server` is the environment that points clients at one; without, the run is offline.
+    """
+    from fasttrack import ExperimentTracker
+
+    os.environ.update(server or {})
+    mode = "online" if server else "offline"
     adopt_orphans()  # wandb-core outlives the process that started it
     watch = DescendantsWatch()
-    options = Options(wait_for_delivery="finish")
-    tracker = ExperimentTracker(tags=TAGS, mode="offline", options=options)
-    wait_for_delivery(set())
+    options = known_options(wait_for_delivery="finish", finish_timeout_s=_END_TIMEOUT_S)
+    tracker = ExperimentTracker(tags=TAGS, mode=mode, options=options)
+    wait_for_delivery(set(), mode)
     signal_delivery(signal.SIGSTOP)
+    (file,) = run_files(mode)
+    size_before = file.stat().st_size
     watch.look()
     cpu_before_s = watch.total().cpu_s + cpu_s(resource.RUSAGE_CHILDREN)
     for step in range(rows):
@@ -81,6 +89,8 @@ def deliver_backlog(rows: int) -> dict[str, float]:
     wait_for_children(_END_TIMEOUT_S)
     return {
         "rows_per_s": rows / took_s,
+        "finish_s": took_s,
+        "bytes": (file.stat().st_size - size_before) / rows,
         "cpu_us": (cpu_s(resource.RUSAGE_CHILDREN) - cpu_before_s) / rows * US,
         "peak_mb": watch.total().peak_mb,
     }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 ROUNDS = 5
 HEADINGS = ("target", "limit", "measured", "met", "rounds, and what else was seen")
 
-_DIGITS = {"us": 2, "ms": 2, "s": 2, "MB": 1, "x": 1, "rows/s": 0, "rows": 0}
+_DIGITS = {"us": 2, "ms": 2, "s": 2, "MB": 1, "x": 2, "rows/s": 0, "rows": 0}
 
 
 class Figure(NamedTuple):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from bench.lib.measure import US, percentile
 from bench.lib.processes import call_in_new_process
 from bench.lib.scalars import FIVE
-from bench.lib.trackers import held_back
+from bench.lib.trackers import WORKER, held_back
 from bench.targets.figure import ROUNDS, Figure, over_rounds
 from bench.targets.gil import GilBursts
 
@@ -35,7 +35,6 @@ _WAYS = (
     ("metrics", "`log_metrics` of five", 8),
     ("training", "`log_training_step`, two and five `perf/`", None),
 )
-_THREAD = "fasttrack-worker"
 
 
 def gil(quick: bool) -> list[Figure]:
@@ -71,7 +70,7 @@ def burst_round(key: str, steps: int) -> dict[str, float]:
     try:
         way.settle()
         train(work, way, 0, _WARM_UP_STEPS)
-        watch.watch(_THREAD)
+        watch.watch(WORKER)
         train(work, way, _WARM_UP_STEPS, steps)
         bursts = watch.bursts()
     finally:
@@ -114,7 +113,7 @@ def probe_round(seconds: float) -> dict[str, float]:
     watch = GilBursts()
     with held_back() as tracker:
         spin(1.0, tracker.log_metrics)
-        watch.watch(_THREAD)
+        watch.watch(WORKER)
         gaps = spin(seconds, tracker.log_metrics)
         bursts = watch.bursts()
     theirs, rest = attributed(gaps, bursts)

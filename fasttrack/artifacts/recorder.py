@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from fasttrack.artifacts.snapshot import gb
 from fasttrack.artifacts.staging import stage, stage_text
@@ -17,6 +16,7 @@ from fasttrack.context.config import as_config, config_refusal
 from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata
 from fasttrack.journal.run_directory import staged_directory
+from fasttrack.latch import Latch
 from fasttrack.notices import say
 from fasttrack.redaction import redact
 
@@ -71,9 +71,9 @@ class Recorder:
         self._copy_wait_s = copy_wait_s
         self._is_offline = is_offline
         self._numbers = itertools.count(1)  # of this attempt's artifacts; none is used twice
-        self._running: set[threading.Event] = set()  # ends of what is under way
-        self._last_kept = threading.Event()  # the end of the newest checkpoint's copy
-        self._last_kept.set()
+        self._running: set[Latch] = set()  # ends of what is under way
+        self._last_kept = Latch()  # the end of the newest checkpoint's copy
+        self._last_kept.open()
         self._is_cut_short = False
 
     def record_metadata(self, get_metadata: Callable[[], dict[str, Any]]) -> None:
@@ -114,6 +114,8 @@ class Recorder:
         """
         entry = self.update_config(config, "log_config")
         if self._takes_artifacts:
+            import yaml  # 0.8 MB, which most runs never need
+
             text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
             staged = stage_text("config.yaml", text, directory)
@@ -219,27 +221,32 @@ class Recorder:
     # --- what takes long --------------------------------------------------------------------------
 
     def _in_background(
-        self, name: str, task: Callable[[], None], after: threading.Event | None = None
-    ) -> threading.Event:
-        """Do `task` on a thread of its own, once `after` is set; return what is set at its end.
+        self, name: str, task: Callable[[], None], after: Latch | None = None
+    ) -> Latch:
+        """Do `task` on a thread of its own, once `after` is open; return what is open at its end.
 
         What goes wrong is counted, and said under `name`.
         """
-        done = threading.Event()
+        done = Latch()
         self._running.add(done)
 
         def run() -> None:
             if after is not None:
-                after.wait()
+                after.wait(math.inf)
             try:
                 task()
             except Exception as error:  # this thread's boundary: nothing may reach training
                 self._notices.lose("failed_calls", name, _in_words(error), result="it is not kept")
             finally:
                 self._running.discard(done)
-                done.set()
+                done.open()
 
-        threading.Thread(target=run, name="fasttrack-recorder", daemon=True).start()
+        thread = threading.Thread(target=run, name="fasttrack-recorder", daemon=True)
+        try:
+            thread.start()
+        except BaseException:  # no thread is left, say: nobody is to wait for it
+            self._running.discard(done)
+            raise
         return done
 
     @property
@@ -251,7 +258,6 @@ class Recorder:
         """Wait until all is in the journal; return whether it is. Blocks on the disk and git."""
         deadline = time.monotonic() + timeout_s
         waited_for = set(self._running)
-        # Not the events: what a signal handler raises in their Python code leaves them locked.
         while not waited_for.isdisjoint(self._running):
             if time.monotonic() >= deadline:
                 return False
@@ -266,7 +272,6 @@ class Recorder:
         """
         self._is_cut_short = True
         deadline = time.monotonic() + timeout_s
-        # Not the event: a signal handler may have interrupted whoever waits for it, in its lock.
         while self._last_kept in self._running and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return self._last_kept not in self._running

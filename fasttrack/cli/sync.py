@@ -65,7 +65,7 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
     results = []
     for run in runs:
         with _Display(run) as display:
-            results.append(deliver_run(run, on_event=display.show))
+            results.append(deliver_run(run, on_event=display.show, on_silence=display.warn))
         if not as_json:
             _say(results[-1])
     if as_json:
@@ -141,5 +141,8 @@ class _Display:
                 doing = f"{event.name} ({event.size_bytes / 1e6:.1f} MB): {event.state}"
                 self._bars.update(self._task(event.backend), doing=doing)
                 if event.state == "failed":
-                    text = f"fasttrack: {event.name} was not uploaded: {event.reason}"
-                    self._bars.console.print(text, soft_wrap=True)
+                    self.warn(f"{event.name} was not uploaded: {event.reason}")
+
+    def warn(self, why: str) -> None:
+        """Say what goes wrong while the run is delivered."""
+        self._bars.console.print(f"fasttrack: {self._run_id}: {why}", soft_wrap=True)

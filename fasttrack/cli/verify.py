@@ -41,7 +41,7 @@ def verify(text: str, repair: bool, base: Path | None, as_json: bool) -> int:
     others, left_out, metrics (name -> journal and held -> count, checksum), error).
     """
     run = find_run(text, base)
-    found = repair_run(run) if repair else verify_run(run)
+    found = (repair_run if repair else verify_run)(run, on_silence=note)
     if as_json:
         print_json(found.as_json())
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import decimal
 import enum
 import itertools
 import math
@@ -34,7 +33,6 @@ _TEXT_SAYS_ALL = (
     datetime.time,
     datetime.timedelta,
     uuid.UUID,
-    decimal.Decimal,
     complex,
 )
 
@@ -106,7 +104,9 @@ def _plain(value: Any, path: str, around: tuple[int, ...], lost: list[str]) -> A
             return _plain(number, path, around, lost)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if isinstance(value, _TEXT_SAYS_ALL) or _is(value, "torch", "dtype", "device"):
+    if isinstance(value, _TEXT_SAYS_ALL):
+        return _text(value)
+    if _is(value, "decimal", "Decimal") or _is(value, "torch", "dtype", "device"):
         return _text(value)
     lost.append(path)
     return _text_unread(value)

@@ -23,6 +23,7 @@ from fasttrack.delivery import stuck_trainer
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
 from fasttrack.delivery.run_delivery import RunDelivery
+from fasttrack.delivery.spawn import BUSY, HUNG
 from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.run_directory import segments
 
@@ -33,9 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_REPLACEMENTS = 3  # of a process that hung; then its trainer's supervisor decides
 _EXIT_S = 30.0  # what clients have at the end, when Python calls what they have registered
-_HUNG = 75  # the exit code: temporary failure
 _NICENESS = 10  # training comes first
-_BUSY = 3
 _COUNT = "--replaced"  # how often this process has been begun anew
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
@@ -110,7 +109,7 @@ class Replacement:
                 os.execve(sys.executable, command, self._environment)
         elif not self.trainer_alive():  # else its supervisor goes on
             self._report(Done(backend=owner, delivered=False, reason=why))
-        os._exit(_HUNG)
+        os._exit(HUNG)
 
 
 def _without_count(arguments: list[str]) -> list[str]:
@@ -183,12 +182,9 @@ def main() -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    if trainer_pid is not None:
-        delivered: bool | None = delivery.follow()
-    else:
-        delivered = delivery.deliver_now()
+    delivered = delivery.follow() if trainer_pid is not None else delivery.deliver_now()
     watchdog.stop()
-    return _BUSY if delivered is None else int(not delivered)
+    return BUSY if delivered is None else int(not delivered)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import math
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from fasttrack.journal.entries import Row
 from fasttrack.journal.follower import Follower
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Held: TypeAlias = "tuple[int, Mapping[str, object]]"
 """The user's step of something that a destination holds, and its metrics."""
+
+T = TypeVar("T")
 
 _BUCKETS = 4096
 _MASK = 2**64 - 1
@@ -59,6 +61,13 @@ def numbered_rows(
                         number += 1
                         if number >= skipped:
                             yield Numbered(path, number, entry)
+
+
+def watched(items: Iterable[T], moved: Callable[[], None]) -> Iterator[T]:
+    """Yield `items`, and call `moved` with each."""
+    for item in items:
+        moved()
+        yield item
 
 
 @dataclass(slots=True)
@@ -126,6 +135,11 @@ class Comparison:
         """Return in words which rows are missing."""
         rows = f"{len(self.missing):,} of {self.rows:,} rows are not there"
         return f"{rows} (steps {spell_steps(row.step for row in self.missing)})"
+
+    def surplus(self) -> str:
+        """Return in words what is there too often."""
+        values = f"{self.doubled.total():,} values are there more often than they were logged"
+        return f"{values} (steps {spell_steps(self.doubled)})"
 
 
 def step_ranges(steps: Iterable[int]) -> list[list[int]]:
@@ -229,37 +243,37 @@ def _find_differences(
         for name, value in told.items()
         if name in found.metrics
     )
-    logged = set()
-    missing: list[tuple[Numbered, list[str]]] = []
-    for numbered in journal():
-        step, values = kept(numbered.row)
+    doubled: set[tuple[int, str, object]] = set()  # as long as they are left
+    steps: list[int] = []  # of the rows in `found.missing`, as they were looked for
+    same: dict[tuple[str, ...], tuple[str, ...]] = {}  # a million rows lack the same few metrics
+    for segment, number, row in journal():
+        step, values = kept(row)
         if step % _BUCKETS not in buckets:
             continue
         gone = []
         for name, value in values.items():
             key = (step, name, canonical(value))
-            logged.add(key)
-            if left[key] > 0:
-                left[key] -= 1
-            else:
+            count = left.get(key, 0)
+            if not count:
                 gone.append(name)
+            elif count > 1:
+                left[key] = count - 1
+                doubled.add(key)
+            else:
+                del left[key]
+                doubled.discard(key)
         if gone:
-            missing.append((numbered, gone))
-    rest = +left
-    for key, count in rest.items():
-        (found.doubled if key in logged else found.others)[key[0]] += count
-    placed = {(step, name) for step, name, _ in rest}
-    for numbered, gone in missing:
-        step, _ = kept(numbered.row)
-        found.missing.append(
-            MissingRow(
-                numbered.segment.name,
-                numbered.number,
-                numbered.row.step,
-                tuple(gone),
-                replaced=any((step, name) in placed for name in gone),
-            )
-        )
+            names = tuple(gone)
+            names = same.setdefault(names, names)
+            found.missing.append(MissingRow(segment.name, number, row.step, names, replaced=False))
+            steps.append(step)
+    for key, count in left.items():
+        (found.doubled if key in doubled else found.others)[key[0]] += count
+    placed = {(step, name) for step, name, _ in left}
+    for place, step in enumerate(steps if placed else ()):
+        lost = found.missing[place]
+        if any((step, name) in placed for name in lost.metrics):
+            found.missing[place] = lost._replace(replaced=True)
 
 
 class Known:
@@ -269,13 +283,15 @@ class Known:
         """Know what `found` tells; without it nothing."""
         self._counts = {} if found is None else found.counts
         missing = () if found is None else found.missing
-        self._missing = {(row.segment, row.number): row.metrics for row in missing}
+        self._missing: dict[str, dict[int, tuple[str, ...]]] = {}
+        for row in missing:
+            self._missing.setdefault(row.segment, {})[row.number] = row.metrics
 
     def lacking(self, segment: str, number: int, row: Row) -> Row | None:
         """Return what the destination lacks of a segment's row `number`; None: nothing."""
         if number >= self._counts.get(segment, 0):
             return row
-        gone = self._missing.get((segment, number))
+        gone = self._missing.get(segment, {}).get(number)
         if gone is None:
             return None
         return row.with_values({name: row.values[name] for name in gone})

@@ -18,20 +18,20 @@ from fasttrack.delivery.ending import EndingWatch
 from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
 from fasttrack.delivery.guard import GuardedBackend
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
-from fasttrack.delivery.run_lock import describe_holder, locked
+from fasttrack.delivery.run_lock import Patience, describe_holder, locked
 from fasttrack.delivery.watchdog import Watchdog
-from fasttrack.journal.destinations import segments_by_backend
-from fasttrack.journal.entries import Header, merge_headers
-from fasttrack.journal.reader import count_rows, read_header
-from fasttrack.journal.run_directory import attempt, segments
+from fasttrack.journal.cursor import load_cursor
+from fasttrack.journal.destinations import headers_of, segments_by_backend
+from fasttrack.journal.entries import merge_headers
+from fasttrack.journal.run_directory import attempt, cursor_path, segments
 from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
+    from fasttrack.journal.entries import Header
 
 _RESTARTS = 5  # of a courier beside others; a lone one ends its process, which is started anew
 _RESTART_PAUSE_S = 1.0  # doubled with every restart
@@ -72,19 +72,7 @@ class RunDelivery:
         """
         self._run_dir = segment.parent
         found = [path for path in segments(self._run_dir) if attempt(path) <= attempt(segment)]
-        headers = {path: read_header(path) for path in found}
-        if not any(headers.values()):  # damaged; the directory's name says what rows are of
-            headers |= {
-                path: Header(run_id=self._run_dir.name, attempt=attempt(path), resumed=True)
-                for path in found
-                if count_rows(path)
-            }
-        if not any(headers.values()):
-            raise ValueError(f"{segment} and the segments before it have neither header nor rows")
-        # The disk was full when its attempt began: what has neither header nor rows holds nothing.
-        self._headers = {
-            path: header for path, header in headers.items() if header or count_rows(path)
-        }
+        self._headers = headers_of(found, list(load_cursor(cursor_path(self._run_dir)).backends))
         self._segments = list(self._headers)
         self._trainer_alive = trainer_alive
         self._report = report
@@ -95,14 +83,34 @@ class RunDelivery:
         self._pause = pause
         self._by_hand = False
 
-    def follow(self) -> bool:
+    def follow(self) -> bool | None:
         """Deliver until the trainer is done or gone; return whether all is proven delivered.
 
         Blocks for the life of the run. Only the lock's owner delivers: one that finds another at
-        work on the run waits for it.
+        work on the run waits for it, says so, and gives up once the run's time is over.
+
+        Returns:
+            None where another process still held the run then.
         """
-        with self._locked(wait=True):
-            return self._deliver(Courier.follow, to_the_end=True)
+        what = "the training process" if self._in_trainer else "the run's own delivery"
+        with locked(self._run_dir, what, self._patience().wait_on, self._pause) as got_it:
+            if got_it:
+                return self._deliver(Courier.follow, to_the_end=True)
+        reason = f"{describe_holder(self._run_dir)} still holds the run"
+        for name in segments_by_backend(self._headers):
+            self._report(Done(backend=name, delivered=False, reason=reason))
+        return None
+
+    def _patience(self) -> Patience:
+        header = merge_headers([known for known in self._headers.values() if known is not None])
+        assert header is not None
+
+        def say(why: str) -> None:
+            for name in segments_by_backend(self._headers):
+                self._report(Trouble(backend=name, reason=why))
+
+        ending = self._ending_of(self._segments[-1], header, self._trainer_alive)
+        return Patience(self._run_dir, ending, header.upload_timeout_s, say)
 
     def deliver_now(self) -> bool | None:
         """Deliver what is there to its destinations, in whatever mode the run was recorded.
@@ -114,17 +122,11 @@ class RunDelivery:
             Whether all is proven delivered; None where another process delivers the run.
         """
         self._by_hand = True
-        with self._locked(wait=False) as got_it:
+        with locked(self._run_dir, "fasttrack sync") as got_it:
             if got_it:
                 return self._deliver(Courier.deliver_now, to_the_end=False)
         self._report(Busy(holder=describe_holder(self._run_dir)))
         return None
-
-    def _locked(self, *, wait: bool) -> AbstractContextManager[bool]:
-        what = "fasttrack sync"
-        if wait:
-            what = "the training process" if self._in_trainer else "the run's own delivery"
-        return locked(self._run_dir, what, wait=wait, pause=self._pause)
 
     def _how_it_ended_is_known(self, header: Header | None) -> bool:
         """Return whether an attempt without a last line is known to have crashed.
@@ -165,14 +167,8 @@ class RunDelivery:
             cursor.save(name)
 
         newest = paths[-1] == self._segments[-1]
-        ending = EndingWatch(
-            paths[-1],
-            header.finish_timeout_s,
-            trainer_alive=self._trainer_alive if newest else lambda: False,
-            is_known=lambda: self._how_it_ended_is_known(self._headers[paths[-1]]),
-            clock=self._clock,
-            pause=self._pause,
-        )
+        alive = self._trainer_alive if newest else lambda: False
+        ending = self._ending_of(paths[-1], header, alive)
         if not newest:  # what an earlier attempt left; the time that it gave is long over
             ending.give_time(header.finish_timeout_s)
         place = Place(
@@ -182,6 +178,7 @@ class RunDelivery:
             in_trainer=self._in_trainer,
             tells_the_end=lambda: ending.find_or_vanished().exit_code is not None,
             leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
+            progress=self._watchdog.progress,
             clock=self._clock,
         )
         backend = GuardedBackend(self._make(name, place), name, header, self._watchdog)
@@ -197,6 +194,18 @@ class RunDelivery:
             ending=ending,
             report=self._report,
             proven=staged.remove_settled,
+        )
+
+    def _ending_of(
+        self, path: Path, header: Header, trainer_alive: Callable[[], bool]
+    ) -> EndingWatch:
+        return EndingWatch(
+            path,
+            header.finish_timeout_s,
+            trainer_alive=trainer_alive,
+            is_known=lambda: self._how_it_ended_is_known(self._headers[path]),
+            clock=self._clock,
+            pause=self._pause,
         )
 
     def _side_by_side(

@@ -1,10 +1,15 @@
-"""How a delivery process is started."""
+"""How a delivery process is started, and with what it ends."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+
+BUSY = 3
+"""The exit code where another process delivers the run."""
+HUNG = 75
+"""The exit code where a client's call did not come back: a temporary failure."""
 
 # Where the program has a W&B run of its own, its client would share that run's helper, and its end.
 _THE_TRAINERS = ("WANDB_SERVICE",)

@@ -3,19 +3,18 @@
 `python -m fasttrack.delivery.verification RUN`:
 
 A process of its own, as delivery is: clients are imported here and nowhere else, and whoever asks
-can give up on it; so does it itself where a client's helper lies still. It prints one JSON object a
-place, changes nothing, and ends with 0; with 3 where another process delivers the run. With
-`--recheck` it compares nothing: it has the next delivery look for every row of the run by content.
+can give up on it; so does it itself where nothing is read for long. It prints one JSON object a
+place, changes nothing, and ends with 0; with 2 where there is nothing to compare, with 3 where
+another process delivers the run (which it names), and with 75 where it gave up. With `--recheck` it
+compares nothing: it has the next delivery look for every row of the run by content.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import math
+import functools
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,24 +23,25 @@ import orjson
 
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
-from fasttrack.delivery.contents import compare, numbered_rows, step_ranges
+from fasttrack.delivery.contents import compare, numbered_rows, step_ranges, watched
+from fasttrack.delivery.events import Beat, Busy, encode
+from fasttrack.delivery.run_lock import describe_holder, locked
+from fasttrack.delivery.spawn import BUSY, HUNG
 from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.errors import BackendError, BackendLostError
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.destinations import segments_by_backend
+from fasttrack.journal.destinations import headers_of, segments_by_backend
 from fasttrack.journal.entries import merge_headers
 from fasttrack.journal.json_bytes import json_bytes
-from fasttrack.journal.reader import read_header
-from fasttrack.journal.run_directory import attempt, cursor_path, lock_path, segments
+from fasttrack.journal.run_directory import attempt, cursor_path, segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fasttrack.delivery.backends.base import Holding
+    from fasttrack.delivery.watchdog import Call
     from fasttrack.journal.cursor import Cursor
 
-_BUSY = 3
-_HUNG = 75  # as of delivery
 _MOST_LISTED = 1000  # missing rows that are named
 
 
@@ -53,41 +53,64 @@ def verify(run_dir: Path, watchdog: Watchdog) -> Iterator[dict[str, Any]]:
         watchdog: watches the clients' helpers meanwhile.
 
     Raises:
-        OSError: a segment cannot be read.
+        ValueError: no segment of the run has a header or a row.
+        OSError: one cannot be read.
     """
     cursor = load_cursor(cursor_path(run_dir))
-    headers = {path: read_header(path) for path in segments(run_dir)}
+    headers = headers_of(segments(run_dir), list(cursor.backends))
     for name, paths in segments_by_backend(headers).items():
         header = merge_headers([known for path in paths if (known := headers[path])])
         assert header is not None  # one of them named the backend
+        silence_s = 2 * header.hang_timeout_s  # what a slow server may take for a page
+        what = f"the comparison, which was shown nothing for {silence_s:g} s,"
+        watch = functools.partial(watchdog.call, name, what, silence_s)
         place = Place(
             run_dir=run_dir,
             ledger=cursor.ledger(name),
             save=lambda: None,
             in_trainer=False,
-            leave_out=lambda what: None,
+            progress=watchdog.progress,
         )
+        unread = {"backend": name, "attempts": [attempt(path) for path in paths]}
         try:
             backend = make_backend(name, place)
-            with watchdog.call(name, "the comparison", math.inf, backend.helper):
+        except KeyError:
+            yield {**unread, "error": "this version of fasttrack does not know it"}
+            continue
+        try:
+            with watch(backend.helper) as call:
                 holdings = backend.holdings(header, paths)
-        except (BackendError, KeyError) as error:
-            attempts = [attempt(path) for path in paths]
-            yield {"backend": name, "attempts": attempts, "error": str(error) or repr(error)}
+        except BackendError as error:
+            yield {**unread, "error": _silence(call) or str(error)}
             continue
         for holding in holdings:
-            with watchdog.call(name, "the comparison", math.inf, backend.helper):
-                told = _verdict(holding, cursor, name)
+            with watch(backend.helper) as call:
+                told = _verdict(holding, cursor, name, watchdog.progress)
+            if "error" in told:
+                told["error"] = _silence(call) or told["error"]
             yield {"backend": name, **told}
 
 
-def _verdict(holding: Holding, cursor: Cursor, backend: str) -> dict[str, Any]:
+def _silence(call: Call) -> str | None:
+    """Return why a comparison failed, if that is because nothing was read for too long."""
+    if not call.cut or call.idle_s:  # the client's own helper is dead, or stopped
+        return None
+    return f"it has shown nothing for {call.budget_s:g} s"
+
+
+def _verdict(
+    holding: Holding, cursor: Cursor, backend: str, moved: Callable[[], None]
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "place": holding.place,
         "attempts": [attempt(path) for path in holding.segments],
     }
     try:
-        found = compare(lambda: numbered_rows(holding.segments), holding.rows, kept=holding.kept)
+        found = compare(
+            lambda: watched(numbered_rows(holding.segments), moved),
+            lambda: watched(holding.rows(), moved),
+            kept=holding.kept,
+        )
     except BackendLostError as error:
         return {**told, "error": str(error)}
     states = [cursor.ledger(backend).segment(path.name) for path in holding.segments]
@@ -127,33 +150,9 @@ def recheck(run_dir: Path) -> None:
     cursor.save(cursor_path(run_dir))
 
 
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[bool]:
-    """Hold the run's lock; yield whether nobody else does. A read-only copy is nobody's."""
-    try:
-        lock = os.open(lock_path(run_dir), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        yield True
-        return
-    try:
-        yield _try_lock(lock)
-    finally:
-        os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
-
-
 def _give_up(owner: str, why: str) -> NoReturn:
     print(f"{owner}: {why}", file=sys.stderr, flush=True)
-    os._exit(_HUNG)
+    os._exit(HUNG)
 
 
 def main() -> int:
@@ -162,18 +161,26 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
     parser.add_argument("--recheck", action="store_true", help="compare at the next delivery")
     arguments = parser.parse_args()
-    with _locked(arguments.run) as free:
-        if not free:
-            return _BUSY
+    with locked(arguments.run, "fasttrack verify") as got_it:
+        if not got_it:
+            _print(encode(Busy(holder=describe_holder(arguments.run))))
+            return BUSY
         if arguments.recheck:
             recheck(arguments.run)
             return 0
-        watchdog = Watchdog(on_hang=_give_up)
+        watchdog = Watchdog(on_hang=_give_up, on_beat=lambda: _print(encode(Beat())))
         watchdog.start()
-        for told in verify(arguments.run, watchdog):
-            line = json_bytes({"event": "place", **told}, orjson.OPT_APPEND_NEWLINE)
-            print(line.decode(), end="", flush=True)
+        try:
+            for told in verify(arguments.run, watchdog):
+                _print(json_bytes({"event": "place", **told}, orjson.OPT_APPEND_NEWLINE))
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     return 0
+
+
+def _print(line: bytes) -> None:
+    print(line.decode(), end="", flush=True)
 
 
 if __name__ == "__main__":

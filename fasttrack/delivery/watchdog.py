@@ -76,6 +76,7 @@ class Watchdog:
         self._on_beat = on_beat
         self._clock = clock
         self._calls: list[Call] = []
+        self._current = threading.local()
         self._ticks = 0
         self._ticked_at_s = clock()
         self._stopped = threading.Event()
@@ -101,11 +102,20 @@ class Watchdog:
             helper: name of the client's helper program, a child of this process.
         """
         call = Call(owner, what, budget_s, helper, budget_s)
+        around = getattr(self._current, "call", None)
         self._calls.append(call)
+        self._current.call = call
         try:
             yield call
         finally:
             self._calls.remove(call)
+            self._current.call = around
+
+    def progress(self) -> None:
+        """Begin the time of this thread's call anew: something moves in it."""
+        call: Call | None = getattr(self._current, "call", None)
+        if call is not None:
+            call.progress()
 
     def _run(self) -> None:
         while not self._stopped.wait(_TICK_S):

@@ -14,6 +14,7 @@ from fasttrack.errors import ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
+from fasttrack.hotpath.records import LEARNING_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Refuse = Callable[[str, str], None]
 
-LEARNING_RATE = "train/lr"
 AMP_SCALE = "train/amp_scale"
 _INNER = ("optimizer", "optimizers", "scheduler")  # Accelerate's scheduler has the middle one
 _DEEPEST = 5  # wrappers around wrappers

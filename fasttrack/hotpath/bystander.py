@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,25 +17,27 @@ class Bystander:
     Threads: any; the count may miss calls of threads that log at once.
     """
 
-    __slots__ = ("_run_id", "calls", "interval", "step", "ticks", "timed_from")
+    __slots__ = ("_run_id", "calls")
 
     def __init__(self, run_id: str | None) -> None:
         """Stand for the run's logger; nothing was ignored yet."""
         self._run_id = run_id
         self.calls = 0
         """How many calls were ignored."""
-        self.interval = 1  # every call comes here
-        self.step: int | None = None
-        self.ticks: deque[tuple[float, Any]] = deque(maxlen=1)
-        self.timed_from = 0
 
-    def training_step(self, *values: Any) -> None:
+    def training_step(self, *values: Any, **further: Any) -> None:
         """Ignore a training step."""
         self.late_call()
 
     def metrics(self, metrics: Any, step: Any) -> None:
         """Ignore metrics."""
         self.late_call()
+
+    def note_logged(self, step: int, entered_s: float) -> None:
+        """Note nothing."""
+
+    def note_metrics(self, entered_s: float) -> None:
+        """Note nothing."""
 
     def pause(self) -> AbstractContextManager[None]:
         """Return what does nothing: whoever shares its code with the trainer may pause."""

@@ -1,10 +1,9 @@
 """How long the logging calls take, from a sample of them.
 
-Measuring must cost a small part of what it measures. A training step that is logged has read the
-clock anyway and costs many times a second reading: each of these is timed. Of the far cheaper
-calls that log nothing, one in `SKIPPED_EVERY` steps is timed; of the calls of `log_metrics`, one in
-`METRICS_EVERY`. Times run from the entry of the method to its end; what it costs to call a method,
-and to build its arguments, is not in them.
+Measuring must cost a small part of what it measures: of the calls that log something, one in
+`LOGGED_EVERY`, of those of `log_metrics` one in `METRICS_EVERY` is timed; of the far cheaper ones
+that log nothing, one in `SKIPPED_EVERY` steps. Times run from the entry of the method to its end;
+what it costs to call a method, and to build its arguments, is not in them.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import statistics
 from collections import deque
 from typing import TypeAlias
 
 LOGGED, SKIPPED, METRICS = range(3)  # log_training_step that logs, that does not; log_metrics
 
-METRICS_EVERY = 8  # calls
+LOGGED_EVERY = METRICS_EVERY = 8  # calls
 SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
-_WEIGHTS = (1, SKIPPED_EVERY, METRICS_EVERY)
+_WEIGHTS = (LOGGED_EVERY, SKIPPED_EVERY, METRICS_EVERY)
 _KEPT = 128  # they are sorted under the GIL
 
 Timed: TypeAlias = "tuple[int, float, float]"
@@ -46,7 +44,7 @@ class CallMeter:
         """
         timed = self.timed.copy()
         chosen = [seconds for a_kind, seconds, at_s in timed if a_kind == kind and at_s >= since_s]
-        return statistics.fmean(chosen) if chosen else None
+        return sum(chosen) / len(chosen) if chosen else None
 
     def percentiles_us(self) -> tuple[float, float] | None:
         """Return p50 and p99 over all calls, in microseconds; None before the first.

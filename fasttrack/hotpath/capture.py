@@ -56,6 +56,8 @@ class Capture:
     def __init__(self, mode: str) -> None:
         """Capture by "snapshot" or by "reference"."""
         self._by_reference = mode == "reference"
+        self.read_at_once = None if self._by_reference else _TENSOR
+        """The type of tensors whose number is taken at the call where they are on the CPU."""
         self.snapshot_always: set[str] = set()  # metrics whose reference was once found stale
 
     def scalar(self, name: str, value: Any) -> Captured:

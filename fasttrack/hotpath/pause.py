@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fasttrack.hotpath.records import PausedSince
 
 if TYPE_CHECKING:
-    from collections import deque
+    from fasttrack.hotpath.records import AnyTick
 
 
 class Pause:
@@ -22,7 +22,7 @@ class Pause:
 
     __slots__ = ("_began", "_ticks")
 
-    def __init__(self, ticks: deque[tuple[float, Any]]) -> None:
+    def __init__(self, ticks: list[AnyTick]) -> None:
         """Prepare; the pause is told to `ticks` when it ends."""
         self._ticks = ticks
         self._began: list[float] = []

@@ -14,21 +14,27 @@ if TYPE_CHECKING:
     import torch
 
 LOSS: Final = "loss/total"
+LEARNING_RATE: Final = "train/lr"
 GRAD_NORM: Final = "train/grad_norm"
-MOST_TICKS: Final = 10_000
-"""Steps of one log interval that are kept; the newest, where it is longer."""
+MOST_TICKS: Final = 40_000
+"""Steps that are kept until the worker has put them to a logged one; the newest, if more came."""
 
 Scalar: TypeAlias = "float | int"
 Reference: TypeAlias = "tuple[torch.Tensor, int]"
 """A tensor that was not copied, and the version it had when it was logged."""
 Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
-Ticks: TypeAlias = "Sequence[tuple[float, Any]]"
+AnyTick: TypeAlias = "tuple[float, Any]"
+Ticks: TypeAlias = "Sequence[AnyTick]"
 """(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step, and
 (its end, `PausedSince`) of each pause."""
 
 
 class PausedSince(float):
     """In place of a batch size: a pause ended then; when it began, on the same clock."""
+
+
+class FellOut:
+    """In place of a batch size: before it, steps are missing. Only ever used as a class."""
 
 
 class OddSize(str):
@@ -68,19 +74,27 @@ class Console(NamedTuple):
     time_s: float
 
 
-# What travels through the ring is a bare tuple of a Record's fields: making a NamedTuple costs
-# 3 us in a training loop, where nothing is in the caches. The worker puts the names back where it
-# has more to do than to write the row.
-RawRecord: TypeAlias = (
+# What travels through the ring are bare tuples: making a NamedTuple costs 3 us in a training loop,
+# where nothing is in the caches. The usual calls leave what only they can know, the worker makes
+# whole records of it; the names are put back where there is more to do than to write the row.
+StepRecord: TypeAlias = "tuple[int, float, float, float | None, Any]"
+"""A training step as most log it: step, `time.perf_counter()`, the loss, the one learning rate
+(None: no optimizer was passed) and the batch size as it was passed."""
+MetricsRecord: TypeAlias = "tuple[int, float, dict[str, Scalar]]"
+"""A call of `log_metrics` with plain numbers: step, `time.perf_counter()` and values."""
+WholeRecord: TypeAlias = (
     "tuple[int, float, dict[str, Captured], dict[str, torch.Tensor] | None, Ticks | None, "
     "Gradients | None, tuple[torch.Event, ...]]"
 )
+"""A `Record`'s fields; in the ring, its ticks are the call's own only."""
+RawRecord: TypeAlias = "WholeRecord | StepRecord | MetricsRecord"
 ResolvedRecord: TypeAlias = (
     "tuple[int, float, dict[str, Scalar], object, Ticks | None, object, object]"
 )
-"""The same tuple, once its tensors are numbers."""
+"""A `Record`'s fields, once its tensors are numbers and its ticks are all."""
 
 STEP: Final = 0
 VALUES: Final = 2
 PENDING: Final = 3
+TICKS: Final = 4
 GRADIENTS: Final = 5

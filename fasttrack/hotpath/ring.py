@@ -1,20 +1,20 @@
 """A bounded queue from many caller threads to the one worker thread, without a lock.
 
 "Lock-free" here means: `push` on a ring with room takes no lock, makes no system call and never
-waits for another thread. Every push draws a ticket from `itertools.count`, one C call that no two
-threads can share; ticket `t` owns slot `t % capacity`, which is free once the consumer has moved
-past ticket `t - capacity`. Correctness needs only that a ticket is drawn atomically and that a
-list slot is stored and read whole, which CPython guarantees (on a free-threaded build from 3.14,
-where `itertools.count` is thread-safe).
+waits for another thread. It is a look at the length of a list and an append to it; the consumer
+copies the list's beginning, then deletes that. Correctness needs only that each of these three is
+whole, which CPython guarantees (on a free-threaded build the list has a lock of its own for it).
 
-A ticket whose record never arrives would stop the consumer for ever. So the ticket is drawn by a
-`for` statement: CPython handles signals (which may raise KeyboardInterrupt) only at calls and
-backward jumps, and between FOR_ITER and the store there is neither.
+Nothing is lost or left half done where a signal handler raises, or logs, between the look and the
+append. But threads that look at once may all find the last place free: there may be one item more
+than `capacity` for each other thread that pushes.
+
+A list's `append` is the cheapest call that Python has: after a training step, when nothing is in
+the caches, a ring of numbered slots cost three times as much.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from threading import RLock
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -34,18 +34,14 @@ class Ring(Generic[T]):
     """
 
     __slots__ = (
-        "_abandoned",
         "_clock",
         "_full",
         "_full_wait_s",
-        "_head",
         "_lock",
-        "_mask",
         "_pause",
-        "_slots",
-        "_tickets",
         "capacity",
         "dropped",
+        "items",
     )
 
     def __init__(
@@ -56,28 +52,24 @@ class Ring(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Allocate all slots.
+        """Begin empty.
 
         Args:
-            capacity: number of slots; a power of two.
-            full_wait_s: how long a push may wait, in seconds, when every slot is taken.
+            capacity: most items.
+            full_wait_s: how long a push may wait, in seconds, when there are that many.
             clock: seconds; asked on a full ring only.
             pause: waits, in seconds.
         """
         # any thread
-        self._slots: list[T | None] = [None] * capacity
-        self._tickets = itertools.count()
+        self.items: list[T] = []
+        """What it holds, oldest first. While it is shorter than `capacity`, appending is pushing"""
         self.capacity = capacity
-        self._mask = capacity - 1
         self._full_wait_s = full_wait_s
         self._clock = clock
         self._pause = pause
         self._full = False
-        self._abandoned: set[int] = set()
         self._lock = RLock()  # for the count of drops; a signal handler may come in between
         self.dropped = 0
-        # consumer thread
-        self._head = 0
 
     def push(self, item: T) -> bool:
         """Put `item` in; return False where it was dropped because the ring stayed full.
@@ -86,53 +78,31 @@ class Ring(Generic[T]):
         loses nothing); when that was in vain, further pushes drop at once until the consumer has
         taken something.
         """
-        if self._full:
-            return self._drop()
-        for ticket in self._tickets:
-            if ticket - self._head < self.capacity:
-                self._slots[ticket & self._mask] = item
-                return True
-            try:
-                return self._push_when_free(ticket, item)
-            except BaseException:  # Ctrl-C while it waited: the consumer must not wait for it
-                self._abandoned.add(ticket)
-                raise
-        raise AssertionError("a count never ends")
-
-    def _push_when_free(self, ticket: int, item: T) -> bool:
-        deadline = self._clock() + self._full_wait_s
-        while ticket - self._head >= self.capacity:
-            if self._clock() >= deadline or self._full:
-                self._full = True
-                self._abandoned.add(ticket)
-                return self._drop()
-            self._pause(_POLL_S)
-        self._slots[ticket & self._mask] = item
+        if len(self.items) >= self.capacity and not self._gets_room():
+            with self._lock:
+                self.dropped += 1
+            return False
+        self.items.append(item)
         return True
 
-    def _drop(self) -> bool:
-        with self._lock:
-            self.dropped += 1
-        return False
+    def _gets_room(self) -> bool:
+        if self._full:
+            return False
+        deadline = self._clock() + self._full_wait_s
+        while len(self.items) >= self.capacity:
+            if self._clock() >= deadline or self._full:
+                self._full = True
+                return False
+            self._pause(_POLL_S)
+        return True
 
     def count(self) -> int:
-        """Return how many items are in it. Looks at every slot: for the end of a run."""
-        return sum(item is not None for item in self._slots)
+        """Return how many items are in it."""
+        return len(self.items)
 
     def pop(self, at_most: int) -> list[T]:
         """Take up to `at_most` items, oldest first. Never waits."""
-        items: list[T] = []
-        head, mask, slots = self._head, self._mask, self._slots
-        while len(items) < at_most:
-            item = slots[head & mask]
-            if item is not None:
-                slots[head & mask] = None
-                items.append(item)
-            elif head in self._abandoned:
-                self._abandoned.discard(head)
-            else:
-                break
-            head += 1
-            self._head = head
+        taken = self.items[:at_most]
+        del self.items[: len(taken)]
         self._full = False
-        return items
+        return taken

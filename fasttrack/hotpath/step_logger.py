@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from threading import RLock
 from time import perf_counter, time
@@ -15,17 +14,31 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
 from fasttrack.hotpath.arguments import (
     AMP_SCALE,
-    LEARNING_RATE,
     add_further,
     add_learning_rates,
     add_loss_scale,
     add_scale,
 )
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, METRICS_EVERY, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.call_meter import (
+    LOGGED,
+    LOGGED_EVERY,
+    METRICS,
+    METRICS_EVERY,
+    SKIPPED,
+    SKIPPED_EVERY,
+)
 from fasttrack.hotpath.capture import order, step_number
 from fasttrack.hotpath.meeting import Meeting
 from fasttrack.hotpath.pause import Pause
-from fasttrack.hotpath.records import GRAD_NORM, LOSS, MOST_TICKS, Gradients, OddSize
+from fasttrack.hotpath.records import (
+    GRAD_NORM,
+    LEARNING_RATE,
+    LOSS,
+    MOST_TICKS,
+    FellOut,
+    Gradients,
+    OddSize,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,10 +51,13 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.records import Captured, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.notices import Notices
+    from fasttrack.quick_calls import QuickCalls
 
 
 class StepLogger:
     """Capture what the training loop logs and push it into the ring. Nothing raises into training.
+
+    Usual calls do not come here; see `QuickCalls`.
 
     Threads: log from any; `set_interval` from the worker; `close` from whoever ends the run,
     signal handlers included.
@@ -50,26 +66,21 @@ class StepLogger:
     __slots__ = (
         "_capture",
         "_gradients",
+        "_hot",
         "_lock",
+        "_logged_before",
         "_meeting",
-        "_metrics_calls",
-        "_metrics_step",
         "_notices",
         "_open",
-        "_plain_optimizer",
         "_refuse",
         "_ring",
-        "_step_before",
         "_timed",
         "_wake",
-        "interval",
-        "step",
-        "ticks",
-        "timed_from",
     )
 
     def __init__(
         self,
+        hot: QuickCalls,
         ring: Ring[RawRecord],
         capture: Capture,
         gradients: GradientSource,
@@ -79,9 +90,21 @@ class StepLogger:
         log_interval: int,
         wake: Callable[[], None],
     ) -> None:
-        """Log every `log_interval`-th step; `wake` is called when gradients wait in the ring."""
+        """Log every `log_interval`-th step.
+
+        Args:
+            hot: the state of the calls; gets all that usual ones need to do without this.
+            ring: takes the records.
+            capture: keeps the values.
+            gradients: keeps what the norm is computed of.
+            calls: told how long calls take.
+            notices: told what is refused and lost.
+            log_interval: in steps.
+            wake: called when gradients wait in the ring.
+        """
         # caller thread
         # Python specialises a call of an object's method, not of a function kept in an attribute.
+        self._hot = hot
         self._ring = ring
         self._capture = capture
         self._gradients = gradients
@@ -90,34 +113,26 @@ class StepLogger:
         self._refuse = notices.refuse  # handed on with every call, called hardly ever
         self._wake = wake
         self._open = True
-        self._plain_optimizer: type | None = None  # torch's own, which have no loss scale
         self._meeting = Meeting(notices.warn)
-        self._metrics_calls = 0
-        self._metrics_step = 0  # of the last call of `metrics` that had one
-        self._step_before: int | None = None  # of the last training step before that call
-        # what `ExperimentTracker.log_training_step` does by itself where nothing is logged
-        self.interval = log_interval
-        """Every how many steps one is logged; 1 once closed, so that all calls find that out."""
-        self.ticks: deque[tuple[float, Any]] = deque(maxlen=MOST_TICKS)
-        """(`time.perf_counter()`, batch size) of each step since the last that was logged."""
-        self.step: int | None = None
-        """Of the last training step; None before the first, and while `_metrics_step` is later."""
-        self.timed_from = 0
-        """The first step from which a call that logs nothing is timed again."""
+        self._logged_before = 0  # how many calls had logged when the meeting looked last
+        hot._interval = log_interval
+        hot._waiting, hot._room = ring.items, ring.capacity
+        hot._tensor = capture.read_at_once
+        hot._logger = self
         # any thread
-        self._lock = RLock()  # of `interval`, which two threads set; the calls take none
+        self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
         """Log every `steps`-th step from now on."""
         with self._lock:
             if self._open:
-                self.interval = steps
+                self._hot._interval = steps
 
     def close(self) -> None:
         """Log nothing any more: further calls are late."""
         with self._lock:
             self._open = False
-            self.interval = 1
+            self._hot._interval, self._hot._room = 1, 0  # all calls come here, and find that out
         self._gradients.close()
 
     def training_step(
@@ -127,30 +142,30 @@ class StepLogger:
         batch_size: int | None,
         optimizer: torch.optim.Optimizer | None,
         model: torch.nn.Module | None,
-        scaler: Any,
-        loss_ar: Any,
-        loss_fm: Any,
-        grad_norm: Any,
-        extra: Mapping[str, Any] | None,
+        scaler: Any = None,
+        loss_ar: Any = None,
+        loss_fm: Any = None,
+        grad_norm: Any = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Do what `ExperimentTracker.log_training_step` says."""
+        hot = self._hot
         try:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
             if batch_size is not None and type(batch_size) is not int:
                 batch_size = self._size(batch_size)
-            self.ticks.append((now_s, batch_size))
-            before, self.step = self.training_step_number, step
-            if step % self.interval:
-                if step >= self.timed_from:
-                    self.timed_from = step + SKIPPED_EVERY
+            before, hot._step, hot._metrics_step = hot._step, step, None
+            if step % hot._interval:
+                hot._ticks.append((now_s, batch_size))
+                if step >= hot._timed_from:
+                    hot._timed_from = step + SKIPPED_EVERY
                     self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
-                    self._meeting.missed(before, step, self.interval)
+                    self._look_after_skipped(before, step)
                 if isinstance(batch_size, OddSize):
-                    self.timed_from = step  # the next call comes here, too, and leaves nothing
+                    hot._timed_from = step  # the next call comes here, too, and leaves nothing
                 return
-            self._meeting.calls = 0
             if not self._open:
                 self.late_call()
                 return
@@ -160,7 +175,7 @@ class StepLogger:
             if loss_fm is not None:
                 metrics["loss/fm"] = loss_fm
             if optimizer is not None:
-                plain = type(optimizer) is self._plain_optimizer
+                plain = type(optimizer) is hot._plain_optimizer
                 if plain and len(groups := optimizer.param_groups) == 1 and "lr" in groups[0]:
                     metrics[LEARNING_RATE] = groups[0]["lr"]
                 else:
@@ -177,8 +192,6 @@ class StepLogger:
                     metrics.update(extra)
                 else:
                     self._read(extra, add_further, metrics, "extra", "it")
-            ticks = tuple(self.ticks)
-            self.ticks.clear()
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
             events: tuple[torch.Event, ...] = ()
@@ -187,15 +200,16 @@ class StepLogger:
                 if gradients is not None and not readable:
                     self._gradients.was_dropped(gradients)
                     gradients = None
-            if not self._ring.push((step, time(), metrics, pending, ticks, gradients, events)):
+            hot._logged_calls = calls = hot._logged_calls + 1
+            tick = ((now_s, batch_size),)
+            if not self._ring.push((step, time(), metrics, pending, tick, gradients, events)):
                 self._say_full()
                 if gradients is not None:
                     self._gradients.was_dropped(gradients)
             elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
-            if step < self.timed_from - SKIPPED_EVERY:  # the trainer counts anew
-                self.timed_from = step
-            self._timed.append((LOGGED, perf_counter() - now_s, now_s))
+            if calls % LOGGED_EVERY == 0:
+                self.note_logged(step, now_s)
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
                 raise
@@ -203,19 +217,21 @@ class StepLogger:
 
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """Do what `ExperimentTracker.log_metrics` says."""
+        hot = self._hot
         if not self._open:
             self.late_call()
             return
         try:
-            self._metrics_calls += 1
-            start_s = 0.0 if self._metrics_calls % METRICS_EVERY else perf_counter()
+            hot._metrics_calls += 1
+            start_s = 0.0 if hot._metrics_calls % METRICS_EVERY else perf_counter()
             if step is None:
-                step = self._metrics_step if self.step is None else self.step
+                step = hot._metrics_step
+                if step is None:
+                    step = hot._step or 0
             else:
                 if type(step) is not int:
                     step = step_number(step)
-                self._step_before, self.step = self.training_step_number, None
-                self._metrics_step = step
+                hot._metrics_step = step
             values: dict[Any, Any] = {}
             if type(metrics) is dict:
                 values.update(metrics)
@@ -230,32 +246,56 @@ class StepLogger:
             if not self._ring.push((step, time(), values, pending, None, None, events)):
                 self._say_full()
             if start_s:
-                self._timed.append((METRICS, perf_counter() - start_s, start_s))
+                self.note_metrics(start_s)
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
                 raise
             self.failed_call("log_metrics", error)
 
+    def note_logged(self, step: int, entered_s: float) -> None:
+        """Note how long a call took that logged a training step."""
+        self._timed.append((LOGGED, perf_counter() - entered_s, entered_s))
+        # The trainer may count anew.
+        self._hot._timed_from = min(self._hot._timed_from, step + SKIPPED_EVERY)
+
+    def note_metrics(self, entered_s: float) -> None:
+        """Note how long a call of `log_metrics` took."""
+        self._timed.append((METRICS, perf_counter() - entered_s, entered_s))
+
     @property
     def training_step_number(self) -> int | None:
         """That of the last training step; None before the first."""
-        return self._step_before if self.step is None else self.step
+        return self._hot._step
 
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
-        return Pause(self.ticks)
+        return Pause(self._hot._ticks)
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
         if issubclass(type(batch_size), (float, np.number)):
             return batch_size
         odd = OddSize(describe(batch_size))
-        kept = [
-            (at_s, odd if type(size) is type(batch_size) else size) for at_s, size in self.ticks
-        ]
-        self.ticks.clear()
-        self.ticks.extend(kept)
+        ticks, noted = self._hot._ticks, []
+        try:
+            while True:  # from the end: the worker takes from the beginning
+                at_s, size = ticks.pop()
+                noted.append((at_s, odd if type(size) is type(batch_size) else size))
+                if type(size) is OddSize:
+                    break
+        except IndexError:
+            pass
+        ticks += reversed(noted)
         return odd
+
+    def _look_after_skipped(self, before: int | None, step: int) -> None:
+        hot = self._hot
+        if self._logged_before != hot._logged_calls:
+            self._logged_before = hot._logged_calls
+            self._meeting.calls = 0
+        self._meeting.missed(before, step, hot._interval)
+        if len(hot._ticks) >= MOST_TICKS:  # the interval is so long, or the worker so late
+            hot._ticks[: MOST_TICKS // 2] = [(hot._ticks[0][0], FellOut)]
 
     def _read(
         self,
@@ -279,7 +319,7 @@ class StepLogger:
         self._read(optimizer, add_learning_rates, metrics, LEARNING_RATE, "optimizer")
         kind = type(optimizer)
         if kind.__module__.startswith("torch.optim.") and hasattr(kind, "add_param_group"):
-            self._plain_optimizer = kind  # it has no loss scale, and raises nothing
+            self._hot._plain_optimizer = kind  # it has no loss scale, and raises nothing
         elif scaler is None:
             self._read(optimizer, add_loss_scale, metrics, AMP_SCALE, "optimizer")
 

@@ -16,12 +16,18 @@ import contextlib
 import math
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import orjson
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 FORMAT_VERSION = 2
 """2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
+
+DEFAULT_BACKENDS = ("wandb",)
+"""Where rows go of a run that does not say so."""
 
 Number: TypeAlias = "float | int"
 
@@ -70,7 +76,7 @@ class Header:
     """The user's configuration, secrets redacted."""
     mode: str = "online"
     """"online" or "offline"."""
-    backends: tuple[str, ...] = ("wandb",)
+    backends: tuple[str, ...] = DEFAULT_BACKENDS
     """Where rows are delivered to, by the names in the registry; empty: nowhere."""
     time_s: float = 0.0
     """"time": when the tracker was made."""
@@ -293,12 +299,34 @@ def encode_row(seq: int, step: int, time_s: float, values: dict[str, Number]) ->
     """
     row = {"kind": "row", "seq": seq, "step": step, "time": time_s, "values": values}
     line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    if (
-        line.find(b"null") >= 0
-    ):  # half the cost of `in`. orjson writes a non-finite float as null; a name may hold it too
+    # orjson writes a non-finite float as null; `find` costs half of what `in` does.
+    if line.find(b'":null') >= 0:
         row["values"] = spell_non_finite(values)
         line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     return line
+
+
+def encode_rows(first_seq: int, rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """Return the lines of rows that follow one another: those of `encode_row`, at half the cost.
+
+    Args:
+        first_seq: the number of the first.
+        rows: of each the step, the time and the values; what else a tuple holds is passed over.
+
+    Raises:
+        TypeError: as in `encode_row`, because of one of them.
+    """
+    array = orjson.dumps(
+        [
+            {"kind": "row", "seq": seq, "step": row[0], "time": row[1], "values": row[2]}
+            for seq, row in enumerate(rows, first_seq)
+        ]
+    )
+    if array.find(b'":null') >= 0:  # a non-finite float
+        lines = [encode_row(seq, *row[:3]) for seq, row in enumerate(rows, first_seq)]
+        return b"".join(lines)
+    # Only between rows: quotes in a name are escaped, and values are numbers.
+    return array[1:-1].replace(b"," + _ROW_START, b"\n" + _ROW_START) + b"\n"
 
 
 def decode(line: bytes) -> Entry:

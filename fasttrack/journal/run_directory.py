@@ -15,8 +15,11 @@ copy.tmp            the file that is being copied
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+from fasttrack.handler_errors import is_handlers
 
 _SEGMENT = re.compile(r"segment-\d+\.jsonl")
 _PARENTS = ("wandb", "fasttrack")
@@ -41,8 +44,13 @@ def segment_name(number: int) -> str:
 
 def segments(run_dir: Path) -> list[Path]:
     """Return the segments in `run_dir`, oldest attempt first."""
-    found = [path for path in run_dir.glob("segment-*.jsonl") if _SEGMENT.fullmatch(path.name)]
-    return sorted(found, key=attempt)
+    try:
+        names = os.listdir(run_dir)
+    except OSError as error:
+        if is_handlers(error):
+            raise
+        return []
+    return sorted((run_dir / name for name in names if _SEGMENT.fullmatch(name)), key=attempt)
 
 
 def attempt(segment: Path) -> int:

@@ -10,6 +10,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode, is_row
 from fasttrack.journal.run_directory import attempt, segment_name, segments
 
@@ -60,7 +61,7 @@ class SegmentWriter:
         self._held_bytes = 0
         self._begun_bytes = 0  # how much of the first held line is on disk
         try:
-            self._hold([encode(replace(header, attempt=number))])
+            self._hold(encode(replace(header, attempt=number)))
             self._write_held()
         except (OSError, TypeError):
             os.close(self._fd)
@@ -72,20 +73,43 @@ class SegmentWriter:
 
         Lines that were held are written first, so their order stays.
 
+        Args:
+            lines: each one line, or several in one piece.
+
         Returns:
             None when all is on disk; else what the disk said, and `held_lines` tells how many
             lines wait. They are tried again with the next call.
         """
-        self._hold(lines)
+        data = b"".join(lines)
         try:
-            self._write_held()
+            if self._held:
+                self._hold(data)
+                self._write_held()
+            elif not self._write(data):
+                self._write_held()
         except OSError as error:
+            if is_handlers(error):  # `finish` writes the last line on the caller's thread
+                raise
             return error
         return None
 
-    def _hold(self, lines: list[bytes]) -> None:
-        self._held.extend(lines)
-        self._held_bytes += sum(map(len, lines))
+    def _write(self, data: bytes) -> bool:
+        """Write `data` while nothing is held; hold what the disk does not take at once, if any.
+
+        As a rule it takes all, and the lines need not be told apart.
+        """
+        written = 0
+        try:
+            written = os.write(self._fd, data) if data else 0
+            return written == len(data)
+        finally:
+            if written < len(data):
+                self._hold(data)
+                self._let_go(written)
+
+    def _hold(self, data: bytes) -> None:
+        self._held.extend(data.splitlines(keepends=True))  # JSON has no other ends of lines in it
+        self._held_bytes += len(data)
 
     def _write_held(self) -> None:
         view = memoryview(b"".join(self._held))
@@ -136,6 +160,8 @@ class SegmentWriter:
             return
         try:
             os.fsync(fd)
-        except OSError:
-            pass  # a file system without fsync; the rows are in the page cache
-        os.close(fd)
+        except OSError as error:  # a file system without fsync; the rows are in the page cache
+            if is_handlers(error):
+                raise
+        finally:
+            os.close(fd)

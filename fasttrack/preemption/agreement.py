@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from fasttrack.latch import Bell, Latch
 from fasttrack.preemption.ballot import Ballot
 from fasttrack.preemption.calls import GO_ON
 
@@ -29,6 +30,7 @@ KNOWN_S = 5.0
 and leave with it."""
 
 _DECIDING_POLL_S = 0.05
+_LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 
 
 class Agreement:
@@ -71,12 +73,12 @@ class Agreement:
         self.reason: str | None = None
         """Why to stop, once it is decided where."""
         self._over = False
-        self._changed = threading.Event()
-        self._all_know = threading.Event()
+        self._all_know = Latch()
+        self._ended = Latch()
         # any thread
         self._requested: str | None = None
         self._closing = False
-        self._wake = threading.Semaphore(0)
+        self._wake = Bell()
         # own thread
         self._last_look = (-1, time.monotonic())
         self._rate = 0.0  # calls per second
@@ -87,10 +89,9 @@ class Agreement:
 
     def request(self, reason: str) -> None:
         """Have all ranks stop, soon. Never waits."""
-        # `close` wakes it, too: a handler that interrupts that would wait for the lock it holds.
-        if self._requested is None and not self._closing:
+        if self._requested is None:
             self._requested = reason
-            self._wake.release()
+            self._wake.ring()
 
     def answer(self, number: int) -> bool:
         """Return whether to stop at call `number`, which is not below `limit`.
@@ -101,42 +102,59 @@ class Agreement:
             return False
         self._blocked_since_s = time.monotonic()
         while self.reason is None and not self._over:
-            if not self._thread.is_alive() or self._blocked_s() > WAIT_S + KNOWN_S:
+            if self._ended.is_open or self._blocked_s() > WAIT_S + KNOWN_S:
                 self._give_up(f"torch.distributed's store does not answer ({self._error})")
                 break
-            self._changed.wait(_DECIDING_POLL_S)
+            time.sleep(_DECIDING_POLL_S)
         self._blocked_since_s = None
-        if self._over or number < self._calls.limit:
+        if self._over:
+            self._calls.limit = GO_ON
+            return False
+        if number < self._calls.limit:
             return False
         self._all_know.wait(KNOWN_S)
-        self._all_know.set()  # later calls don't wait
+        self._all_know.open()  # later calls don't wait
         return True
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether nobody will stop any more, whoever is asked to."""
+        return self._over
 
     def _blocked_s(self) -> float:
         since_s = self._blocked_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def _give_up(self, why: str) -> None:
-        self._over = True
-        self._calls.limit = GO_ON
-        self._changed.set()
+        self._end_in_vain()
         if not self._closing:
             self._warn(
                 f"should_stop: the ranks cannot agree where to stop ({why}); training goes on, and "
-                "should_stop() stays False; it must be called on every rank, equally often"
+                "should_stop() stays False; it must be called on every rank, equally often. A "
+                "further SIGTERM ends the program"
             )
+
+    def _end_in_vain(self) -> None:
+        self._over = True
+        self._calls.limit = 0  # the next call hears of it
 
     def close(self, timeout_s: float = 5.0) -> None:
         """End the thread. Waits for a call of the store that it is in, up to `timeout_s`."""
         self._closing = True
-        self._wake.release()
-        self._all_know.set()
-        if os.getpid() == self._pid:
-            self._thread.join(timeout_s)
+        self._wake.ring()
+        self._all_know.open()
+        if os.getpid() == self._pid and self._ended.wait(timeout_s):
+            self._thread.join(_LAST_WORDS_S)
 
     # --- own thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._try_until_over()
+        finally:
+            self._ended.open()
+
+    def _try_until_over(self) -> None:
         while not self._closing and not self._over:
             try:
                 self._take_part(Ballot(self._connect(), self._key, self._rank, self._ranks))
@@ -144,13 +162,13 @@ class Agreement:
             except Exception as error:  # the store's own exceptions have no common base
                 # Most often it went with the end of the training; a call that needs it says so.
                 self._error = error
-                self._wake.acquire(timeout=LOOK_EVERY_S)
+                self._wake.wait(LOOK_EVERY_S)
 
     def _take_part(self, ballot: Ballot) -> None:
         ballot.look()
         while ballot.state == "on" and not self._closing:
             self._note_rate()
-            self._wake.acquire(timeout=LOOK_EVERY_S)
+            self._wake.wait(LOOK_EVERY_S)
             if self._requested is not None:
                 ballot.ask(self._requested)
             else:
@@ -170,9 +188,10 @@ class Agreement:
                 ballot.annul()
         if ballot.state == "void":
             self._give_up(ballot.reason)
+        elif ballot.state == "over" and not self._closing:  # a rank has left
+            self._end_in_vain()
         elif ballot.state == "at":
             self._calls.limit, self.reason = ballot.stop_at, ballot.reason
-            self._changed.set()
             self._await_others(ballot)
 
     def _note_rate(self) -> None:
@@ -193,6 +212,6 @@ class Agreement:
     def _await_others(self, ballot: Ballot) -> None:
         with contextlib.suppress(Exception):  # the store is gone: whoever had it knew
             ballot.acknowledge()
-            while not self._all_know.is_set() and not self._closing and not ballot.all_know():
+            while not self._all_know.is_open and not self._closing and not ballot.all_know():
                 time.sleep(_DECIDING_POLL_S)
-        self._all_know.set()
+        self._all_know.open()

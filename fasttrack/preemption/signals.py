@@ -68,7 +68,23 @@ class StopSignals:
         process_hooks.unlisten(self._note_sigterm)
         if self in _hearers:
             _hearers.remove(self)
-        for number in self.numbers & _before.keys():
+        self._give_back(self.numbers)
+
+    def let_end(self) -> None:
+        """Have signals end the program as they did: it will not stop when it is asked to.
+
+        SIGUSR1 and SIGUSR2 are heard on, in vain: whoever sends them wants a checkpoint, and they
+        would kill.
+        """
+        numbers = self.numbers - {signal.SIGUSR1, signal.SIGUSR2}
+        self.numbers -= numbers
+        if signal.SIGTERM in numbers:
+            process_hooks.unlisten(self._note_sigterm)
+        if threading.current_thread() is threading.main_thread():
+            self._give_back(numbers)
+
+    def _give_back(self, numbers: set[int]) -> None:
+        for number in numbers & _before.keys():
             if any(number in other.numbers for other in _hearers):
                 continue
             if signal.getsignal(number) is _on_signal:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from fasttrack.handler_errors import is_handlers
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,5 +35,8 @@ class StopFile:
     def close(self) -> None:
         """Remove the file: nobody listens any more."""
         if self._made:
-            with contextlib.suppress(OSError):
+            try:
                 self._path.unlink()
+            except OSError as error:  # the directory is gone
+                if is_handlers(error):
+                    raise

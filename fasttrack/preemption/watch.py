@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fasttrack.context.distributed import get_rank, get_world_size
 from fasttrack.context.shared_id import default_store
 from fasttrack.handler_errors import is_handlers
+from fasttrack.latch import Bell, Latch
 from fasttrack.notices import Notices
 from fasttrack.preemption.agreement import Agreement
 from fasttrack.preemption.calls import GO_ON
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fasttrack.preemption.calls import Calls
 
 _LOOK_EVERY_S = 1.0
+_LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _STORE_TIMEOUT_S = 10.0
 _LONGEST_REASON = 200
 _watches = itertools.count()  # of this process, in the order of first calls: alike on all ranks
@@ -48,7 +50,13 @@ class StopWatch:
     """
 
     def __init__(
-        self, calls: Calls, options: Options, sources: Sequence[Source], *, asks_slurm: bool
+        self,
+        calls: Calls,
+        options: Options,
+        sources: Sequence[Source],
+        notices: Notices,
+        *,
+        asks_slurm: bool,
     ) -> None:
         """Listen to signals and start a thread; do not wait for it.
 
@@ -56,12 +64,13 @@ class StopWatch:
             calls: those of `should_stop()` from the first on.
             options: the tracker's.
             sources: looked at once a second, on the thread.
+            notices: the run's, where this process records one.
             asks_slurm: whether this is the rank that asks Slurm when the job ends.
         """
         self._calls = calls
         calls.limit = GO_ON
         self._asked: str | None = None
-        self._notices = Notices()
+        self._notices = notices
         self._pid = os.getpid()
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._key = f"fasttrack/stop/{restart}/{next(_watches)}"
@@ -69,7 +78,9 @@ class StopWatch:
         self._sources = list(sources)
         if asks_slurm and options.stop_before_end_s is not None and "SLURM_JOB_ID" in os.environ:
             self._sources.append(JobEnd(options.stop_before_end_s))
-        self._closed = threading.Event()
+        self._closing = self._closed = False
+        self._wake = Bell()
+        self._ended = Latch()  # the thread, where it was started
         self._signals = StopSignals(options.stop_signals, self.request)
         if not self._signals.listen():
             self._notices.warn(
@@ -85,6 +96,7 @@ class StopWatch:
         except RuntimeError as error:  # the system has no thread left
             if is_handlers(error):
                 raise
+            self._ended.open()
             self._notices.warn(
                 "threads", f"should_stop: {error}, so that signals to this process alone are heard"
             )
@@ -93,7 +105,12 @@ class StopWatch:
     def answer(self, number: int) -> bool:
         """Return whether to stop at call `number`, which is not below the limit of its calls."""
         agreement = self._agreement
-        return self._asked is not None if agreement is None else agreement.answer(number)
+        if agreement is None:
+            return self._asked is not None
+        stops = agreement.answer(number)
+        if agreement.in_vain:
+            self._signals.let_end()
+        return stops
 
     @property
     def reason(self) -> str | None:
@@ -124,31 +141,41 @@ class StopWatch:
                 self._agreement.request(self._asked)
 
     def _run(self) -> None:
-        while True:
-            for source in (self._meet, *(self._sources if self._asked is None else ())):
-                try:
-                    reason = source()
-                except Exception as error:  # nothing may end the thread
-                    self._notices.warn(f"source:{error!r}", f"should_stop met {error!r}")
-                    continue
-                if reason is not None:
-                    self.request(reason)
-            if self._closed.wait(_LOOK_EVERY_S):
-                return
+        try:
+            while not self._closing:
+                self._ask_sources()
+                self._wake.wait(_LOOK_EVERY_S)
+        finally:
+            self._ended.open()
+
+    def _ask_sources(self) -> None:
+        for source in (self._meet, *(self._sources if self._asked is None else ())):
+            try:
+                reason = source()
+            except Exception as error:  # nothing may end the thread
+                self._notices.warn(f"source:{error!r}", f"should_stop met {error!r}")
+                continue
+            if reason is not None:
+                self.request(reason)
 
     def close(self) -> None:
-        """End the threads; signals are as they were, unless one asked to stop. Idempotent."""
-        if self._closed.is_set() or os.getpid() != self._pid:
+        """End the threads; signals are as they were, unless one asked to stop. Idempotent.
+
+        What a signal handler raises meanwhile goes on its way; then a later call does the rest.
+        """
+        if self._closed or os.getpid() != self._pid:
             return
-        self._closed.set()
+        self._closing = True
+        self._wake.ring()
         atexit.unregister(self.close)
         self._signals.leave()
-        if self._thread.is_alive():
-            self._thread.join(_LOOK_EVERY_S)
+        if self._ended.wait(_LOOK_EVERY_S) and self._thread.ident is not None:
+            self._thread.join(_LAST_WORDS_S)
         if self._agreement is not None:
             self._agreement.close()
         for source in self._sources:
             source.close()
+        self._closed = True
 
 
 def _one_line(reason: object) -> str:

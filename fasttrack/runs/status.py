@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fasttrack.journal.cursor import Ledger, SegmentLedger, load_cursor
 from fasttrack.journal.destinations import segments_by_backend
-from fasttrack.journal.entries import Row
+from fasttrack.journal.entries import DEFAULT_BACKENDS, Row
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import count_rows, last_written_s, read_finish
 from fasttrack.journal.run_directory import attempt, base_directory, cursor_path
@@ -24,7 +24,6 @@ _RECENT_S = 300.0
 _WORST_FIRST = ("no", "partly", "offline dir", "files", "server")
 _ARRIVED = ("files", "server")
 _NOWHERE = "journal"
-_DEFAULT_BACKENDS = ("wandb",)  # of a run whose headers are damaged and that has no ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ def _destinations(run: LocalRun, cursor: Cursor) -> dict[str, list[Path]]:
     """Return the segments that are for each backend."""
     if any(run.headers):
         return segments_by_backend(dict(zip(run.segments, run.headers, strict=False)))
-    return dict.fromkeys(tuple(cursor.backends) or _DEFAULT_BACKENDS, run.segments)
+    return dict.fromkeys(tuple(cursor.backends) or DEFAULT_BACKENDS, run.segments)
 
 
 def _proof(state: SegmentLedger) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.events import Busy, Done, LeftOut, decode
-from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.delivery.spawn import BUSY, delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
+from fasttrack.runs.listening import SILENCE_S, SilentError, ended_with_block, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.events import Event
     from fasttrack.runs.local import LocalRun
-
-_BUSY = 3  # a delivery process's exit code for "another one is at it"
-_STOP_S = 10.0  # what a delivery process has to end when it is told to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,9 @@ def deliver_run(
     run: LocalRun,
     *,
     on_event: Callable[[Event], object] = lambda event: None,
+    on_silence: Callable[[str], object] = lambda why: None,
     command: Callable[[Path], Sequence[str]] = delivery_command,
+    silence_s: float = SILENCE_S,
 ) -> SyncResult:
     """Deliver `run` to its backends, whatever mode it was recorded in; blocks until that is over.
 
@@ -82,35 +82,47 @@ def deliver_run(
     Args:
         run: the run.
         on_event: told what delivery reports, while it is at work.
+        on_silence: told in words where it lies still.
         command: returns the command line that delivers a run's directory.
+        silence_s: after how long it is given up then.
     """
     if run.journal_only:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
-    finals: dict[str, Done] = {}
-    left_out: dict[str, None] = {}
-    holder = Busy().holder
-    with ExitStack() as stack:
-        try:
-            process = stack.enter_context(_started(run.directory, command(run.directory)))
-        except OSError as error:
-            return _undelivered(run, f"delivery cannot be started: {error}")
-        assert process.stdout is not None
-        for line in process.stdout:
+    heard = _Heard()
+    try:
+        with ExitStack() as stack:
             try:
-                event = decode(line)
-            except ValueError:
-                continue  # something that a client prints
-            on_event(event)
-            if isinstance(event, Busy):
-                holder = event.holder
-            elif isinstance(event, LeftOut):
-                left_out[event.what] = None
-            elif isinstance(event, Done):
-                finals[event.backend] = event
-        code = process.wait()
-    if code == _BUSY:
-        return _undelivered(run, f"it is being delivered by {holder}", busy=True)
-    return replace(merge(run, list(finals.values()), code), left_out=tuple(left_out))
+                process = stack.enter_context(_started(run.directory, command(run.directory)))
+            except OSError as error:
+                return _undelivered(run, f"delivery cannot be started: {error}")
+            for line in lines_of(process, on_silence=on_silence, silence_s=silence_s):
+                try:
+                    event = decode(line)
+                except ValueError:
+                    continue  # something that a client prints
+                heard.take(event)
+                on_event(event)
+            code = process.wait()
+    except SilentError as error:
+        return _undelivered(run, str(error))
+    if code == BUSY:
+        return _undelivered(run, f"it is being delivered by {heard.holder}", busy=True)
+    return replace(merge(run, list(heard.finals.values()), code), left_out=tuple(heard.left_out))
+
+
+@dataclass(slots=True)
+class _Heard:
+    finals: dict[str, Done] = field(default_factory=dict)
+    left_out: dict[str, None] = field(default_factory=dict)
+    holder: str = Busy().holder
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Busy):
+            self.holder = event.holder
+        elif isinstance(event, LeftOut):
+            self.left_out[event.what] = None
+        elif isinstance(event, Done):
+            self.finals[event.backend] = event
 
 
 def merge(run: LocalRun, finals: Sequence[Done], code: int) -> SyncResult:
@@ -158,7 +170,7 @@ def _join(backends: int, texts: dict[str, str | None]) -> str | None:
 
 
 @contextmanager
-def _started(run_dir: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def _started(run_dir: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start a delivery process for the run in `run_dir`; end it with the block."""
     with open(log_path(run_dir), "a", opener=_open_private) as log:
         process = subprocess.Popen(
@@ -167,18 +179,10 @@ def _started(run_dir: Path, command: Sequence[str]) -> Iterator[subprocess.Popen
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
             start_new_session=True,  # Ctrl-C is for us; we end the process in order
         )
-    try:
+    with ended_with_block(process):
         yield process
-    finally:
-        with process:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 def _open_private(path: str, flags: int) -> int:

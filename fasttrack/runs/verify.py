@@ -6,13 +6,17 @@ by a process of its own, which reads both sides as streams.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import tempfile
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from fasttrack.delivery.spawn import delivery_environment, verification_command
+from fasttrack.delivery.events import Busy, decode
+from fasttrack.delivery.spawn import BUSY, HUNG, delivery_environment, verification_command
+from fasttrack.runs.listening import SilentError, ended_with_block, lines_of
 from fasttrack.runs.sync import deliver_run
 
 if TYPE_CHECKING:
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.events import Event
     from fasttrack.runs.local import LocalRun
-
-_BUSY = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,45 +101,77 @@ class Verification:
         }
 
 
-def verify_run(run: LocalRun, *, timeout_s: float | None = None) -> Verification:
+def verify_run(
+    run: LocalRun,
+    *,
+    on_silence: Callable[[str], object] = lambda why: None,
+    timeout_s: float | None = None,
+) -> Verification:
     """Compare `run` with what its destinations hold; changes nothing.
 
-    Blocks while both are read. A run that is being delivered is not compared.
+    Blocks while both are read; what shows nothing for long is given up, and said. A run that is
+    being delivered is not compared.
 
     Args:
         run: the run.
+        on_silence: told in words where the comparison lies still.
         timeout_s: how long it may take; None: any time.
     """
     told: dict[str, Any] = {"run_id": run.run_id, "directory": str(run.directory.absolute())}
     if run.journal_only:
-        reason = "it was recorded for the journal only (backends: none)"
-        return Verification(**told, reason=reason)
+        why = "it was recorded for the journal only (backends: none)"
+        return Verification(**told, reason=why)
     for _ in run.entries():
         pass  # only what is damaged counts here
     told["damaged"] = tuple(map(str, run.damage))
+    lines: list[bytes] = []
     try:
-        process = subprocess.run(
+        code, last = _compare(run, lines, on_silence, timeout_s)
+    except SilentError as error:
+        return Verification(**told, places=tuple(_places(lines)), reason=str(error))
+    if code == BUSY:
+        return Verification(**told, reason=f"it is being delivered by {_holder(lines)}")
+    places = tuple(_places(lines))
+    reason: str | None = None
+    if code == HUNG:
+        reason = last
+    elif code or not places:
+        reason = f"the comparison ended with {code}: {last}"
+    return Verification(**told, places=places, reason=reason)
+
+
+def _compare(
+    run: LocalRun,
+    lines: list[bytes],
+    on_silence: Callable[[str], object],
+    timeout_s: float | None,
+) -> tuple[int, str]:
+    """Compare; add to `lines` what is found, and return the exit code and what was said last.
+
+    Raises:
+        SilentError: it lay still, or took too long.
+    """
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
             verification_command(run.directory),
             env=delivery_environment(),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+            stdout=subprocess.PIPE,
+            stderr=said,
         )
-    except subprocess.TimeoutExpired:
-        return Verification(**told, reason=f"it took longer than {timeout_s:g} s")
-    if process.returncode == _BUSY:
-        return Verification(**told, reason="another process is delivering it")
-    places = tuple(_places(process.stdout))
-    silent = None
-    if process.returncode or not places:
-        last = (process.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        silent = f"the comparison ended with {process.returncode}: {last}"
-    return Verification(**told, places=places, reason=silent)
+        with ended_with_block(process):
+            lines.extend(lines_of(process, on_silence=on_silence, timeout_s=timeout_s))
+            code = process.wait()
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip().splitlines()
+    return code, words[-1] if words else "nothing was said"
 
 
 def repair_run(
-    run: LocalRun, *, on_event: Callable[[Event], object] = lambda event: None
+    run: LocalRun,
+    *,
+    on_event: Callable[[Event], object] = lambda event: None,
+    on_silence: Callable[[str], object] = lambda why: None,
 ) -> Verification:
     """Deliver what a destination lacks, and compare again.
 
@@ -146,8 +180,9 @@ def repair_run(
     Args:
         run: the run.
         on_event: told what delivery reports.
+        on_silence: told in words where it, or the comparison, lies still.
     """
-    found = verify_run(run)
+    found = verify_run(run, on_silence=on_silence)
     if found.exit_code != 1 or not any(place.missing for place in found.places):
         return found
     marked = subprocess.run(
@@ -159,14 +194,22 @@ def repair_run(
     )
     if marked.returncode:
         return found
-    deliver_run(run, on_event=on_event)
-    return verify_run(run)
+    deliver_run(run, on_event=on_event, on_silence=on_silence)
+    return verify_run(run, on_silence=on_silence)
 
 
-def _places(output: str) -> list[PlaceVerdict]:
+def _holder(lines: list[bytes]) -> str:
+    for line in lines:
+        with contextlib.suppress(ValueError):  # something that a client prints
+            if isinstance(event := decode(line), Busy):
+                return event.holder
+    return Busy().holder
+
+
+def _places(lines: list[bytes]) -> list[PlaceVerdict]:
     names = {f.name for f in fields(PlaceVerdict)}
     places = []
-    for line in output.splitlines():
+    for line in lines:
         try:
             told = orjson.loads(line)
         except ValueError:

@@ -26,6 +26,11 @@ class ConsoleEncoder:
         self._held_s: dict[str, float] = {}
         """When what each stream holds back was printed, in unix time; of those that do."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether an unfinished line is held back, so that the next call may bring it."""
+        return bool(self._held_s)
+
     def encode(self, printed: Iterable[Console]) -> list[bytes]:
         """Return the lines of the journal: one for all that one stream got without a break.
 

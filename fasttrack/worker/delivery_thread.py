@@ -37,12 +37,14 @@ class DeliveryThread:
         self.report = DeliveryReport(backends)
         self._warn = warn
         self._on_open = on_open
-        self._over = threading.Event()
+        self._over = False
+        self._ended = False  # as the thread says: where a signal handler raises in its `is_alive`,
+        # one that runs is taken for ended (before Python 3.13)
         self._hung: set[str] = set()
         watchdog = Watchdog(on_cut=self._on_cut, on_hang=self._on_hang)
         self._delivery = RunDelivery(
             segment,
-            trainer_alive=lambda: not self._over.is_set(),
+            trainer_alive=lambda: not self._over,
             report=self._apply,
             in_trainer=True,
             watchdog=watchdog,
@@ -58,6 +60,7 @@ class DeliveryThread:
         except Exception as error:  # the boundary of delivery: nothing may reach training
             self._warn("delivery_died", f"delivery ended: {error!r}; the journal keeps all rows")
         finally:
+            self._ended = True
             self._watchdog.stop()
 
     def _on_cut(self, owner: str, why: str) -> None:
@@ -74,7 +77,7 @@ class DeliveryThread:
 
     def _is_over(self) -> bool:
         waiting = {name for name, known in self.report.backends.items() if known.done is None}
-        return not self._thread.is_alive() or (bool(self._hung) and waiting <= self._hung)
+        return self._ended or (bool(self._hung) and waiting <= self._hung)
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, (Online, Offline)):
@@ -84,7 +87,7 @@ class DeliveryThread:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return not self._ended
 
     def poll(self) -> None:
         """Nothing to do: the thread reports by itself."""
@@ -95,4 +98,4 @@ class DeliveryThread:
 
     def close(self) -> None:
         """Tell the thread, should it still run, that no more rows will come."""
-        self._over.set()
+        self._over = True

@@ -125,6 +125,8 @@ class GpuSampler:
         """
         cuda = self._find_cuda()
         self._open(cuda)
+        if cuda is None and self._nvml is None:  # nothing to ask
+            return {}
         index = self._busiest(cuda) if device_index is None else device_index
         gpu = self._gpus.setdefault(index, _Gpu(index))
         row: dict[str, float] = {}

@@ -235,8 +235,8 @@ class Worker:
         that was pushed before it began.
         """
         handled = 0
-        printed = self._printed.encode(self._console.pop(self._console.capacity))
-        if printed:
+        pieces = self._console.pop(self._console.capacity)
+        if (pieces or self._printed.holds) and (printed := self._printed.encode(pieces)):
             self._append(printed)
         if self._lines:
             self._append([self._lines.popleft() for _ in range(len(self._lines))])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrack.hotpath.advice import describe
-from fasttrack.hotpath.records import MOST_TICKS, OddSize, PausedSince
+from fasttrack.hotpath.records import FellOut, OddSize, PausedSince
 from fasttrack.notices import spell
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class StepMeter:
         refuse: Callable[[str, str], None],
         *,
         find_pauses: bool = True,
-        most_ticks: int = MOST_TICKS,
     ) -> None:
         """Meter steps.
 
@@ -54,12 +53,10 @@ class StepMeter:
             refuse: told (metric, why) where batch sizes are wrong.
             find_pauses: whether steps that took far longer than usual hold a pause; False: only
                 marked ones count.
-            most_ticks: readings of one interval that are kept: of so many, some fell out.
         """
         self._ask_world_size = world_size
         self._refuse = refuse
         self._find_pauses = find_pauses
-        self._most_ticks = most_ticks
         self._world_size = 0
         self._last_s: float | None = None
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
@@ -74,7 +71,7 @@ class StepMeter:
 
         Args:
             ticks: (`time.perf_counter()` in seconds, batch size) of each step since the last call,
-                and (end, `PausedSince`) of each pause.
+                and (end, `PausedSince`) of each pause; first `FellOut` where some are missing.
 
         Returns:
             `perf/steps_per_sec`; `perf/samples_per_sec` over all ranks, where every batch size is
@@ -82,7 +79,11 @@ class StepMeter:
             `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the first step of a
             run: no interval has ended yet.
         """
-        fell_out = len(ticks) >= self._most_ticks
+        if len(ticks) == 1 and (metrics := self._usual_step(*ticks[0])) is not None:
+            return metrics
+        fell_out = bool(ticks) and ticks[0][1] is FellOut
+        if fell_out:
+            ticks = ticks[1:]
         batches = [batch_size for _, batch_size in ticks]
         times = [at_s for at_s, _ in ticks]
         pauses: list[tuple[float, float]] = []
@@ -106,6 +107,30 @@ class StepMeter:
         if self._find_pauses:
             self.paused_s += self._unmarked_s(durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
+
+    def _usual_step(self, at_s: float, batch_size: Any) -> dict[str, float] | None:
+        """Return the metrics of an interval of one step, in which nothing is to be looked into.
+
+        None where something is; nothing has changed then.
+        """
+        if type(batch_size) is not int or self._last_s is None or not self._world_size:
+            return None
+        took_s = at_s - self._last_s
+        if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
+            return None
+        self._last_s = at_s
+        self.steps, self.paused_s = 1, 0.0
+        if self._find_pauses:
+            self._long_in_a_row = 0
+            self._recent.append(took_s)
+        took_ms = took_s * 1e3
+        return {
+            "perf/steps_per_sec": 1 / took_s,
+            SAMPLES_PER_SEC: float(batch_size) * self._world_size / took_s,
+            "perf/step_time_ms/p50": took_ms,
+            "perf/step_time_ms/p99": took_ms,
+            "perf/step_time_ms/max": took_ms,
+        }
 
     def _rates(
         self, trained_s: float, durations: list[float], batches: Sequence[Any]

@@ -47,6 +47,8 @@ class Overhead:
         self._set_interval = set_interval
         self._warn = warn
         self.effective_interval = log_interval
+        self.watches = budget is not None
+        """Whether it wants to know of steps."""
         self._started_s = time.monotonic()
         self._cpu_s = 0.0
         self._reported_at_s = self._started_s

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,9 +12,11 @@ from fasttrack.hotpath.norms import fused_norm
 from fasttrack.hotpath.records import (
     GRAD_NORM,
     GRADIENTS,
+    LEARNING_RATE,
     LOSS,
     PENDING,
     STEP,
+    TICKS,
     VALUES,
     Record,
 )
@@ -24,10 +27,22 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.capture import Capture
     from fasttrack.hotpath.gradients import GradientSource
-    from fasttrack.hotpath.records import Gradients, RawRecord, Reference, ResolvedRecord, Scalar
+    from fasttrack.hotpath.records import (
+        AnyTick,
+        Gradients,
+        RawRecord,
+        Reference,
+        ResolvedRecord,
+        Scalar,
+        Ticks,
+        WholeRecord,
+    )
     from fasttrack.notices import Notices
 
     _Target = tuple[dict[str, Scalar], str]
+
+
+_STEP_FIELDS, _METRICS_FIELDS = 5, 3  # of a StepRecord, of a MetricsRecord
 
 
 class Resolver:
@@ -36,8 +51,18 @@ class Resolver:
     Threads: worker only.
     """
 
-    def __init__(self, capture: Capture, gradients: GradientSource, notices: Notices) -> None:
-        """Tell `capture` and `gradients` what was stale; count what is lost in `notices`."""
+    def __init__(
+        self,
+        capture: Capture,
+        gradients: GradientSource,
+        notices: Notices,
+        ticks: list[AnyTick] | None = None,
+    ) -> None:
+        """Tell `capture` and `gradients` what was stale; count what is lost in `notices`.
+
+        `ticks` are those of training steps that were not logged.
+        """
+        self._ticks = [] if ticks is None else ticks
         self._capture = capture
         self._gradients = gradients
         self._notices = notices
@@ -46,12 +71,14 @@ class Resolver:
         self._loss_was_finite = True
 
     def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
-        """Replace the tensors in `records` by their numbers, in place, and return `records`.
+        """Make `records` whole and replace their tensors by numbers, in place; return `records`.
 
         Waits for the device where values live there.
         """
         pending = [
-            Record._make(raw) for raw in records if raw[PENDING] or raw[GRADIENTS] is not None
+            Record._make(raw)
+            for raw in self._complete(records)
+            if raw[PENDING] or raw[GRADIENTS] is not None
         ]
         if pending:
             try:
@@ -69,6 +96,40 @@ class Resolver:
                     self._notices.warn("loss", f"the loss became {loss} at step {raw[STEP]}")
                     break
         return resolved
+
+    def _complete(self, records: list[Any]) -> list[WholeRecord]:
+        """Turn short records into whole ones, in place; put the ticks to the training steps."""
+        started_s = time() - perf_counter()  # of the clock that the short ones have read
+        waiting = self._ticks
+        for index, raw in enumerate(records):
+            fields = len(raw)
+            if fields == _STEP_FIELDS:
+                step, at_s, loss, rate, batch_size = raw
+                values = {LOSS: loss} if rate is None else {LOSS: loss, LEARNING_RATE: rate}
+                ticks: Ticks = ((at_s, batch_size),)
+                if waiting:
+                    ticks = self._with_earlier(ticks)
+                records[index] = (step, started_s + at_s, values, None, ticks, None, ())
+            elif fields == _METRICS_FIELDS:
+                step, at_s, values = raw
+                records[index] = (step, started_s + at_s, values, None, None, None, ())
+            elif raw[TICKS] is not None and waiting:
+                ticks = self._with_earlier(raw[TICKS])
+                records[index] = (*raw[:TICKS], ticks, *raw[TICKS + 1 :])
+        return records
+
+    def _with_earlier(self, own: Ticks) -> Ticks:
+        """Return a training step's ticks, with those before it, which are taken."""
+        waiting, at_s = self._ticks, own[0][0]
+        count = 0
+        for earlier_s, _ in waiting:
+            if earlier_s > at_s:
+                break
+            count += 1
+        ticks = waiting[:count]
+        del waiting[:count]  # callers only change the end of it meanwhile
+        ticks += own
+        return ticks
 
     def _read_tensors(self, records: Sequence[Record]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]

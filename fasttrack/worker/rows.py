@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.journal.entries import encode_row
+from fasttrack.journal.entries import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import RawRecord, ResolvedRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
+_SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
+_MOST_NUMBERS = 256  # that are encoded in one go, for which the GIL is kept
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
@@ -70,61 +73,101 @@ class RowEncoder:
         self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
         self._last_step = -_LARGEST_STEP
         self._gpu_period: int | None = None
+        self._sample: dict[str, float] = {}
+        self._sampled_s = -math.inf
+        self._seq = 0  # of the next row
         self.rows = 0
-        """How many were made; the number of the next one."""
+        """How many were made."""
         self.training_steps = 0
         """How many of the records were training steps."""
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:
-        """Return the lines of `records`: at most one each. Waits for the device.
+        """Return the lines of `records`, at most one each, some in one piece. Waits for the device.
 
         Where anything is raised, which is while they are resolved, none has become a row.
         """
         lines: list[bytes] = []
-        seq = self.rows
+        rows: list[ResolvedRecord] = []  # that are to be encoded together
+        numbers = 0  # in them
         metrics_calls = 0
         bursts = self._bursts
         clock = bursts.clock
-        for step, time_s, values, _, ticks, _, _ in self._resolver.resolve(records):
+        for record in self._resolver.resolve(records):
+            step, _, values, _, ticks, _, _ = record
             try:
                 if ticks is None:
                     metrics_calls += 1
                 else:
                     self.training_steps += 1
                     self._add_training_metrics(step, values, ticks)
-                usual = self._last_step <= step <= _LARGEST_STEP and _NAMES.isdisjoint(values)
-                if values and (usual or self._check(step, values)):
+                if values and (
+                    (self._last_step <= step <= _LARGEST_STEP and values.keys().isdisjoint(_NAMES))
+                    or self._check(step, values)
+                ):
                     self._last_step = step
-                    try:
-                        line = encode_row(seq, step, time_s, values)
-                    except TypeError:
-                        line = encode_row(seq, step, time_s, self._representable(values))
-                    lines.append(line)
-                    seq += 1
+                    rows.append(record)
+                    numbers += len(values)
             except Exception as error:  # one record's trouble is no other's
-                self._notices.count("worker_errors")
-                met = spell(error)
-                self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
-            if clock() >= bursts.end_s:
-                bursts.rest()
+                self._go_on_after(error)
+            if clock() >= bursts.end_s or numbers >= _MOST_NUMBERS:
+                self._encode(rows, lines)
+                numbers = 0
+                bursts.rest_if_due()
+        self._encode(rows, lines)
         self._overhead.add_metrics_calls(metrics_calls)
-        self.rows = seq
+        self.rows = self._seq
         return lines
+
+    def _encode(self, rows: list[ResolvedRecord], lines: list[bytes]) -> None:
+        """Move `rows` to `lines`."""
+        if not rows:
+            return
+        try:
+            lines.append(encode_rows(self._seq, rows))
+            self._seq += len(rows)
+        except TypeError:
+            for step, time_s, values, *_ in rows:
+                try:
+                    lines.append(self._encode_alone(step, time_s, values))
+                    self._seq += 1
+                except Exception as error:  # one record's trouble is no other's
+                    self._go_on_after(error)
+        rows.clear()
+
+    def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes:
+        try:
+            return encode_row(self._seq, step, time_s, values)
+        except TypeError:
+            return encode_row(self._seq, step, time_s, self._representable(values))
+
+    def _go_on_after(self, error: Exception) -> None:
+        self._notices.count("worker_errors")
+        met = spell(error)
+        self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
 
     def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
         meter = self._meter
         _add(values, meter.measure(ticks))
-        if meter.steps:  # else another thread's call took this one's
+        if self._overhead.watches and meter.steps:  # else another thread's call took this one's
             self._overhead.add_steps(
                 step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s
             )
         period = step // self._gpu_stats_interval
         if period != self._gpu_period:  # the first logged step of each interval
-            if self._gpu_period is not None:  # at first there is nothing to tell
-                _add(values, self._own_metrics())
-                self._bursts.rest_if_due()
+            _add(values, self._samples(first=self._gpu_period is None))
             self._gpu_period = period
-            _add(values, self._gpu.sample(self._resolver.cuda_index))
+
+    def _samples(self, *, first: bool) -> dict[str, float]:
+        """Return the GPU's statistics and, but for the first time, what fasttrack costs."""
+        if first:
+            return self._gpu.sample(self._resolver.cuda_index)
+        now_s = self._bursts.clock()
+        if now_s - self._sampled_s > _SAME_SAMPLE_S:
+            own = self._own_metrics()
+            self._bursts.rest_if_due()
+            self._sample = {**own, **self._gpu.sample(self._resolver.cuda_index)}
+            self._sampled_s = now_s
+        return self._sample
 
     def _check(self, step: int, values: dict[str, Scalar]) -> bool:
         """Return whether there is a row to write, and say what is odd about it."""
@@ -157,5 +200,8 @@ class RowEncoder:
 
 def _add(values: dict[str, Scalar], ours: dict[str, float]) -> None:
     """Add metrics of ours; what the user logs under such a name stays."""
+    if values.keys().isdisjoint(ours):
+        values.update(ours)
+        return
     for name, value in ours.items():
         values.setdefault(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -11,6 +12,7 @@ from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.events import Progress, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
+from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import log_path
 from fasttrack.notices import say
 from fasttrack.worker.delivery_report import DeliveryReport
@@ -172,6 +174,11 @@ class DeliveryProcess:
             self._restart(now_s)
 
     def _plan_restart(self, now_s: float, why: str) -> None:
+        if self._journal_is_gone():
+            self._restart_at_s = None
+            self.report.given_up = f"the journal is lost: {self._segment} was deleted"
+            self._warn("journal_gone", f"{self.report.given_up}, so that nothing more is delivered")
+            return
         pause_s = self._restarts.next_pause_s()
         if pause_s is None:
             self.report.given_up = f"the delivery process {why} again and again; see {self._log}"
@@ -187,12 +194,23 @@ class DeliveryProcess:
             f"the delivery process {why} and is started again; nothing is lost; see {self._log}",
         )
 
+    def _journal_is_gone(self) -> bool:
+        try:
+            os.stat(self._segment)
+        except OSError as error:
+            if is_handlers(error):
+                raise
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return False
+
     def _restart(self, now_s: float) -> None:
         self._restart_at_s = None
         self._close_reports()
         try:
             self._start()
         except OSError as error:
+            if is_handlers(error):
+                raise
             self._plan_restart(now_s, f"cannot be started ({error})")
 
     def _listen(self, passed_s: float) -> None:
@@ -236,7 +254,8 @@ class DeliveryProcess:
         Blocks as `Delivery.wait` says.
         """
         self._silence_s = min(self._silence_s, max(_LEAST_SILENCE_S, timeout_s / 3))
-        if self._restart_at_s is not None or self.report.given_up is not None:
+        asleep = self._restart_at_s is not None or self.report.given_up is not None
+        if asleep and not self._journal_is_gone():
             self._restarts.renew()
             self.report.given_up = None
             self._restart_at_s = self._clock()

@@ -60,8 +60,11 @@ def main() -> int:
             for scenario, seed in _each(chosen, seeds)
             if arguments.again or str(seed) not in results.get(scenario.name, {})
         ]
-    for future in begun:
-        future.result()
+        try:
+            for future in begun:
+                future.result()
+        finally:  # Ctrl-C, or a fault of the rig: what runs comes to its end, nothing more begins
+            pool.shutdown(cancel_futures=True)
     if arguments.table is not None:
         write_table(arguments.table, results)
     return int(bad > 0)

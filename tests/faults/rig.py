@@ -373,6 +373,7 @@ class Trainer:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C ends the rig, after the runs that it has begun
             )
 
     def notes(self, what: str | None = None) -> list[dict[str, Any]]:

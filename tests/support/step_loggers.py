@@ -7,10 +7,12 @@ from typing import Any
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import RawRecord
+from fasttrack.hotpath.records import RawRecord, WholeRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.notices import Notices
+from fasttrack.quick_calls import QuickCalls
+from fasttrack.worker.resolve import Resolver
 
 
 class Bench:
@@ -22,10 +24,15 @@ class Bench:
         self.calls = CallMeter()
         self.ring: Ring[RawRecord] = Ring(capacity, 0.0)
         self.wakes = 0
+        self.hot = QuickCalls()
+        capture = Capture("snapshot")
+        gradients = GradientSource("worker", 2**30, self.notices.warn)
+        self.resolver = Resolver(capture, gradients, self.notices, self.hot._ticks)
         self.logger = StepLogger(
+            self.hot,
             self.ring,
-            Capture("snapshot"),
-            GradientSource("worker", 2**30, self.notices.warn),
+            capture,
+            gradients,
             self.calls,
             self.notices,
             log_interval=log_interval,
@@ -37,20 +44,17 @@ class Bench:
         self.wakes += 1
 
     def log(self, step: Any, loss: Any = 0.5, **given: Any) -> None:
-        """Log a training step."""
-        self.logger.training_step(
-            loss,
-            step,
-            given.get("batch_size"),
-            given.get("optimizer"),
-            given.get("model"),
-            given.get("scaler"),
-            given.get("loss_ar"),
-            given.get("loss_fm"),
-            given.get("grad_norm"),
-            given.get("extra"),
-        )
+        """Log a training step, as the tracker does."""
+        self.hot._quick_training_step(loss, step, **given)
+
+    def metrics(self, metrics: Any, step: Any = None) -> None:
+        """Log metrics, as the tracker does."""
+        self.hot._quick_metrics(metrics, step)
+
+    def pop(self) -> list[WholeRecord]:
+        """Take what was pushed, as the worker sees it."""
+        return self.resolver._complete(self.ring.pop(1024))
 
     def records(self) -> list[tuple[int, dict[str, Any]]]:
         """Return step and values of what was pushed."""
-        return [(step, values) for step, _, values, *_ in self.ring.pop(1024)]
+        return [(step, values) for step, _, values, *_ in self.pop()]

@@ -6,18 +6,22 @@ import json
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.__main__ import main
 from bench.compare.pictures import draw_slowdown, draw_steps
-from bench.compare.report import markdown
+from bench.compare.report import limits, markdown
 from bench.compare.rounds import DESCRIPTIONS, Result, Scenario
 from bench.lib.measure import median_interval, timed_loop
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import TypeAlias
+
+    Rounds: TypeAlias = list[dict[str, Any] | None]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FIGURES: dict[str, Any] = {
@@ -55,7 +59,7 @@ def png_is_whole(path: Path) -> bool:
     return data.startswith(_PNG) and kinds[0] == b"IHDR" and kinds[-1] == b"IEND"
 
 
-def result_of(**rounds: list[dict[str, Any] | None]) -> Result:
+def result_of(**rounds: Rounds) -> Result:
     """Return a result with these figures, of as many rounds as there are."""
     count = len(next(iter(rounds.values())))
     scenario = Scenario(step_ms="1", metrics=5, steps=1000, limit_s=1.0, rounds=count)
@@ -115,6 +119,30 @@ def test_ratios_are_taken_within_a_round() -> None:
     result = result_of(none=[slow, _FIGURES], wandb=[slower, other])
 
     assert result.ratios("wandb", "mean_step_ms") == [2.0, pytest.approx(1.2)]
+
+
+def test_we_are_held_against_peers_of_the_same_run() -> None:
+    """Round by round; beside a busy process calls are not, for it strikes where it likes."""
+    dear = {**_FIGURES, "call_p50_us": 175.0, "mean_step_ms": 3.0}
+    ways: dict[str, Rounds] = {"wandb": [dear], "fasttrack-training": [_FIGURES], "trackio": [dear]}
+    quiet = result_of(none=[_FIGURES], fasttrack=[_FIGURES], **ways)
+    busy = result_of(none=[_FIGURES], fasttrack=[_FIGURES], **ways)
+    busy.scenario = replace(busy.scenario, busy=True)
+
+    lines = limits([quiet, busy]).splitlines()[2:]
+
+    step = "step of about 1 ms, 5 metrics per step"
+    assert [line.split(" | ")[:4] for line in lines] == [
+        [
+            f"| `wandb.log` / our `log_training_step`, call p50, {step}",
+            ">= 60x",
+            "50.00x",
+            "**no**",
+        ],
+        [f"| trackio's loop / ours, {step}", ">= 1x", "2.00x", "yes"],
+        [f"| trackio's loop / ours, {step}, beside a busy process", ">= 1x", "2.00x", "yes"],
+    ]
+    assert limits([result_of(none=[_FIGURES], fasttrack=[_FIGURES])]) == ""
 
 
 def test_a_failed_process_costs_its_round_only(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_figure_over_rounds_is_their_median_beside_the_lowest_and_highest() ->
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(3.14159, "us", "3.14 us"), (123456.7, "rows/s", "123,457 rows/s"), (30.04, "x", "30.0x")],
+    [(3.14159, "us", "3.14 us"), (123456.7, "rows/s", "123,457 rows/s"), (30.04, "x", "30.04x")],
 )
 def test_a_value_is_shown_with_its_unit(value: float, unit: str, text: str) -> None:
     """Digits as the unit deserves."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from support.journals import finish, rows_of, write_attempt
+from support.journals import change_header, finish, rows_of, write_attempt
 from support.runs import deliver, make_tracker, offline_dirs, run_dir
 from support.wandb_server import Fault
 
 from fasttrack.cli.app import cli
+from fasttrack.delivery.run_lock import locked
 from fasttrack.journal.run_directory import lock_path
 
 if TYPE_CHECKING:
@@ -130,18 +131,27 @@ def test_a_server_that_does_not_answer_could_not_be_checked(
     assert told["error"].startswith("the run's rows cannot be read")
 
 
+def test_a_server_that_never_answers_is_given_up(server: WandbServer, delivered: Path) -> None:
+    """Its client tries for as long as it is let."""
+    for segment in delivered.glob("segment-*.jsonl"):
+        change_header(segment, hang_timeout_s=2.0)
+    server.fault = Fault("hang", "graphql")
+
+    told = verify_json(delivered)
+
+    assert (told["exit_code"], told["whole"]) == (2, False)
+    assert told["error"] == "it has shown nothing for 4 s"
+
+
 def test_a_run_that_is_being_delivered_is_not_compared(delivered: Path) -> None:
     """Its rows are on their way."""
-    import fcntl
-
-    with lock_path(delivered).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(delivered, "fasttrack sync"):
         result = verify(delivered)
 
     assert result.exit_code == 2
-    assert result.stderr == (
-        "fasttrack: ab12 could not be checked: another process is delivering it\n"
-    )
+    holder = f"fasttrack sync (process {os.getpid()} on this machine) since "
+    said = f"fasttrack: ab12 could not be checked: it is being delivered by {holder}"
+    assert result.stderr.startswith(said)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -167,6 +177,35 @@ def test_a_damaged_line_is_named_and_the_rest_compared(delivered: Path) -> None:
     assert (told["exit_code"], told["missing"], told["rows"]) == (1, 0, 69)
     assert len(told["damaged"]) == 1
     assert "segment-0001.jsonl" in told["damaged"][0]
+
+
+def test_a_run_whose_only_header_is_damaged_is_compared(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """By its directory's name, as it is delivered; "list index out of range" was all it said."""
+    rows = rows_of({"loss": [float(step) for step in range(50)]})
+    segment = write_attempt(tmp_path, "ab12", *rows, finish(), mode="online")
+    assert deliver(segment.parent)["delivered"]
+    lines = segment.read_bytes().split(b"\n")
+    segment.write_bytes(b"\n".join([b"\x00" * len(lines[0]), *lines[1:]]))
+
+    told = verify_json(segment.parent)
+    said = verify(segment.parent)
+
+    assert (told["exit_code"], told["missing"], told["rows"]) == (1, 0, 50)
+    assert "all 50 rows are there" in said.stdout
+    assert "damaged, so nowhere: segment-0001.jsonl:1 (not JSON)" in said.stdout
+
+
+def test_a_run_that_holds_nothing_has_nothing_to_compare(tmp_path: Path) -> None:
+    """The disk was full when it began."""
+    segment = write_attempt(tmp_path, "ab12")
+    segment.write_bytes(b'{"kind":"hea')
+
+    result = verify(segment.parent)
+
+    assert result.exit_code == 2
+    assert "neither header nor rows" in result.stderr
 
 
 def test_an_offline_run_is_compared_with_its_file(tmp_path: Path) -> None:

@@ -390,13 +390,15 @@ def test_finish_from_several_threads_at_once_is_one(tmp_path: Path) -> None:
     assert states == [(False, 1)] * 4
 
 
+@pytest.mark.parametrize("waits", ["finish", "exit"])
 @pytest.mark.parametrize("backends", [None, ("none",)], ids=["wandb", "none"])
 def test_finish_with_a_deleted_journal_raises_nothing_and_says_so(
-    make: Trackers, capfd: pytest.CaptureFixture[str], backends: Any
+    make: Trackers, capfd: pytest.CaptureFixture[str], backends: Any, waits: Any
 ) -> None:
     """Somebody cleaned up too early; no descriptor of the user's is touched."""
     before = set(os.listdir("/proc/self/fd"))
-    tracker = make(options=journal_only(backends=backends, finish_timeout_s=2.0))
+    options = journal_only(backends=backends, wait_for_delivery=waits, finish_timeout_s=3600.0)
+    tracker = make(options=options)
     tracker.log_metrics({"a": 1}, step=0)
     tracker.flush()
     directory = tracker.get_run_dir()
@@ -407,7 +409,10 @@ def test_finish_with_a_deleted_journal_raises_nothing_and_says_so(
 
     said = capfd.readouterr().err
     assert f"the journal is lost: {directory} was deleted" in said
+    assert "goes on" not in said
     assert "are safe in" not in said
+    assert "nothing is lost" not in said
+    assert "to deliver" not in said
     wait_until(lambda: set(os.listdir("/proc/self/fd")) <= before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import struct
@@ -11,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from support.interrupts import interrupt
 from support.runs import (
     HANG_GUARD_S,
     deliver,
@@ -190,3 +192,18 @@ def test_delivery_in_a_thread_delivers_too(tmp_path: Path) -> None:
 
     assert _shown(tmp_path, tracker.get_run_id()) == _recorded(tmp_path, tracker.get_run_id())
     assert tracker.stats().rows_delivered == 10
+
+
+def test_delivery_in_a_thread_is_alive_whatever_a_handler_raises_while_that_is_asked() -> None:
+    """It was taken for ended then, and its rows for not delivered."""
+    options = Options(backends=("tensorboard",), delivery="thread")
+    with make_tracker(options=options) as tracker:
+        assert tracker._engine is not None
+        delivery = tracker._engine.delivery
+        for place in itertools.count(1):
+            interrupted = interrupt(lambda: delivery.alive, place)
+            assert delivery.alive
+            if not interrupted:
+                break
+    assert place > 3
+    assert tracker.stats().rows_delivered == tracker.stats().rows_written

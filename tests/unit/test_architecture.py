@@ -21,7 +21,7 @@ MODULES = {
     for path in ROOT.rglob("*.py")
 }
 BASE = {
-    *("errors", "handler_errors", "notices", "opaque", "options", "redaction", "stats"),
+    *("errors", "handler_errors", "latch", "notices", "opaque", "options", "redaction", "stats"),
     "validation",
 }
 # What the trainer may know of delivery: how it is started and ended, what it reports, the backends.
@@ -36,7 +36,7 @@ BORDER = {
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "copies": BASE,
+    "copies": BASE | {"hotpath", "preemption"},
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
@@ -44,8 +44,10 @@ ALLOWED = {
     "command": BASE,
     "journal": BASE,
     "context": BASE,
-    "settings": BASE | {"context", "delivery.backends.registry", "journal.run_directory"},
-    "hotpath": BASE | {"context"},
+    "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
+    "run_identity": BASE | {"context", "journal.run_directory", "settings"},
+    "quick_calls": BASE,
+    "hotpath": BASE | {"context", "quick_calls"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
@@ -63,7 +65,7 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption"},
+    | {"preemption", "quick_calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": {"tracker"},

@@ -144,6 +144,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "opaque",
         "options",
         "preemption",
+        "quick_calls",
         "settings",
         "stats",
         "tracker",
@@ -324,6 +325,25 @@ def test_exit_code_that_is_no_integer_does_not_raise_into_training(
 
     (finish,) = read_entries(run_dir(tracker), Finish)
     assert finish.exit_code == 1
+
+
+def test_each_mistake_is_said_once_and_counted_by_its_reason(
+    make: Trackers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the first wrong step another kind of wrong step was dropped without a word."""
+    tracker = make()
+    for step in (None, None, "3", "3"):
+        tracker.log_training_step(0.5, step)  # type: ignore[arg-type]
+    for value in ("x", [1, 2]):
+        tracker.log_metrics({"m": value}, 1)
+    tracker.finish()
+
+    *said, last = (line for line in capsys.readouterr().err.splitlines() if "; " in line)
+    wrong_step = "log_training_step: step must be an integer, not"
+    for cause in (f"{wrong_step} NoneType;", f"{wrong_step} str '3';", "m: a str 'x'", "m: a list"):
+        assert sum(cause in line for line in said) == 1
+    assert f"2 x {wrong_step} NoneType; 2 x {wrong_step} str '3'" in last
+    assert "1 x m: a str 'x' is not one real number; 1 x m: a list is not" in last
 
 
 # --- the whole way, with the real delivery process ------------------------------------------------

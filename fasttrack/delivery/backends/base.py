@@ -40,6 +40,8 @@ class Place:
     well go on elsewhere."""
     leave_out: Callable[[str], None] = lambda what: None
     """Told what of the run the destination never takes, and why; all the rest is delivered."""
+    progress: Callable[[], None] = lambda: None
+    """Called with everything that is read, so that a long reading is not taken for a hang."""
     clock: Callable[[], float] = time.time
     """Unix time in seconds."""
 

@@ -226,3 +226,24 @@ def test_the_room_that_a_copy_takes_is_said_before(
 
     assert said.format(checkpoint) in before
     assert journal.recorder.wait(60)
+
+
+def test_nobody_waits_for_what_no_thread_was_left_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of processes: the checkpoint is refused; the end of the run waited an hour for it."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    checkpoint = tmp_path / "model.pt"
+    checkpoint.write_bytes(b"weights")
+    journal = Journal(tmp_path / "run")
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            journal.recorder.log_checkpoint(checkpoint, ("best",), force=True, step=7)
+    journal.recorder.log_checkpoint(checkpoint, ("best",), force=True, step=8)
+
+    assert journal.recorder.wait(0.0)
+    assert [entry.step for entry in journal.entries if isinstance(entry, Artifact)] == [8]

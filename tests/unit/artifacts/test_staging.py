@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.interrupts import interrupt
 
 from fasttrack.artifacts import snapshot, staging
 from fasttrack.artifacts.copying import ChangedError, CutShortError
@@ -550,3 +552,20 @@ def test_the_reason_is_told_where_only_some_of_a_cut_short_copy_can_be_linked(
         staged.finish(lambda: True)
 
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed|Exception ignored")  # what was open just then
+def test_what_a_handler_raises_while_files_are_staged_comes_out(tmp_path: Path) -> None:
+    """`exists`, `mkdir(exist_ok=True)`, `realpath`, `copyfile` take any OSError for their own."""
+    source, run_dir = tmp_path / "checkpoint", tmp_path / "run"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "weights").write_bytes(b"x")
+    (source / "link").symlink_to(source / "inner" / "weights")
+    run_dir.mkdir()
+    for number in itertools.count(1):
+        directory = run_dir / "artifacts" / "segment-0001" / f"{number:04d}"
+        if not interrupt(lambda directory=directory: stage(source, directory), 37 * number):  # type: ignore[misc]
+            break
+
+    assert number > 20
+    assert stage(source, run_dir / "artifacts" / "segment-0001" / "whole").files == 2

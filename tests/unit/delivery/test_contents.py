@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,21 @@ def test_numbers_of_one_python_hash_are_told_apart(logged: float, other: float) 
 
     assert [one.replaced for one in found.missing] == [True]
     assert found.metrics["a"].journal != found.metrics["a"].held
+
+
+def test_many_lost_rows_are_kept_as_numbers() -> None:
+    """A million rows that a server has lost filled a gigabyte; each is kept in bytes now."""
+    count, names = 5000, [f"metric/{number}" for number in range(20)]
+
+    def journal() -> Iterator[Numbered]:
+        for number in range(count):
+            yield Numbered(SEGMENT, number, Row(number, number, 0.0, dict.fromkeys(names, 0.5)))
+
+    tracemalloc.start()
+    found = compare(journal, list)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(found.missing) == count
+    assert found.missing[-1].metrics == tuple(names)
+    assert peak_bytes / count < 400

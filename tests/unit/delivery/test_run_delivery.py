@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +18,7 @@ from support.deliveries import Scene
 from fasttrack.delivery.backends.memory import MemoryBackend, MemoryDestination
 from fasttrack.delivery.events import Done, LeftOut, Trouble
 from fasttrack.delivery.ledger import CursorFile
+from fasttrack.delivery.run_lock import locked
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import Finish, encode, encode_row
@@ -340,6 +345,72 @@ def test_a_trainers_delivery_waits_for_whoever_is_at_work_on_the_run(scene: Scen
     assert scene.delivery().follow() is True
     assert opened_too_soon == []
     assert steps(scene.destination) == [0]
+
+
+@pytest.fixture
+def stopped_holder(tmp_path: Path) -> Iterator[int]:
+    """Have a process hold the lock of run r1, and be stopped; return its id."""
+    run_dir = tmp_path / "r1"
+    run_dir.mkdir()
+    source = (
+        "import sys; from pathlib import Path; from fasttrack.delivery.run_lock import locked\n"
+        "with locked(Path(sys.argv[1]), 'fasttrack sync'):\n"
+        "    print('held', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", source, str(run_dir)]
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        yield process.pid
+        process.kill()
+
+
+def test_a_holder_that_is_stopped_is_named_and_given_up_on_at_the_runs_deadline(
+    scene: Scene, stopped_holder: int
+) -> None:
+    """It was waited for without limit and without a word, by a process that nobody would see."""
+    trainer = scene.begin()
+    trainer.log(0)
+    scene.clock.at(3600, trainer.finish)  # as long as the trainer is there, nothing is late
+
+    assert scene.delivery().follow() is None
+    holder = f"fasttrack sync (process {stopped_holder} on this machine, which is stopped"
+    assert [event.backend for event in scene.told(Trouble)] == ["memory", "other"]
+    assert all(event.reason.startswith(holder) for event in scene.told(Trouble))
+    assert outcome(scene) == {"memory": False, "other": False}
+    assert all(str(event.reason).endswith("still holds the run") for event in scene.told(Done))
+    assert 3600 + 60 <= scene.clock.elapsed_s < 3600 + 61
+    assert steps(scene.destination) == []
+
+
+def test_a_holder_that_is_at_work_has_as_long_as_uploads_have(scene: Scene) -> None:
+    """A sync by hand sends a large checkpoint just when the run ends."""
+    trainer = scene.begin(upload_timeout_s=600.0)
+    trainer.log(0)
+    trainer.finish(within_s=60)
+    with locked(scene.run_dir, "fasttrack sync"):
+        assert scene.delivery().follow() is None
+
+    assert 660 <= scene.clock.elapsed_s < 661
+
+
+def test_rows_behind_a_lost_header_go_where_they_went_before(tmp_path: Path) -> None:
+    """To W&B went the rest of a run that was for another backend alone."""
+    scene = Scene(tmp_path / "r1")
+    trainer = scene.begin()
+    trainer.log(0)
+    trainer.finish()
+    assert scene.delivery().follow() is True
+    path = trainer.writer.path
+    path.write_bytes(
+        b"\x00\n" + encode_row(0, 0, 0.0, {"a": 0.0}) + encode_row(1, 1, 0.0, {"a": 1})
+    )
+
+    assert scene.delivery().deliver_now() is True
+    assert outcome(scene) == {"memory": True}
+    assert steps(scene.destination) == [0, 1]
 
 
 def test_couriers_leave_no_threads_behind(scene: Scene) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.journals import write_attempt
+from support.unprivileged import run_unprivileged
 
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.wandb import proof
 from fasttrack.delivery.backends.wandb.history import Extent, FileHistory, ServerHistory
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.notes import Notes
-from fasttrack.delivery.backends.wandb.offline_directory import online_directories
+from fasttrack.delivery.backends.wandb.offline_directory import mark_synced, online_directories
 from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
 from fasttrack.delivery.backends.wandb.standing import Placed, Standing
 from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
@@ -24,7 +25,7 @@ from fasttrack.journal.cursor import Ledger
 from fasttrack.journal.entries import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -67,14 +68,14 @@ class Scene:
         self.notes = Notes()
         self.server = Lines()
 
-    def session(self) -> Standing:
+    def session(self, progress: Callable[[], None] = lambda: None) -> Standing:
         """Open the run, as a client that was started anew."""
         place = Place(
             run_dir=self.segment.parent,
             ledger=self.ledger,
             save=lambda: None,
             in_trainer=False,
-            leave_out=lambda what: None,
+            progress=progress,
         )
         standing = Standing(
             place,
@@ -315,3 +316,76 @@ def test_a_file_that_was_completed_while_it_was_read_is_read_once_more(
     told = proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=10.0)
 
     assert (told, looks) == (f"3 rows read back from {tmp_path.name}", [False, True])
+
+
+@pytest.mark.parametrize(
+    ("lines", "ended", "artifacts", "why"),
+    [
+        ([0, 1, 2, 1], True, 0, "1 values are there more often than they were logged (steps 1)"),
+        ([0, 2], True, 0, "1 of 3 rows are not there (steps 1)"),
+        ([0, 1, 2], False, 0, "it was not written to its end"),
+        ([0, 1, 2], True, 1, "it holds 1 of 0 artifacts"),
+    ],
+)
+def test_each_fault_of_a_file_has_words_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[int],
+    ended: bool,
+    artifacts: int,
+    why: str,
+) -> None:
+    """A row that was there twice was "not written to its end"."""
+    scene = Scene(tmp_path, make_rows(3))
+    standing = scene.session()
+
+    class Faulty(FileHistory):
+        """A file that holds these lines."""
+
+        def rows(self) -> Iterator[dict[str, object]]:
+            self.ended, self.artifacts = ended, artifacts
+            return iter([{"loss": float(step), "step": step} for step in lines])
+
+    monkeypatch.setattr(proof, "FileHistory", Faulty)
+    with pytest.raises(BackendLostError) as raised:
+        proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=0.0)
+
+    assert str(raised.value) == f"{tmp_path.name}: {why}"
+
+
+def test_all_that_is_read_back_is_progress(tmp_path: Path) -> None:
+    """A million rows took longer than any call may, and their delivery was begun anew."""
+    scene = Scene(tmp_path, make_rows(100))
+    scene.session()
+    moved: list[None] = []
+    standing = scene.session(progress=lambda: moved.append(None))
+    scene.deliver(standing)
+    before = len(moved)
+    scene.prove(standing)
+
+    assert len(moved) - before >= 2 * 100  # of the journal, and of the server
+
+
+def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+    """All its rows are on the server: `wandb sync` would send them a second time."""
+    directory = tmp_path / "offline-run-20260101_000000-a"
+    directory.mkdir()
+    (directory / "run-a.wandb").touch()
+    source = (
+        "import sys; from pathlib import Path; "
+        "from fasttrack.delivery.backends.wandb.offline_directory import mark_synced; "
+        "print(mark_synced(Path(sys.argv[1])))"
+    )
+    directory.chmod(0o500)
+    result = run_unprivileged("-c", source, str(directory))
+    directory.chmod(0o700)
+
+    assert result.stdout + result.stderr == (
+        f"{directory.name} cannot be marked as uploaded (Permission denied): "
+        "never 'wandb sync' it\n"
+    )
+    assert mark_synced(directory) is None
+    directory.chmod(0o500)
+    marked_before = run_unprivileged("-c", source, str(directory))
+    directory.chmod(0o700)
+    assert marked_before.stdout == "None\n"

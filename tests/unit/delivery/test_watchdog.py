@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +144,33 @@ def test_what_moves_may_take_any_time(watched: Watched) -> None:
             call.progress()
 
     assert watched.hangs == []
+
+
+def test_what_is_read_is_progress_of_the_call_around_it(watched: Watched) -> None:
+    """A million rows take longer to be read back than any call that hangs is waited for."""
+    with watched.dog.call("wandb", "its prove", 60):
+        with watched.dog.call("wandb", "a call in it", 5):
+            pass
+        for _ in range(50):
+            watched.run(50)
+            watched.dog.progress()
+        alive = list(watched.hangs)
+        watched.run(75)
+    watched.dog.progress()  # of nothing
+
+    assert (alive, watched.hangs) == ([], [("wandb", "its prove did not come back")])
+
+
+def test_what_one_thread_reads_is_no_progress_of_anothers_call(watched: Watched) -> None:
+    """An upload hangs while rows are looked for."""
+    reader = threading.Thread(target=watched.dog.progress)
+    with watched.dog.call("wandb", "its upload", 60):
+        watched.run(50)
+        reader.start()
+        reader.join()
+        watched.run(25)
+
+    assert watched.hangs == [("wandb", "its upload did not come back")]
 
 
 def test_time_in_which_the_process_did_not_run_does_not_count(watched: Watched) -> None:

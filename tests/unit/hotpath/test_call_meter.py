@@ -14,9 +14,9 @@ def test_without_calls_there_are_no_percentiles() -> None:
 
 
 def test_each_timed_call_stands_for_those_beside_it() -> None:
-    """One skipped call in 17 and every logged one are timed; p50 is then a skipped call's."""
+    """One skipped call in 17 and one logged in 8 are timed; p50 is then a skipped call's."""
     meter = CallMeter()
-    meter.timed.extend([(LOGGED, 50e-6, 0.0)] * 10 + [(SKIPPED, 2e-6, 0.0)])
+    meter.timed.extend([(LOGGED, 50e-6, 0.0)] * 2 + [(SKIPPED, 2e-6, 0.0)])
 
     assert meter.percentiles_us() == pytest.approx((2.0, 50.0))
     meter.timed.extend([(LOGGED, 50e-6, 0.0)] * 10)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.step_loggers import Bench
 from torch import nn
 
 from fasttrack.hotpath import loss_scale
@@ -627,3 +628,33 @@ def test_on_cuda_the_norm_is_true_wherever_it_is_logged(
 class _ToCuda(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.cuda()
+
+
+class Unreadable:
+    """What raises where its state is read."""
+
+    @property
+    def _per_optimizer_states(self) -> Any:
+        raise OSError("gone")
+
+
+class UnreadableScaler(Unreadable):
+    """One that scales gradients."""
+
+    def unscale_(self, optimizer: object) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("scaler", [Unreadable(), UnreadableScaler()], ids=["none", "scaler"])
+def test_a_scaler_that_cannot_be_read_leaves_the_norm_out(scaler: Unreadable) -> None:
+    """The gradients may be scaled; those beside what is no scaler are not."""
+    model = torch.nn.Linear(2, 2)
+    model(torch.ones(2)).sum().backward()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    bench = Bench()
+    bench.log(0, model=model, optimizer=optimizer, scaler=scaler)
+
+    (record,) = bench.pop()
+    has_norm = record[5] is not None or GRAD_NORM in record[2]
+    assert has_norm == (not isinstance(scaler, UnreadableScaler))
+    assert any(GRAD_NORM in reason for reason in bench.notices.reasons()) == (not has_norm)

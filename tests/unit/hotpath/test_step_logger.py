@@ -17,7 +17,7 @@ from support.step_loggers import Bench
 from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack import ExperimentTracker
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.call_meter import LOGGED, LOGGED_EVERY, METRICS, SKIPPED, SKIPPED_EVERY
 from fasttrack.hotpath.records import OddSize
 
 
@@ -38,7 +38,7 @@ def test_every_tenth_step_is_logged_with_the_ticks_of_all() -> None:
     for step in range(21):
         bench.log(step, batch_size=step)
 
-    records = bench.ring.pop(10)
+    records = bench.pop()
     assert [record[0] for record in records] == [0, 10, 20]
     assert [[size for _, size in record[4] or ()] for record in records] == [
         [0],
@@ -64,29 +64,44 @@ def test_after_the_end_every_call_is_late_whatever_the_interval() -> None:
     bench.logger.set_interval(10)
     for step in (1, 10, 11):
         bench.log(step)
-    bench.logger.metrics({"a": 1}, 1)
+    bench.metrics({"a": 1}, 1)
 
     assert bench.records() == []
     assert bench.notices.counts() == {"late_calls": 4}
 
 
-def test_some_calls_that_log_nothing_are_timed_and_all_that_log() -> None:
-    """A trainer that counts anew is timed on."""
+def test_some_calls_of_each_kind_are_timed() -> None:
+    """One in so many; both where all is usual, and where a call takes the longer way."""
+    for further in ({}, {"grad_norm": 1.0}):
+        bench = Bench()
+        for step in range(1, 10 * SKIPPED_EVERY):
+            bench.log(step, **further)
+
+        kinds = [kind for kind, _, _ in bench.calls.timed]
+        assert kinds.count(LOGGED) == SKIPPED_EVERY // LOGGED_EVERY
+        assert kinds.count(SKIPPED) == 10
+
+
+def test_a_trainer_that_counts_anew_is_timed_on() -> None:
+    """In epochs shorter than what was reached before."""
     bench = Bench()
-    for _ in range(2):
+    for step in range(1, 1000):
+        bench.log(step)
+    bench.calls.timed.clear()
+    for _ in range(40):
         for step in range(1, 2 * SKIPPED_EVERY):
             bench.log(step)
 
     kinds = [kind for kind, _, _ in bench.calls.timed]
-    assert kinds.count(LOGGED) == 2 * 3
-    assert kinds.count(SKIPPED) == 2 * 2
+    assert kinds.count(LOGGED) == 40 * 3 // LOGGED_EVERY
+    assert kinds.count(SKIPPED) >= 4
 
 
 def test_one_in_eight_calls_of_log_metrics_is_timed() -> None:
     """They cost too little to be timed each."""
     bench = Bench()
     for step in range(16):
-        bench.logger.metrics({"a": 1.0}, step)
+        bench.metrics({"a": 1.0}, step)
 
     assert [kind for kind, _, _ in bench.calls.timed] == [METRICS] * 2
 
@@ -111,7 +126,7 @@ def test_gradients_wake_the_worker_and_nothing_else_does() -> None:
     bench.log(1, model=model)
 
     assert (before, bench.wakes) == (0, 1)
-    assert [record[5] is not None for record in bench.ring.pop(2)] == [False, True]
+    assert [record[5] is not None for record in bench.pop()] == [False, True]
 
 
 # --- what is logged -------------------------------------------------------------------------------
@@ -158,17 +173,17 @@ def test_a_loss_scale_is_found_whatever_optimizer_came_before(plain_first: bool)
 def test_metrics_without_a_step_take_that_of_the_last_call_that_had_one() -> None:
     """0 before any; steps that are not logged count, and so do those of other metrics."""
     bench = Bench()
-    bench.logger.metrics({"a": 1}, None)
+    bench.metrics({"a": 1}, None)
     bench.log(1234)
-    bench.logger.metrics({"b": 1}, None)
-    bench.logger.metrics({"c": 1}, 7)
-    bench.logger.metrics({"d": 1}, None)
+    bench.metrics({"b": 1}, None)
+    bench.metrics({"c": 1}, 7)
+    bench.metrics({"d": 1}, None)
 
     bench.log(1235)
-    bench.logger.metrics({"e": 1}, None)
-    bench.logger.metrics({"f": 1}, 7)
+    bench.metrics({"e": 1}, None)
+    bench.metrics({"f": 1}, 7)
     bench.log(1235)  # again: a micro-batch
-    bench.logger.metrics({"g": 1}, None)
+    bench.metrics({"g": 1}, None)
 
     assert bench.records() == [
         (0, {"a": 1}),
@@ -185,7 +200,7 @@ def test_metrics_of_another_step_do_not_move_the_training_step() -> None:
     """A checkpoint that is logged next belongs to the training step."""
     bench = Bench()
     bench.log(999)
-    bench.logger.metrics({"eval": 1}, 3)
+    bench.metrics({"eval": 1}, 3)
 
     assert bench.logger.training_step_number == 999
 
@@ -502,7 +517,7 @@ def test_a_closing_run_and_a_stretching_interval_do_not_wait_for_each_other() ->
         thread.join(HANG_GUARD_S)
 
     assert not any(thread.is_alive() for thread in threads)
-    assert bench.logger.interval == 1
+    assert bench.hot._interval == 1
 
 
 # --- batch sizes and pauses -----------------------------------------------------------------------
@@ -513,17 +528,12 @@ def test_a_batch_that_is_passed_for_its_size_is_not_kept() -> None:
     bench = Bench(log_interval=1000)
     batch: Any = torch.ones(64)
     kept = sys.getrefcount(batch)
-    logger = bench.logger
     for step in range(1, 100):
-        if step < logger.timed_from:
-            logger.ticks.append((float(step), batch))
-            logger.step = step
-        else:
-            bench.log(step, batch_size=batch)
+        bench.log(step, batch_size=batch)
 
     assert sys.getrefcount(batch) == kept
-    assert {size for _, size in logger.ticks} == {OddSize("Tensor")}
-    assert len(logger.ticks) == 99
+    assert {size for _, size in bench.hot._ticks} == {OddSize("Tensor")}
+    assert len(bench.hot._ticks) == 99
 
 
 @pytest.mark.parametrize("size", ["8", True, torch.tensor(8), [8], -8, math.nan, Ellipsis], ids=str)

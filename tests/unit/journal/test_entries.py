@@ -8,6 +8,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fasttrack.journal.entries import (
     FORMAT_VERSION,
@@ -23,6 +25,7 @@ from fasttrack.journal.entries import (
     decode,
     encode,
     encode_row,
+    encode_rows,
     is_row,
     merge_headers,
     spell_non_finite,
@@ -156,6 +159,40 @@ def test_unrepresentable_row_is_a_type_error(values: Any) -> None:
     """What JSON cannot hold is refused, not written somehow."""
     with pytest.raises(TypeError):
         encode_row(0, 0, 0.0, values)
+
+
+_NUMBERS = st.one_of(
+    st.integers(-(2**63), 2**64 - 1), st.floats(), st.sampled_from([math.nan, math.inf, -0.0])
+)
+_NAMES = st.one_of(
+    st.sampled_from([',{"kind":"row"', '":null', "null", "}\n{", "loss/total", "ü\u2028"]),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
+_ROWS = st.lists(
+    st.tuples(
+        st.integers(-(2**53), 2**53),
+        st.floats(0, 2e9),
+        st.dictionaries(_NAMES, _NUMBERS),
+        st.none(),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(first_seq=st.integers(0, 2**40), rows=_ROWS)
+def test_rows_in_one_piece_are_the_lines_of_each(first_seq: int, rows: list[Any]) -> None:
+    """To the byte, whatever the names and the numbers; what else a tuple holds is passed over."""
+    alone = [encode_row(seq, *row[:3]) for seq, row in enumerate(rows, first_seq)]
+
+    assert encode_rows(first_seq, rows).splitlines(keepends=True) == alone
+
+
+@pytest.mark.parametrize("values", [{1: 2.0}, {"a": 2**70}, {"\ud800": 1}])
+def test_one_unrepresentable_row_of_several_is_a_type_error(values: Any) -> None:
+    """Who calls finds out which one it is."""
+    with pytest.raises(TypeError):
+        encode_rows(0, [(0, 0.0, {"a": 1.0}), (1, 0.0, values)])
 
 
 def test_writing_a_row_leaves_the_values_as_they_were() -> None:

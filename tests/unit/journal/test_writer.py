@@ -133,13 +133,16 @@ def test_header_that_json_cannot_hold_leaves_no_segment(tmp_path: Path) -> None:
     assert segments(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "lines", [[row(0), row(1), CONSOLE], [row(0) + row(1) + CONSOLE]], ids=["lines", "piece"]
+)
 def test_full_disk_tears_no_line_and_keeps_the_order(
-    tmp_path: Path, limit_files: Callable[[int], None]
+    tmp_path: Path, limit_files: Callable[[int], None], lines: list[bytes]
 ) -> None:
     """What was written in part is held, and completed first once there is room."""
     writer = SegmentWriter(tmp_path, HEADER)
     limit_files(writer.path.stat().st_size + len(row(0)) + 5)
-    error = writer.append([row(0), row(1), CONSOLE])
+    error = writer.append(lines)
     held = (writer.held_lines, writer.held_rows)
     seen = seqs(writer.path)
     limit_files(resource.RLIM_INFINITY)

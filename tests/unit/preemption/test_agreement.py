@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import threading
 import time
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.interrupts import interrupt
 from torch._C._distributed_c10d import Store, TCPStore
 
 from fasttrack.preemption import agreement
@@ -301,23 +304,43 @@ def test_every_order_of_events_ends_with_all_at_one_call_or_none(annulled: bool)
 
 
 @pytest.mark.usefixtures("swift")
-def test_a_handler_may_ask_while_its_thread_closes(store: Store) -> None:
+def test_a_handler_may_ask_and_raise_wherever_its_thread_closes(store: Store) -> None:
     """It interrupts the owner of a lock that cannot be taken twice: it must not want that."""
-    rank = Rank(0, 2, store, [])
-    asked = threading.Event()
+    said: list[str] = []
+    for place in itertools.count(1):
+        asked = Agreement(lambda: store, f"stop/{place}", 0, 2, Calls(), warn=said.append)
+        interrupted = interrupt(asked.close, place, first=functools.partial(asked.request, "now"))
+        closing = threading.Thread(target=asked.close, daemon=True)
+        closing.start()
+        closing.join(HANG_GUARD_S)
 
-    class Interrupted(threading.Semaphore):
-        def release(self, n: int = 1) -> None:
-            with self._cond:  # type: ignore[attr-defined]  # as the original holds it
-                if not asked.is_set():
-                    asked.set()
-                    rank.agreement.request("by a handler")
-            super().release(n)
+        assert not closing.is_alive()
+        assert asked._ended.is_open
+        if not interrupted:
+            break
+    assert place > 20
 
-    rank.agreement._wake = Interrupted(0)
-    closing = threading.Thread(target=rank.agreement.close, daemon=True)
-    closing.start()
-    closing.join(HANG_GUARD_S / 4)
 
-    assert asked.is_set()
-    assert not closing.is_alive()
+@pytest.mark.usefixtures("swift")
+def test_what_handlers_raise_while_a_call_waits_changes_no_decision(store: Store) -> None:
+    """In `Thread.is_alive` it makes the thread look ended: the rank went on without the others."""
+    said: list[str] = []
+    waits = Rank(0, 2, store, said)
+    waits.agreement.request("asked")
+    calls = waits.calls
+    while calls.newest + 1 < calls.limit:
+        assert not waits.step()
+        time.sleep(0.001)
+    calls.newest += 1  # this call waits: the other rank has not promised yet
+    for place in range(1, 200):
+        assert interrupt(lambda: waits.agreement.answer(calls.newest), place)
+    other = Rank(1, 2, store, said)
+    training = threading.Thread(target=other.train, args=(lambda: 0.001, None), daemon=True)
+    training.start()
+    while not waits.agreement.answer(calls.newest):
+        calls.newest += 1
+    training.join(HANG_GUARD_S)
+
+    assert other.stopped_at == calls.newest
+    assert said == []
+    _close([waits, other])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.interrupts import interrupt
 from support.runs import HANG_GUARD_S, run_script, script_environment, start_script, wait_until
 from support.trackers import Trackers, journal_only
 
 from fasttrack import ConfigurationError, Options
 from fasttrack.journal.run_directory import segments, stop_path
+from fasttrack.notices import Notices
+from fasttrack.preemption.calls import Calls
+from fasttrack.preemption.watch import StopWatch
 
 
 @pytest.fixture
@@ -388,3 +393,59 @@ def test_a_finished_run_listens_to_nothing(trackers: Trackers) -> None:
 
     assert not tracker.should_stop()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_a_watch_whose_end_a_handler_interrupts_is_closed_by_the_next_call() -> None:
+    """At whatever place: the signals are given back, and the thread ends."""
+    before = signal.getsignal(signal.SIGUSR1)
+    for place in itertools.count(1):
+        watch = StopWatch(Calls(), Options(), (), Notices(), asks_slurm=False)
+        interrupted = interrupt(watch.close, place)
+        watch.close()
+
+        assert signal.getsignal(signal.SIGUSR1) is before
+        assert not watch._thread.is_alive()
+        if not interrupted:
+            break
+    assert place > 50
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["void", "a rank has left"])
+def test_where_the_ranks_cannot_stop_together_signals_end_the_program_as_before(left: bool) -> None:
+    """It would hear SIGTERM for ever, and never stop: nothing but SIGKILL could end it."""
+    result = run_script(
+        f"""
+        import os, signal, time
+        import torch.distributed as dist
+        from support.runs import make_tracker
+        from support.trackers import journal_only
+        from fasttrack.preemption import agreement, watch
+        from fasttrack.preemption.ballot import Ballot
+
+        agreement.WAIT_S = 0.2
+        store = dist.HashStore()
+        watch._store_of_many = lambda: store
+        watch._own_connection = lambda shared: shared
+        watch.get_world_size = lambda: 2
+        before = signal.getsignal(signal.SIGINT)
+        options = journal_only(stop_signals=("SIGTERM", "SIGINT", "SIGUSR1"))
+        tracker = make_tracker(resume_id="one", options=options)
+        tracker.log_metrics({{"a": 1}}, step=0)
+        assert not tracker.should_stop()
+        if {left}:
+            Ballot(store, tracker._stopping._watch._key, 1, 2).leave()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while signal.getsignal(signal.SIGINT) is not before:
+            assert not tracker.should_stop()
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert not tracker.should_stop()
+        print("goes on", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        """,
+        check=False,
+    )
+
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "goes on\n"), result.stderr
+    assert ("cannot agree" in result.stderr) == (not left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,48 @@ def test_run_that_another_process_delivers_is_busy(run: LocalRun) -> None:
         "busy": True,
         "reason": "it is being delivered by fasttrack sync (process 7 on node1)",
     }
+
+
+def test_a_process_that_lies_still_is_named_and_given_up(run: LocalRun) -> None:
+    """Its reports were waited for without limit, where somebody had stopped it."""
+    source = (
+        "import os, signal; print('begun', flush=True); "
+        "os.kill(os.getpid(), signal.SIGSTOP); print('never', flush=True)"
+    )
+    told: list[str] = []
+    command = [sys.executable, "-c", source]
+    result = deliver_run(run, on_silence=told.append, command=lambda _: command, silence_s=0.4)
+
+    (why,) = told
+    assert why.startswith("its process ")
+    assert "is stopped ('kill -CONT " in why
+    assert not result.delivered
+    assert str(result.reason).startswith(f"{why}; it was ended after")
+
+
+def test_a_process_that_goes_on_is_waited_for(run: LocalRun) -> None:
+    """However long it takes altogether, as long as it gives signs of life."""
+    source = (
+        "import sys, time\n"
+        'for _ in range(20): print(\'{"event":"beat"}\', flush=True); time.sleep(0.05)\n'
+        "print(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", source, encode(ARRIVED).decode().strip()]
+
+    assert deliver_run(run, command=lambda _: command, silence_s=60).delivered
+
+
+def test_a_process_whose_child_holds_its_pipe_has_ended(run: LocalRun) -> None:
+    """A client's helper that outlives it says nothing, and is not waited for."""
+    source = (
+        "import subprocess, sys; print(sys.argv[1], flush=True); "
+        "print(subprocess.Popen(['sleep', '600']).pid, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", source, encode(ARRIVED).decode().strip()]
+    result = deliver_run(run, command=lambda _: command, silence_s=1000)
+    os.kill(int((run.directory / "delivery.log").read_text()), signal.SIGKILL)
+
+    assert result.delivered
 
 
 def test_run_for_the_journal_only_starts_no_process(tmp_path: Path) -> None:

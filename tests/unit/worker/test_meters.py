@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrack.hotpath.records import OddSize, PausedSince
+from fasttrack.hotpath.records import FellOut, OddSize, PausedSince
 from fasttrack.worker.meters import StepMeter
 
 if TYPE_CHECKING:
@@ -64,6 +64,23 @@ def test_a_first_interval_that_starts_in_the_middle_counts_what_it_saw() -> None
     assert metrics["perf/steps_per_sec"] == pytest.approx(2.0)
     assert metrics["perf/samples_per_sec"] == pytest.approx(16.0)
     assert metrics["perf/step_time_ms/max"] == pytest.approx(750.0)
+
+
+def test_a_steady_step_is_metered_as_any_other() -> None:
+    """The short way for intervals of one step gives what the long one does, to the last bit."""
+    times_s = [1.0, 1.1, 1.35, 1.4000001, 2.2, 2.3, 2.2, 2.9]
+    long_way = a_meter(alone)
+    long_way._usual_step = lambda *_: None  # type: ignore[method-assign]
+    meter = a_meter(alone)
+
+    def measured(meter: StepMeter) -> list[Any]:
+        found = []
+        for at_s in times_s:
+            metrics = meter.measure(ticks(at_s))
+            found.append((list(metrics.items()), meter.steps, meter.paused_s, [*meter._recent]))
+        return found
+
+    assert measured(meter) == measured(long_way)
 
 
 def test_samples_are_counted_over_all_ranks() -> None:
@@ -187,10 +204,10 @@ def test_batch_sizes_may_differ_from_step_to_step() -> None:
 
 
 def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_left() -> None:
-    """Only so many steps of one interval are kept: no step is timed across the gap."""
-    meter = a_meter(alone, most_ticks=4)
+    """Only so many steps are kept until the worker comes: no step is timed across the gap."""
+    meter = a_meter(alone)
     meter.measure(ticks(0.0))
-    metrics = meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
+    metrics = meter.measure([(50.0, FellOut), *ticks(90.0, 91.0, 92.0, 94.0)])
 
     assert metrics["perf/steps_per_sec"] == pytest.approx(3 / 4.0)
     assert metrics["perf/samples_per_sec"] == pytest.approx(3 * 8 / 4.0)
@@ -199,9 +216,9 @@ def test_an_interval_whose_first_readings_fell_out_is_measured_from_the_oldest_l
 
 def test_the_interval_after_a_truncated_one_is_whole_again() -> None:
     """It starts at the last reading of the one before."""
-    meter = a_meter(alone, most_ticks=4)
+    meter = a_meter(alone)
     meter.measure(ticks(0.0))
-    meter.measure(ticks(90.0, 91.0, 92.0, 94.0))
+    meter.measure([(50.0, FellOut), *ticks(90.0, 91.0, 92.0, 94.0)])
 
     assert meter.measure(ticks(94.5))["perf/steps_per_sec"] == pytest.approx(2.0)
 

@@ -249,8 +249,10 @@ class Supervised:
         self.said: list[str] = []
         self.starts = 0
         self._source = source
+        self.segment = run_dir / "segment-0001.jsonl"
+        self.segment.touch()
         self.delivery = DeliveryProcess(
-            run_dir / "segment-0001.jsonl",
+            self.segment,
             ("wandb",),
             lambda key, text: self.said.append(text),
             command=self._command,
@@ -318,6 +320,25 @@ def test_a_process_that_was_given_up_is_started_again_at_the_end(tmp_path: Path)
     assert supervised.starts == 7
 
 
+def test_a_process_whose_journal_was_deleted_is_not_started_again(tmp_path: Path) -> None:
+    """It could deliver nothing, and yet "nothing is lost" was said, and `finish()` waited."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    supervised = Supervised(run_dir, DIES)
+    supervised.process.wait(timeout=60)
+    shutil.rmtree(run_dir)
+    for _ in range(10):
+        supervised.let_die(100)
+    over = supervised.delivery.wait(3600.0, 3600.0)
+    supervised.delivery.close()
+
+    assert over
+    assert supervised.starts == 1
+    assert supervised.said == [
+        f"the journal is lost: {supervised.segment} was deleted, so that nothing more is delivered"
+    ]
+
+
 def test_restarts_are_all_there_again_after_a_minute_of_work(tmp_path: Path) -> None:
     """A run of weeks may lose its delivery process more than five times."""
     works = BEATS.replace('"event":"beat"', '"event":"progress","backend":"wandb","rows":1')
@@ -382,7 +403,8 @@ def test_after_a_failed_restart_no_file_of_the_users_is_touched(tmp_path: Path) 
     run_dir.mkdir()
     supervised = Supervised(run_dir, DIES)
     old = supervised.delivery._reports
-    shutil.rmtree(run_dir)  # no log can be opened: the restart fails
+    (run_dir / "delivery.log").unlink()
+    (run_dir / "delivery.log").mkdir()  # no log can be opened: the restart fails
     supervised.let_die(1.0)
     users, writing = os.pipe()
     if users != old:

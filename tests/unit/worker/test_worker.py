@@ -348,6 +348,29 @@ def test_gpu_statistics_join_the_first_row_of_each_interval(
     assert sampled == [0, 60, 100]
 
 
+def test_what_is_sampled_in_one_round_is_sampled_once(setup: Setup) -> None:
+    """A round may hold many intervals: the worker's share of a microsecond would mean nothing."""
+    for step in range(0, 500, 10):
+        setup.log(step, ((float(step), 1),), loss=1.0)
+    setup.worker.run_once()
+
+    told = [values for values in setup.values() if "fasttrack/worker_cpu_pct" in values]
+    assert len(told) == 9
+    assert len({values["fasttrack/worker_cpu_pct"] for values in told}) == 1
+
+
+def test_many_numbers_are_encoded_in_pieces_and_none_is_missed(setup: Setup) -> None:
+    """The GIL is not kept for a chunk of rows of many metrics each."""
+    metrics = {f"layer{number}": number / 7 for number in range(200)}
+    for step in range(CHUNK + 5):
+        setup.log_mapping(step, {**metrics, "step/same": step})
+    setup.worker.run_once()
+
+    assert [row.seq for row in setup.rows()] == list(range(CHUNK + 5))
+    assert setup.values() == [{**metrics, "step/same": step} for step in range(CHUNK + 5)]
+    assert setup.worker.rows_written == CHUNK + 5
+
+
 def test_one_round_ends_though_the_caller_logs_as_fast_as_the_worker_writes(
     setup: Setup,
 ) -> None:

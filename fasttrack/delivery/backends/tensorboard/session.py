@@ -13,7 +13,7 @@ from fasttrack.delivery.backends.tensorboard.event_files import (
     segment_of,
 )
 from fasttrack.delivery.backends.tensorboard.texts import Texts
-from fasttrack.delivery.contents import Known, compare, numbered_rows
+from fasttrack.delivery.contents import Known, compare, numbered_rows, watched
 from fasttrack.errors import ArtifactRefusedError, BackendLostError
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ class TensorBoardSession:
         return list(pending)
 
     def _compare(self) -> Comparison:
-        names = {path.name for path in self._pending}
+        names, moved = {path.name for path in self._pending}, self._place.progress
         files = [path for path in event_files(self._directory) if segment_of(path) in names]
         return compare(
-            lambda: numbered_rows(self._pending),
-            lambda: chain.from_iterable(map(read_rows, files)),
+            lambda: watched(numbered_rows(self._pending), moved),
+            lambda: watched(chain.from_iterable(map(read_rows, files)), moved),
             kept=as_shown,
         )
 

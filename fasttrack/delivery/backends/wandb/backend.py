@@ -50,7 +50,7 @@ from fasttrack.delivery.backends.wandb.offline_directory import discard, online_
 from fasttrack.delivery.backends.wandb.outbox import Outbox
 from fasttrack.delivery.backends.wandb.session import WandbSession
 from fasttrack.delivery.children import kill_children
-from fasttrack.delivery.contents import numbered_rows
+from fasttrack.delivery.contents import numbered_rows, watched
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.reader import read_metadata
 from fasttrack.journal.run_directory import base_directory, client_directory, segment_name
@@ -182,13 +182,16 @@ class WandbBackend:
         return run
 
     def _settings(self, wandb: Any, header: Header, timeout_s: float) -> Any:
+        def stop() -> None:  # no method: the client copies its settings, deeply
+            self._stopped = True
+
         settings: dict[str, object] = {
             "init_timeout": timeout_s,
             "finish_timeout": header.finish_timeout_s,
             "finish_timeout_raises": True,
             "x_transaction_log_flush_interval": 1,
             "stop_on_fatal_error": True,
-            "stop_fn": self._stop,
+            "stop_fn": stop,
             "x_update_finish_state": self._place.tells_the_end(),
             # wandb's own look at git would record a token that is a remote's user name.
             "disable_git": True,
@@ -219,9 +222,6 @@ class WandbBackend:
             settings["x_disable_meta"] = list(header.argv) != sys.argv
         return wandb.Settings(**{key: v for key, v in settings.items() if v is not None})
 
-    def _stop(self) -> None:
-        self._stopped = True
-
     def holdings(self, header: Header, segments: Sequence[Path]) -> list[Holding]:
         """Return the server, and the offline directories not uploaded. See `Backend.holdings`."""
         keep_files_in(client_directory(self._place.run_dir), lasting=True)
@@ -247,7 +247,8 @@ class WandbBackend:
             passes = itertools.chain((False,), itertools.repeat(True))
 
             def rows() -> Iterator[Held]:
-                lowest = min((numbered.row.step for numbered in numbered_rows(remote)), default=0)
+                ours = watched(numbered_rows(remote), self._place.progress)
+                lowest = min((numbered.row.step for numbered in ours), default=0)
                 return as_held(history.rows(max(0, lowest), closely=next(passes)))
 
             found.append(

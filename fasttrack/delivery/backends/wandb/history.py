@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fasttrack.delivery.backends.wandb.client import one_line, public_run
+from fasttrack.delivery.backends.wandb.client import failures, one_line, public_run
 from fasttrack.delivery.backends.wandb.file import (
     HistoryFinder,
     ends_with_exit,
@@ -64,7 +64,7 @@ class ServerHistory:
         try:
             self._run = run = public_run(self._path, self._timeout_s)
             return Extent(int(run.historyLineCount or 0), int(run.lastHistoryStep))
-        except Exception as error:  # the client's own exceptions have no common base here
+        except failures() as error:
             raise _unreadable(error) from error
 
     def rows(
@@ -88,11 +88,11 @@ class ServerHistory:
                 yield from self._run.scan_history(
                     min_step=first, max_step=end, page_size=page, use_cache=False
                 )
-        except Exception as error:
+        except failures() as error:
             raise _unreadable(error) from error
 
 
-def _unreadable(error: Exception) -> BackendLostError:
+def _unreadable(error: BaseException) -> BackendLostError:
     return BackendLostError(f"the run's rows cannot be read ({one_line(error)})")
 
 

@@ -30,11 +30,21 @@ def is_synced(directory: Path) -> bool:
     return marker is not None and marker.exists()
 
 
-def mark_synced(directory: Path) -> None:
-    """Have `wandb sync` skip an offline run directory: it would upload the rows a second time."""
+def mark_synced(directory: Path) -> str | None:
+    """Have `wandb sync` skip an offline run directory: it would upload the rows a second time.
+
+    Returns:
+        In words why it cannot be marked; None where it is, or is not there.
+    """
     marker = _marker(directory)
-    if marker is not None:
+    if marker is None or marker.exists():
+        return None
+    try:
         marker.touch()
+    except OSError as error:
+        why = error.strerror or str(error)
+        return f"{directory.name} cannot be marked as uploaded ({why}): never 'wandb sync' it"
+    return None
 
 
 def _marker(directory: Path) -> Path | None:

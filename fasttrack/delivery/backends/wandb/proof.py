@@ -118,13 +118,11 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
         rows = count_equal(standing, history)
         if rows is not None and history.ended and history.artifacts == artifacts:
             return f"{rows} rows read back from {directory.name}" if rows else "no rows"
-        found = compare(standing.rows, lambda: as_held(history.rows()), kept=kept)
-        whole = history.ended and history.artifacts == artifacts
-        if whole and not found.missing and not found.doubled:
+        found = compare(standing.rows, lambda: as_held(standing.watched(history.rows())), kept=kept)
+        if (fault := _fault(found, history, artifacts)) is None:
             return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
         if late:
-            why = found.gaps() if found.missing else "it was not written to its end"
-            raise BackendLostError(f"{directory.name}: {why}")
+            raise BackendLostError(f"{directory.name}: {fault}")
         time.sleep(_POLL_S)
 
 
@@ -133,3 +131,16 @@ def _wait_for_the_end(history: FileHistory) -> None:
     until_s = time.monotonic() + _END_S
     while not history.seems_ended() and time.monotonic() < until_s:
         time.sleep(_END_POLL_S)
+
+
+def _fault(found: Comparison, history: FileHistory, artifacts: int) -> str | None:
+    """Return in words what is wrong with a file that was read; None: nothing is."""
+    if found.missing:
+        return found.gaps()
+    if found.doubled:
+        return found.surplus()
+    if not history.ended:
+        return "it was not written to its end"
+    if history.artifacts != artifacts:
+        return f"it holds {history.artifacts} of {artifacts} artifacts"
+    return None

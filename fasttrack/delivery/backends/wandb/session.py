@@ -275,8 +275,7 @@ class WandbSession:
         finally:
             self.leave()
         self._witness = None
-        self._note_proof()
-        return proof
+        return "; ".join((proof, *self._note_proof()))
 
     def _find_proof(self, artifacts: int, timeout_s: float) -> str:
         standing = self._standing
@@ -294,19 +293,22 @@ class WandbSession:
         assert self.directory is not None
         return prove_file(self.directory, standing, artifacts=artifacts, timeout_s=timeout_s)
 
-    def _note_proof(self) -> None:
-        notes = self._notes
+    def _note_proof(self) -> list[str]:
+        """Note that all is proven; return in words what of that could not be noted."""
+        notes, unmarked = self._notes, []
         if self._online:
             for path in self._standing.pending:
                 # It may grow, or be replayed for an artifact: new rows come behind all others.
                 notes.segment(path.name).base_step = None
             opened = [] if notes.open_directory is None else [notes.open_directory]
             for name in (*notes.offline_directories, *opened):  # one is a dead process's, maybe
-                mark_synced(self._wandb_dir / name)
+                if (why := mark_synced(self._wandb_dir / name)) is not None:
+                    unmarked.append(why)
         elif notes.open_directory is not None:
             notes.offline_directories.append(notes.open_directory)
             notes.open_directory = None
         notes.store(self._place.ledger)
+        return unmarked
 
     def leave(self) -> None:
         """Be seen by others no more: nothing is sent or proven from now on."""

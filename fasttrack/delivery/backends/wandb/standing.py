@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import bisect
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from fasttrack.delivery.backends.wandb.history import RESERVED, as_held, kept, taken
 from fasttrack.delivery.backends.wandb.offline_directory import is_synced
 from fasttrack.delivery.backends.wandb.steps import StepMapper, parts, size_limit
-from fasttrack.delivery.contents import Comparison, Known, compare, numbered_rows
+from fasttrack.delivery.contents import Comparison, Known, compare, numbered_rows, watched
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.reader import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fasttrack.delivery.backends.base import Place
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.contents import Held, Numbered
     from fasttrack.journal.entries import Names, Number, Row
+
+T = TypeVar("T")
 
 _STRETCH, _STRETCHES = 1000, 20  # of a long run: rows, and how many times, when it is sampled
 
@@ -96,6 +98,7 @@ class Standing:
         """
         self._ledger = place.ledger
         self._save = place.save
+        self._progress = place.progress
         self._notes = notes
         self._history = history
         self._starting_step = starting_step
@@ -215,7 +218,11 @@ class Standing:
             online = self._history is not None and not self._whole
             return self._ledger.segment(path.name).arrived if online else 0
 
-        return numbered_rows(self._compared, first)
+        return self.watched(numbered_rows(self._compared, first))
+
+    def watched(self, read: Iterable[T]) -> Iterator[T]:
+        """Yield what is read, each of which is progress."""
+        return watched(read, self._progress)
 
     def steps(self) -> Iterator[tuple[Numbered, int]]:
         """Yield the same rows with the `_step`s of a replay, that of its last part each."""
@@ -254,7 +261,8 @@ class Standing:
         def held() -> Iterator[Held]:
             closely = next(passes)
             for first, end in stretches:
-                yield from as_held(history.rows(first, end, closely=closely))
+                lines = self.watched(history.rows(first, end, closely=closely))
+                yield from as_held(lines)
 
         found = compare(journal, held, kept=kept)
         if self._whole:

@@ -1,0 +1,1 @@
+"""What a change costs or saves: two builds by turns in one session: `python -m bench.against`."""

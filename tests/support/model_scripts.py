@@ -1,0 +1,220 @@
+"""Random scripts: sequences of calls, and the tracker that they are made on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+from support import model_arguments as given
+from support import model_values as values
+from support.model import RESERVED, Refused
+from support.model_calls import (
+    Call,
+    Flush,
+    Metrics,
+    Mixed,
+    Pauses,
+    Step,
+    Told,
+    TrainingStep,
+    Value,
+)
+
+_MOST_CALLS = 40
+THREAD = "thread"
+KEPT = ("kept", values.number_itself(1.0))
+
+
+@dataclass(frozen=True)
+class Script:
+    """A tracker's settings, and what is called on it."""
+
+    log_interval: int
+    gpu_stats_interval: int
+    capture: str
+    grad_norm: str
+    flush_interval_s: float
+    spoils: bool
+    """Whether what was passed is spoiled right behind each call."""
+    calls: tuple[Call, ...]
+    late: tuple[Call, ...]
+    """Made when the run is finished."""
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        # By itself Hypothesis shows how each value was drawn, which takes pages.
+        printer.text("\n  ".join(map(repr, (self.setting, *self.calls, "finish", *self.late))))
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """All but the calls."""
+        told = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {name: value for name, value in told.items() if name not in ("calls", "late")}
+
+
+class _Drawer:
+    """Draw the calls of one thread; it knows how far that has come."""
+
+    def __init__(self, draw: st.DrawFn, script: Script, mark: Value | None = None) -> None:
+        self.draw = draw
+        self.now = 0
+        self.is_late = False
+        self._script = script
+        self._live = given.live_scaler() if draw(st.integers(0, 3)) == 0 else None
+        # What makes the rows of one thread known. Several have more in common than that: the last
+        # step, and the steps of which batch sizes are missing.
+        self._mark = None if mark is None else Mixed(((THREAD, mark),))
+        self._sizes = given.sizes if mark is None else given.good_sizes
+
+    def maybe(self, strategy: Any, *, one_in: int = 3) -> Any:
+        return self.draw(strategy) if self.draw(st.integers(1, one_in)) == 1 else None
+
+    def step(self) -> Step:
+        """Draw a step: the next one as a rule."""
+        # A late call with a step that is none is one of two things, and only counted as one.
+        kind = self.draw(st.integers(0, 18 if self.is_late else 19))
+        if kind == 19:
+            return self.draw(given.bad_steps)
+        if kind == 18:
+            number = self.draw(given.BIG)
+            return Step(number, number)
+        if kind >= 15:
+            self.now += self.draw(st.integers(-20, 20))
+        elif kind < 13:
+            self.now += 1
+        return self.draw(given.spelled(self.now))
+
+    def training_step(self) -> TrainingStep:
+        draw, maybe = self.draw, self.maybe
+        if draw(st.integers(0, 2)) == 0:  # as most loops are
+            rate = draw(given.plain_optimizers)
+            return TrainingStep(
+                step=self.step(),
+                loss=draw(values.good),
+                batch_size=maybe(self._sizes, one_in=2),
+                optimizer=rate,
+                extra=self._mark,
+            )
+        model = maybe(
+            given.models(
+                live=self._live is not None,
+                spoil=self._script.spoils and self._script.grad_norm != "worker",
+            )
+        )
+        scaler = maybe(given.scalers)
+        if model is not None and self._live is not None:
+            scaler = self._live
+        call = TrainingStep(
+            step=self.step(),
+            loss=draw(values.arguments),
+            batch_size=maybe(self._sizes, one_in=2),
+            optimizer=maybe(st.one_of(*[given.optimizers()] * 4, given.no_optimizers), one_in=2),
+            model=model,
+            scaler=scaler,
+            loss_ar=maybe(values.arguments),
+            loss_fm=maybe(values.arguments),
+            grad_norm=maybe(values.arguments, one_in=6),
+            extra=self._mapping(one_in=2),
+        )
+        return self._without_conflicts(call)
+
+    def metrics(self) -> Metrics:
+        metrics = self._mapping(one_in=1)
+        assert metrics is not None
+        step = self.step()
+        if step.passed is None:  # which is that of the last call, whichever thread made it
+            step = Step("none", None)
+        if self._mark is None and self.draw(st.integers(0, 3)) == 3:
+            return Metrics(metrics, None)
+        return Metrics(metrics, step)
+
+    def _mapping(self, *, one_in: int) -> Mixed | None:
+        if self._mark is not None:
+            chosen = self.maybe(values.mappings, one_in=one_in) or Mixed(())
+            return Mixed((*(self._mark.items or ()), *(chosen.items or ())))
+        often = [values.mappings] * 8
+        chosen = self.maybe(st.one_of(*often, values.junk, values.many()), one_in=one_in)
+        return None if chosen is None else _with_one_that_is_kept(chosen)
+
+    def _without_conflicts(self, call: TrainingStep) -> TrainingStep:
+        """Take out of `extra` what stands under the name of an argument that is refused."""
+        if call.extra is None or call.extra.items is None:
+            return call
+        told = {
+            "loss/total": None if call.loss is None else call.loss.outcome,
+            "train/grad_norm": None if call.grad_norm is None else call.grad_norm.outcome,
+        }
+        for argument in (call.optimizer, call.scaler, call.model):
+            if isinstance(argument, Told):
+                told.update(argument.tells)
+        taken = {name for name, outcome in told.items() if isinstance(outcome, Refused)}
+        if self._script.grad_norm == "worker" and call.model is not None:
+            taken.add("train/grad_norm")
+        items = tuple(item for item in call.extra.items if item[0] not in taken)
+        return dataclasses.replace(call, extra=dataclasses.replace(call.extra, items=items))
+
+    def call(self) -> Call:
+        kind = self.draw(st.integers(0, 19))
+        if kind < 12:
+            return self.training_step()
+        if kind < 17:
+            return self.metrics()
+        if kind == 17:
+            return Pauses(self.draw(st.integers(1, 3)))
+        return self.draw(given.configs) if kind == 18 else Flush()
+
+
+def _with_one_that_is_kept(mapping: Mixed) -> Mixed:
+    """Add a metric where there are such as the worker refuses, which might be all."""
+    if mapping.items is None or all(map(_is_usual, mapping.items)):
+        return mapping
+    return dataclasses.replace(mapping, items=(*mapping.items, KEPT))
+
+
+def _is_usual(item: tuple[Any, Value | Mixed]) -> bool:
+    name, value = item
+    if not isinstance(name, str) or name in RESERVED:
+        return False
+    if isinstance(value, Mixed):
+        return all(_is_usual((f".{key}", inner)) for key, inner in value.items or ())
+    outcome = value.outcome
+    return not isinstance(outcome, int) or -(2**63) <= outcome < 2**64
+
+
+@st.composite
+def _settings(draw: st.DrawFn) -> Script:
+    capture = draw(st.sampled_from(("snapshot", "snapshot", "snapshot", "reference")))
+    return Script(
+        log_interval=draw(st.sampled_from((1, 1, 2, 3, 10))),
+        gpu_stats_interval=draw(st.sampled_from((1, 2, 5, 50))),
+        capture=capture,
+        grad_norm=draw(st.sampled_from(("auto", "auto", "inline", "worker", "off"))),
+        flush_interval_s=draw(st.sampled_from((0.002, 0.02, 0.2))),
+        spoils=capture == "snapshot" and draw(st.booleans()),
+        calls=(),
+        late=(),
+    )
+
+
+@st.composite
+def scripts(draw: st.DrawFn, *, fewest: int = 1, most: int = _MOST_CALLS) -> Script:
+    """Return a script for one thread."""
+    script = draw(_settings())
+    drawer = _Drawer(draw, script)
+    calls = tuple(drawer.call() for _ in range(draw(st.integers(fewest, most))))
+    drawer.is_late = True
+    late = tuple(drawer.call() for _ in range(draw(st.integers(0, 4))))
+    return dataclasses.replace(script, calls=calls, late=late)
+
+
+@st.composite
+def scripts_of_threads(draw: st.DrawFn) -> tuple[Script, ...]:
+    """Return scripts for one tracker; each row names its script's number as `THREAD`."""
+    script = draw(_settings())
+    made = []
+    for number in range(draw(st.integers(2, 4))):
+        drawer = _Drawer(draw, script, mark=values.number_itself(number))
+        calls = tuple(drawer.call() for _ in range(draw(st.integers(1, _MOST_CALLS // 2))))
+        made.append(dataclasses.replace(script, calls=calls))
+    return tuple(made)
