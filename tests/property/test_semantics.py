@@ -192,7 +192,7 @@ def merged(rows: Iterable[tuple[int, dict[str, float]]]) -> list[tuple[int, dict
 
 
 @pytest.mark.timeout(900)  # where it fails, the script is made short
-@examples(60)
+@examples(45)
 @given(scripts())
 def test_any_sequence_of_calls_leaves_the_rows_and_counts_of_the_model(script: Script) -> None:
     """The journal row by row, names, steps and values exactly, and what `stats()` counts."""
@@ -217,7 +217,7 @@ def test_any_sequence_of_calls_leaves_the_rows_and_counts_of_the_model(script: S
 
 
 @pytest.mark.timeout(900)
-@examples(10)
+@examples(8)
 @given(scripts_of_threads())
 def test_each_of_several_threads_finds_its_own_rows_in_order(scripts: tuple[Script, ...]) -> None:
     """Nothing of one thread is lost, doubled, or comes before what that thread logged earlier."""
@@ -251,7 +251,7 @@ def test_each_of_several_threads_finds_its_own_rows_in_order(scripts: tuple[Scri
 
 @pytest.mark.timeout(900)
 @examples(2)
-@given(scripts(fewest=15))
+@given(scripts())
 def test_what_is_delivered_offline_is_what_the_journal_holds(script: Script) -> None:
     """W&B's own file has each step's metrics; calls that follow one another for one are joined."""
     with tempfile.TemporaryDirectory() as directory:

@@ -26,16 +26,9 @@ PAUSE = "a pause"
 STEP_TIMES = ("perf/step_time_ms/p50", "perf/step_time_ms/p99", "perf/step_time_ms/max")
 OWN = tuple(
     f"fasttrack/{name}"
-    for name in (
-        "call_us_p50",
-        "call_us_p99",
-        "worker_cpu_pct",
-        "ring_high_water",
-        "delivery_lag_rows",
-        "dropped",
-        "stale",
-    )
+    for name in ("worker_cpu_pct", "ring_high_water", "delivery_lag_rows", "dropped", "stale")
 )
+OWN_SAMPLED = ("fasttrack/call_us_p50", "fasttrack/call_us_p99")  # once a call was timed
 
 
 @dataclass(frozen=True)
@@ -279,11 +272,12 @@ class Model:
     def _expect_own(self, row: ExpectedRow) -> None:
         before, self._gpu_period = self._gpu_period, row.step // self._gpu_stats_interval
         if not self._alone:
-            row.ours_perhaps |= {*OWN, *self._gpu}
+            row.ours_perhaps |= {*OWN, *OWN_SAMPLED, *self._gpu}
         elif before != self._gpu_period:
             row.ours |= self._gpu
             if before is not None:
                 row.ours |= set(OWN)
+                row.ours_perhaps |= set(OWN_SAMPLED)
 
 
 def _shown(name: Any) -> str:

@@ -20,7 +20,7 @@ from support.model_calls import (
     TwoWeights,
     Value,
 )
-from support.model_values import Count, good, plain, values
+from support.model_values import Count, good, now_and_then, plain, values
 
 BIG = st.sampled_from((LARGEST_STEP, -LARGEST_STEP, LARGEST_STEP + 1, 10**30, -(10**30)))
 _SPELLINGS: tuple[Any, ...] = (
@@ -49,8 +49,8 @@ good_sizes = st.one_of(
     st.integers(0, 64).map(lambda size: Size(size, size)),
     st.sampled_from((8.0, np.int64(8), np.uint8(8), np.float32(8))).map(lambda size: Size(size, 8)),
 )
-sizes = st.one_of(
-    *[good_sizes] * 3,
+sizes = now_and_then(
+    good_sizes,
     st.sampled_from((-1, True, "8", math.nan, 10**18, torch.zeros(8, 2))).map(
         lambda size: Size(size, None)
     ),
@@ -97,9 +97,7 @@ plain_optimizers = plain.map(
     )
 )
 _groups = st.lists(
-    st.tuples(
-        st.sampled_from((None, None, "head", "body")), st.one_of(good, good, values, st.none())
-    ),
+    st.tuples(st.sampled_from((None, None, "head", "body")), now_and_then(values, st.none())),
     min_size=1,
     max_size=4,
 ).map(tuple)

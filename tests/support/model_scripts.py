@@ -109,7 +109,7 @@ class _Drawer:
             step=self.step(),
             loss=draw(values.arguments),
             batch_size=maybe(self._sizes, one_in=2),
-            optimizer=maybe(st.one_of(*[given.optimizers()] * 4, given.no_optimizers), one_in=2),
+            optimizer=maybe(values.now_and_then(given.optimizers(), given.no_optimizers), one_in=2),
             model=model,
             scaler=scaler,
             loss_ar=maybe(values.arguments),
@@ -133,8 +133,8 @@ class _Drawer:
         if self._mark is not None:
             chosen = self.maybe(values.mappings, one_in=one_in) or Mixed(())
             return Mixed((*(self._mark.items or ()), *(chosen.items or ())))
-        often = [values.mappings] * 8
-        chosen = self.maybe(st.one_of(*often, values.junk, values.many()), one_in=one_in)
+        drawn = values.now_and_then(values.mappings, values.junk, values.many())
+        chosen = self.maybe(drawn, one_in=one_in)
         return None if chosen is None else _with_one_that_is_kept(chosen)
 
     def _without_conflicts(self, call: TrainingStep) -> TrainingStep:
@@ -198,7 +198,7 @@ def _settings(draw: st.DrawFn) -> Script:
 
 
 @st.composite
-def scripts(draw: st.DrawFn, *, fewest: int = 1, most: int = _MOST_CALLS) -> Script:
+def scripts(draw: st.DrawFn, *, fewest: int = 12, most: int = _MOST_CALLS) -> Script:
     """Return a script for one thread."""
     script = draw(_settings())
     drawer = _Drawer(draw, script)
