@@ -10,6 +10,7 @@ delivers it.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
 import signal
@@ -116,12 +117,32 @@ def _without_count(arguments: list[str]) -> list[str]:
     return arguments[:place] + arguments[place + 2 :]
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process; what clients do at its end must not keep it."""
-    leaving = threading.Timer(_EXIT_S, os._exit, (code,))
-    leaving.daemon = True
-    leaving.start()
-    sys.exit(code)
+class QuickExit:
+    """End the process without taking the interpreter to pieces, which costs as much as a run.
+
+    What clients have registered for the end of the process is called as ever.
+
+    Threads: the main one.
+    """
+
+    def __init__(self) -> None:
+        """Be what is called last; must come before clients are imported."""
+        self._code = 1
+        atexit.register(self._end)
+
+    def leave(self, code: int) -> NoReturn:
+        """End the process; what clients do at its end must not keep it."""
+        self._code = code
+        leaving = threading.Timer(_EXIT_S, os._exit, (code,))
+        leaving.daemon = True
+        leaving.start()
+        sys.exit(code)
+
+    def _end(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(self._code)
 
 
 def main() -> int:
@@ -167,4 +188,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    quick_exit = QuickExit()
+    try:
+        code = main()
+    except SystemExit as wrong:  # the command line
+        code = wrong.code if isinstance(wrong.code, int) else 1
+    quick_exit.leave(code)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from fasttrack.journal.entries import Row
@@ -294,4 +294,4 @@ class Known:
         gone = self._missing.get(segment, {}).get(number)
         if gone is None:
             return None
-        return replace(row, values={name: row.values[name] for name in gone})
+        return row.with_values({name: row.values[name] for name in gone})

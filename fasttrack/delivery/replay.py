@@ -142,9 +142,8 @@ class Replay:
                 self._check()
                 uploads.check()
                 if batch is not None:
-                    for entry in batch.entries:
-                        self._take(entry, state, path, uploads)
-                        finished = finished or isinstance(entry, Finish)
+                    self._take_all(batch.entries, state, path, uploads)
+                    finished = finished or isinstance(batch.entries[-1], Finish)
                 elif alive and not finished:
                     self._ending.pause(POLL_S)
                 else:
@@ -162,14 +161,29 @@ class Replay:
         if more := follower.bad_lines - len(follower.damage):
             self._report(LeftOut(backend=self._backend, what=f"{more} more damaged lines"))
 
+    def _take_all(
+        self, entries: list[Entry], state: SegmentLedger, path: Path, uploads: Uploads
+    ) -> None:
+        """Take entries in, in order; rows that follow one another together."""
+        rows: list[Row] = []
+        for entry in entries:
+            if type(entry) is Row:
+                rows.append(entry)
+                continue
+            self._take_rows(rows, state)
+            rows = []
+            self._take(entry, state, path, uploads)
+        self._take_rows(rows, state)
+
+    def _take_rows(self, rows: list[Row], state: SegmentLedger) -> None:
+        fresh = rows[max(0, state.arrived - state.rows) :] if self._online else rows
+        state.rows += len(rows)
+        self.rows += len(rows)
+        if fresh:
+            self._handed_over = self._session.log(fresh) or self._handed_over
+
     def _take(self, entry: Entry, state: SegmentLedger, path: Path, uploads: Uploads) -> None:
-        if isinstance(entry, Row):
-            state.rows += 1
-            self.rows += 1
-            if self._online and state.rows <= state.arrived:
-                return
-            self._handed_over = self._session.log(entry) or self._handed_over
-        elif isinstance(entry, Console):
+        if isinstance(entry, Console):
             # What was printed before rows that are there already was most likely taken, too.
             if self._handed_over or not self._session.held_rows:
                 self._session.console(entry.stream, entry.text)

@@ -31,6 +31,21 @@ DEFAULT_BACKENDS = ("wandb",)
 
 Number: TypeAlias = "float | int"
 
+
+class Names:
+    """The metrics of rows that are alike: there is one object for all of them.
+
+    Threads: any.
+    """
+
+    __slots__ = ("as_set", "in_order")
+
+    def __init__(self, in_order: tuple[str, ...]) -> None:
+        """Be these names."""
+        self.in_order = in_order
+        self.as_set = frozenset(in_order)
+
+
 _ROW_START = b'{"kind":"row"'
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -91,20 +106,67 @@ class Header:
     cwd: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Row:
-    """The metrics of one logged call."""
+    """The metrics of one logged call. Nobody changes one; its values are read when asked for.
+
+    Threads: one at a time.
+    """
 
     kind: ClassVar[str] = "row"
+    __slots__ = ("_values", "names", "seq", "spelled", "step", "time_s")
 
-    seq: int
-    """The row's number in its segment, from 0."""
-    step: int
-    """The user's training step."""
-    time_s: float
-    """"time": when it was logged."""
-    values: dict[str, Number]
-    """Metric name to number."""
+    def __init__(
+        self,
+        seq: int,
+        step: int,
+        time_s: float,
+        values: dict[str, Number] | None = None,
+        names: Names | None = None,
+        spelled: tuple[bytes, ...] | None = None,
+    ) -> None:
+        """Be a row.
+
+        Args:
+            seq: the row's number in its segment, from 0.
+            step: the user's training step.
+            time_s: "time": when it was logged.
+            values: metric name to number; None: they stand in `spelled`.
+            names: those of its metrics, where they are known to many rows.
+            spelled: number, step, time and the values of `names`, each as the journal spells it.
+        """
+        self.seq = seq
+        self.step = step
+        self.time_s = time_s
+        self.names = names
+        self.spelled = spelled
+        self._values = values
+
+    @property
+    def values(self) -> dict[str, Number]:
+        """Metric name to number."""
+        if self._values is None:
+            assert self.names is not None
+            assert self.spelled is not None
+            numbers = map(_read_number, self.spelled[3:])
+            self._values = dict(zip(self.names.in_order, numbers, strict=True))
+        return self._values
+
+    def with_values(self, values: dict[str, Number]) -> Row:
+        """Return the same row with other values."""
+        return Row(self.seq, self.step, self.time_s, values)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare all that the journal holds of it."""
+        if not isinstance(other, Row):
+            return NotImplemented
+        mine = (self.seq, self.step, self.time_s, self.values)
+        return mine == (other.seq, other.step, other.time_s, other.values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Return it as it is written in code."""
+        return f"Row({self.seq}, {self.step}, {self.time_s}, {self.values})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +381,10 @@ def salvage_header(line: bytes, run_id: str) -> Header:
             with contextlib.suppress(ValueError):
                 whole[name] = _checked(key, found[key], types)
     return Header(**whole)
+
+
+def _read_number(text: bytes) -> Number:
+    return int(text) if text.lstrip(b"-").isdigit() else float(text)
 
 
 def _as_number(value: Any) -> Number:

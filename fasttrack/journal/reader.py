@@ -15,6 +15,7 @@ from fasttrack.journal.entries import (
     decode,
     salvage_header,
 )
+from fasttrack.journal.shapes import decode_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +103,7 @@ class SegmentReader:
     def _decode(self, line: bytes, entries: list[Entry]) -> None:
         self._line += 1
         try:
-            entries.append(decode(line))
+            entries.append(decode_line(line))
         except ValueError as error:
             self.bad_lines += 1
             if len(self.damage) < MOST_NAMED:

@@ -130,13 +130,13 @@ class Session(Protocol):
     def begin_segment(self, path: Path) -> None:
         """Note that what follows is of another segment."""
 
-    def log(self, row: Row) -> bool:
-        """Hand over the next row; it may be held back until the next `check` or `finish`.
+    def log(self, rows: Sequence[Row]) -> bool:
+        """Hand over the next rows; they may be held back until the next `check` or `finish`.
 
         Every row of a pending segment that has not `arrived` comes, in order.
 
         Returns:
-            False where the destination has it already, from a session that was lost.
+            False where the destination has all of them already, from a session that was lost.
 
         Raises:
             BackendLostError: the destination takes no more rows.

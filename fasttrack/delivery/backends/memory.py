@@ -6,7 +6,6 @@ and can be told to fail where real ones do.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,8 +182,11 @@ class MemorySession:
         self._segment = path.name
         self._number = self._place.ledger.segment(path.name).arrived if self._online else 0
 
-    def log(self, row: Row) -> bool:
-        """Keep a row. See `Session.log`."""
+    def log(self, rows: Sequence[Row]) -> bool:
+        """Keep rows. See `Session.log`."""
+        return sum(map(self._log_one, rows)) > 0
+
+    def _log_one(self, row: Row) -> bool:
         number, self._number = self._number, self._number + 1
         lacking = self._known.lacking(self._segment, number, row)
         if lacking is None:
@@ -196,7 +198,7 @@ class MemorySession:
         if row.step in self._destination.lost_steps:
             self._destination.lost_steps.remove(row.step)
             return True
-        self._store.rows.append(dataclasses.replace(lacking, values={**lacking.values}))
+        self._store.rows.append(lacking.with_values({**lacking.values}))
         return True
 
     def _compare(self) -> Comparison:

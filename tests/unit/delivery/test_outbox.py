@@ -1,9 +1,9 @@
-"""The outbox between `run.log` and wandb-core: nothing lost, nothing out of order."""
+"""The outbox between rows and wandb-core: nothing lost, nothing out of order, nothing otherwise."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,48 +11,43 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.runs import offline_dirs, run_script, wandb_rows
 
+from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.delivery.backends.wandb.outbox import Outbox
+from fasttrack.journal.entries import Row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-LOGGING = """
-import wandb
-from fasttrack.delivery.backends.wandb.outbox import Outbox
-
-run = wandb.init(mode="offline", settings=wandb.Settings(silent=True))
-outbox = Outbox(
-    run._interface,
-    wandb.proto.wandb_server_pb2.ServerRequest,
-    run.settings.x_history_value_encoding,
-)
-assert outbox.works
-for step in range(300):
-    assert outbox.take({"a": step / 2}, step)
-    run.log({"b": -step}, step=step)
-outbox.post()
-outbox.post()
-run.finish()
-"""
-
 BOTH_WAYS = """
-import wandb
+import math, time, wandb
+from fasttrack.delivery.backends.wandb.backend import WandbBackend
 from fasttrack.delivery.backends.wandb.outbox import Outbox
+from fasttrack.journal.entries import Row, encode_row
+from fasttrack.journal.shapes import decode_line
 
 rows = [
     {"a": 0.1, "loss/total": 1e-300, "n": 7, "big": 2**62, "-": -0.0, "wide": 1.5e300},
-    {"a.b": 1.0, "x y": 3, "\\u00e9\\"": 1e16, "step": 2},
+    {"a.b": 1.0, "x y": 3, "\\u00e9\\"": 1e16},
+    {"a": math.nan, "b": math.inf, "c": -math.inf, "odd": 2**63, "mega": 1e6},
+    *[{"a": n / 7, "loss/total": float(n)} for n in range(100)],
     {"a": 123456789.123456789},
 ]
 for name in ("own", "client"):
     run = wandb.init(mode="offline", id=name, settings=wandb.Settings(silent=True))
     run.define_metric("*", step_metric="step")
-    outbox = Outbox(run._interface, wandb.proto.wandb_server_pb2.ServerRequest, "json")
-    for step, row in enumerate(rows):
-        if name == "client" or not outbox.take(row, step):
-            run.log(row, step=step)
-            assert name == "client"
-    outbox.post()
+    outbox = Outbox(run._interface)
+    for step, values in enumerate(rows):
+        more = {"joined": step * 2}
+        if name == "client":
+            run.log({**values, "step": step}, step=step)
+            run.log({**more, "step": step}, step=step)
+        else:
+            for seq, part in enumerate((values, more)):
+                line = encode_row(seq, step, time.time(), part)
+                outbox.take(step, decode_line(line[:-1]), None)
+    if name == "own":
+        last = outbox.end()
+        run.log(last.values(), step=last.step)
     run.finish()
 """
 
@@ -62,112 +57,176 @@ class Interface:
 
     def __init__(self, broken: Exception | None = None) -> None:
         """Fail every send with `broken`."""
-        self.sent: list[list[Any]] = []
+        self.posts: list[bytes] = []
         self._broken = broken
         self._asyncer = SimpleNamespace(run=self._run)
-        self._client = SimpleNamespace(publish=self._publish)
-
-    def _publish_partial_history(self, history: Any) -> None:
-        raise AssertionError("the outbox stands before this")
-
-    def _make_request(self, partial_history: Any) -> Any:
-        return partial_history
-
-    def _assign(self, record: Any) -> None:
-        pass
+        self._client = SimpleNamespace(
+            _writer=SimpleNamespace(write=self.posts.append), _drain_writer=self._drain
+        )
+        self._stream_id = "stream01"
 
     def _run(self, function: Callable[[], Awaitable[None]]) -> None:
-        self.sent.append([])
         asyncio.run(function())  # type: ignore[arg-type]
 
-    async def _publish(self, request: Any) -> None:
+    async def _drain(self) -> None:
         if self._broken is not None:
             raise self._broken
-        self.sent[-1].append(request.record_publish.copied)
+
+    def records(self) -> list[Any]:
+        """Return what was sent, as wandb-core reads it."""
+        from wandb.proto.wandb_server_pb2 import ServerRequest  # type: ignore[attr-defined]
+
+        sent, place, records = b"".join(self.posts), 0, []
+        while place < len(sent):
+            letter, length = struct.unpack_from("<cI", sent, place)
+            assert letter == b"W"
+            place += 5
+            request = ServerRequest.FromString(sent[place : place + length])
+            records.append(request.record_publish)
+            place += length
+        return records
 
 
-class Request:
-    """A stand-in for wandb's message class."""
-
-    def __init__(self) -> None:
-        """Hold one record."""
-        self.record_publish = SimpleNamespace(CopyFrom=self._copy)
-
-    def _copy(self, record: Any) -> None:
-        self.record_publish.copied = record
+def told(items: Any) -> dict[str, str]:
+    """Return items by name."""
+    return {item.key: item.value_json for item in items}
 
 
-def test_every_row_that_run_log_takes_reaches_the_file_in_order(tmp_path: Path) -> None:
-    """The installed client has the names the outbox needs, and merging of one step still works."""
-    run_script(LOGGING)
-
-    (directory,) = offline_dirs(tmp_path)
-    rows = wandb_rows(directory)
-    assert [(row["_step"], row["a"], row["b"]) for row in rows] == [
-        (step, step / 2, -step) for step in range(300)
-    ]
+def spelled(value: float) -> str:
+    """Return a number such that NaN is NaN, and -0.0 is 0.0: in the client's JSON it is -0."""
+    return repr(float(value) + 0.0)
 
 
-def test_a_row_that_it_writes_is_the_one_that_run_log_would_write(tmp_path: Path) -> None:
-    """Same names, same numbers, same kinds of numbers, in the file that `wandb sync` reads."""
+def fill(outbox: Outbox, rows: int, first: int = 0) -> None:
+    """Have the outbox take rows, one line each."""
+    for step in range(first, first + rows):
+        outbox.take(step, Row(step, step, 100.0 + step, {"a": step / 2}), None)
+
+
+def summary_of(directory: Path) -> dict[str, float]:
+    """Return the summary that a run's file adds up to."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    (file,) = directory.glob("run-*.wandb")
+    summary = {}
+    for payload in read_payloads(file):
+        for item in Record.FromString(payload).summary.update:
+            summary["/".join(item.nested_key) or item.key] = float(item.value_json)
+    return summary
+
+
+def test_what_it_writes_is_what_run_log_writes(tmp_path: Path) -> None:
+    """Same lines, same names, same numbers, and the same summary, in the file that is synced."""
     run_script(BOTH_WAYS)
 
     own, client = (
-        wandb_rows(directory)
+        directory
         for name in ("own", "client")
         for directory in offline_dirs(tmp_path)
         if directory.name.endswith(name)
     )
-    assert len(own) == 3
-    for mine, theirs in zip(own, client, strict=True):
-        assert mine.keys() == theirs.keys()
-        for name in mine.keys() - {"_timestamp", "_runtime"}:
-            assert (mine[name], type(mine[name])) == (theirs[name], type(theirs[name]))
-        assert abs(mine["_timestamp"] - theirs["_timestamp"]) < 600
+    mine, theirs = wandb_rows(own), wandb_rows(client)
+    assert len(mine) == len(theirs) == 104
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"_timestamp", "_runtime"}:
+            assert spelled(one[name]) == spelled(other[name])
+        assert abs(one["_timestamp"] - other["_timestamp"]) < 600
+        assert abs(one["_runtime"] - other["_runtime"]) < 600
+    summaries = [summary_of(directory) for directory in (own, client)]
+    for summary in summaries:
+        assert summary.pop("_timestamp") > 1e9
+        assert 0 <= summary.pop("_runtime") < 600
+        assert 0 <= summary.pop("_wandb/runtime") < 600
+    mine_summed, theirs_summed = (
+        {name: spelled(value) for name, value in summary.items()} for summary in summaries
+    )
+    assert mine_summed == theirs_summed
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_rows_for_which_json_has_no_number_are_left_to_run_log(value: float) -> None:
-    """The client spells them as its server wants them."""
-    outbox = Outbox(Interface(), Request, "json")
+def test_a_line_is_a_record_of_wandbs_own() -> None:
+    """Every field stands where the client's protobuf reads it; long names and steps, too."""
+    interface = Interface()
+    outbox = Outbox(interface, runtime_s=5.0, wall=lambda: 100.0)
+    step = 2**40 + 18
+    name = "é" * 200
+    outbox.take(step, Row(0, -3, 107.5, {name: 0.25, "n": 2**63}), None, late=True)
+    outbox.take(step + 1, Row(1, 9, 108.0, {"n": 1}), None)
+    outbox.post()
 
-    assert not outbox.take({"a": 1.0, "b": value}, 0)
+    history, summary = interface.records()
+    assert history._info.stream_id == summary._info.stream_id == "stream01"
+    assert history.history.step.num == step
+    expected = {
+        name: "0.25",
+        "n": str(2**63),
+        "step": "-3",
+        "_step": str(step),
+        "_timestamp": "107.5",
+        "_runtime": "12.500",
+        "time/logged_at": "107.5",
+    }
+    assert told(history.history.item) == expected
+    assert told(summary.summary.update) == expected
 
 
-def test_another_encoding_is_left_to_run_log() -> None:
-    """The user's setting holds."""
-    assert not Outbox(Interface(), Request, "json,typed").take({"a": 1.0}, 0)
-
-
-def test_rows_go_together_and_in_order() -> None:
+def test_lines_go_together_and_in_order() -> None:
     """Full batches go by themselves, the rest with `post`, and an empty outbox sends nothing."""
     interface = Interface()
-    outbox = Outbox(interface, Request, "json")
-    for row in range(300):
-        interface._publish_partial_history(row)
+    outbox = Outbox(interface)
+    fill(outbox, 2500)
     outbox.post()
     outbox.post()
 
-    assert [len(batch) for batch in interface.sent] == [128, 128, 44]
-    assert [row for batch in interface.sent for row in batch] == list(range(300))
+    steps = [r.history.step.num for r in interface.records() if r.HasField("history")]
+    assert len(interface.posts) == 3
+    assert steps == list(range(2499))
+
+
+def test_the_open_line_is_the_clients() -> None:
+    """The last one goes through `run.log`; all before it is posted, with a summary of the rest."""
+    interface = Interface()
+    outbox = Outbox(interface)
+    fill(outbox, 10)
+    last = outbox.end()
+
+    assert last is not None
+    assert (last.step, last.values()) == (9, {"a": 4.5, "step": 9})
+    assert outbox.end() is None
+    *_, summary = interface.records()
+    assert told(summary.summary.update)["a"] == "4.0"
+
+
+def test_a_summary_comes_with_the_first_line_and_then_every_few_seconds() -> None:
+    """It costs as much as a line; of each kind of line the last one's values are in it."""
+    interface, now_s = Interface(), [0.0]
+    outbox = Outbox(interface, clock=lambda: now_s[0])
+    for second in range(12):
+        now_s[0] = float(second)
+        fill(outbox, 20, first=20 * second)
+        step = 20 * second + 19
+        outbox.take(step, Row(0, step, 0.0, {f"other{second % 3}": second}), None)
+        outbox.post()
+
+    summaries = [told(r.summary.update) for r in interface.records() if r.HasField("summary")]
+    assert [told["_step"] for told in summaries] == ["0", "118", "218"]
+    assert summaries[1].keys() >= {"other0", "other1", "other2"}
 
 
 def test_a_dead_core_is_heard_of() -> None:
     """What the socket raises comes out of `post`."""
-    interface = Interface(ConnectionResetError("gone"))
-    outbox = Outbox(interface, Request, "json")
-    interface._publish_partial_history(1)
+    outbox = Outbox(Interface(ConnectionResetError("gone")))
+    fill(outbox, 2)
 
     with pytest.raises(ConnectionResetError, match="gone"):
         outbox.post()
 
 
-def test_a_client_without_the_names_is_left_as_it_is() -> None:
+@pytest.mark.parametrize("name", ["_asyncer", "_client", "_stream_id"])
+def test_a_client_without_the_names_has_no_outbox(name: str) -> None:
     """With another client's insides rows go one by one, as `run.log` sends them."""
-    interface = SimpleNamespace(_publish_partial_history=len, _client=None)
-    outbox = Outbox(interface, Request, "json")
-    outbox.post()
+    interface = Interface()
+    delattr(interface, name)
 
-    assert not outbox.works
-    assert not outbox.take({"a": 1.0}, 0)
-    assert interface._publish_partial_history is len
+    with pytest.raises(AttributeError):
+        Outbox(interface)

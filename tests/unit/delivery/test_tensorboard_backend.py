@@ -108,7 +108,7 @@ def hand_over(
     session.begin_segment(segment)
     for row in rows[ledger.segment(segment.name).arrived :]:
         session.check()
-        session.log(row)
+        session.log([row])
 
 
 def deliver(
@@ -267,7 +267,7 @@ def test_reader_that_looks_on_sees_rows_at_every_check(tmp_path: Path) -> None:
     session.check()
     accumulator = EventAccumulator(str(folder(tmp_path)), size_guidance=EVERYTHING).Reload()
     seen = len(accumulator.Scalars("loss"))
-    session.log(make_rows(1, first=3)[0])
+    session.log(make_rows(1, first=3))
     before = len(accumulator.Reload().Scalars("loss"))
     session.check()
 
@@ -441,7 +441,7 @@ def test_two_pending_segments_are_two_files_of_one_session(tmp_path: Path) -> No
         session.begin_segment(path)
         session.check()
         for row in rows:
-            session.log(row)
+            session.log([row])
     session.finish(exit_code=0, preempting=False)
 
     assert session.prove(artifacts=0, timeout_s=1.0) == "5 rows read back from tensorboard/ab12"
@@ -486,7 +486,7 @@ def test_killed_process_leaves_rows_that_the_next_one_completes(tmp_path: Path) 
     """Killed with rows in the file and rows on their way, wherever the last record is cut."""
     script = """
         for seq in itertools.count():
-            session.log(Row(seq, seq, 1e9 + seq, {"loss": float(seq)}))
+            session.log([Row(seq, seq, 1e9 + seq, {"loss": float(seq)})])
             if seq % 100 == 99:
                 session.check()
             if seq == 499:
@@ -647,7 +647,7 @@ def test_tensorboard_that_does_not_work_is_no_riddle(tmp_path: Path) -> None:
 def test_delivery_process_gets_numpy_and_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     """The record writer needs numpy; TensorFlow, where it is installed, costs gigabytes."""
     script = """
-        session.log(Row(0, 0, 0.0, {"a": 0.5}))
+        session.log([Row(0, 0, 0.0, {"a": 0.5})])
         session.finish(exit_code=0, preempting=False)
         print(session.prove(artifacts=0, timeout_s=1.0))
         heavy = ("torch", "tensorflow", "wandb", "grpc")

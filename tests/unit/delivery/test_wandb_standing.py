@@ -18,7 +18,7 @@ from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.notes import Notes
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced, online_directories
 from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
-from fasttrack.delivery.backends.wandb.standing import Standing
+from fasttrack.delivery.backends.wandb.standing import Placed, Standing
 from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
 from fasttrack.errors import BackendLostError, UnprovenError
 from fasttrack.journal.cursor import Ledger
@@ -92,10 +92,12 @@ class Scene:
         """Hand over all rows; those numbered in `losing` get lost. Return how many were sent."""
         sent = 0
         for number, row in enumerate(self.rows):
-            for step, values in standing.place(row):
+            for placed in standing.place(row):
                 sent += 1
                 if number not in losing:
-                    self.server.kept.append({**values, "step": row.step, "_step": step})
+                    self.server.kept.append(
+                        {**placed.values, "step": row.step, "_step": placed.step}
+                    )
         return sent
 
     def prove(self, standing: Standing) -> str:
@@ -177,7 +179,7 @@ def test_a_step_that_goes_on_after_a_restart_loses_nothing(tmp_path: Path) -> No
     late = Row(1, 5, 0.0, {"b": 2.0})
 
     assert again.place(scene.rows[0]) == []
-    assert again.place(late) == [(6, {"b": 2.0})]
+    assert again.place(late) == [Placed(6, late)]
 
 
 def test_half_of_a_merged_step_is_completed(tmp_path: Path) -> None:
@@ -305,7 +307,11 @@ def test_a_file_that_was_completed_while_it_was_read_is_read_once_more(
             return iter([{**row.values, "step": row.step} for row in scene.rows])
 
     monkeypatch.setattr(proof, "FileHistory", Closing)
-    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda seconds: None)
+
+    def sleep(seconds: float) -> None:
+        now_s[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=sleep)
     monkeypatch.setattr(proof, "time", clock)
     told = proof.prove_file(tmp_path, standing, artifacts=0, timeout_s=10.0)
 

@@ -105,6 +105,7 @@ def test_row_comes_back_as_it_was_written(value: float) -> None:
     """A number is the same, type and sign included, after the journal."""
     entry = decode(encode_row(3, 40, 1.25, {"a": value}))
 
+    assert isinstance(entry, Row)
     assert entry == Row(seq=3, step=40, time_s=1.25, values={"a": value})
     assert repr(entry.values["a"]) == repr(value)
 

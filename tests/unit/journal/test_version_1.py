@@ -35,9 +35,10 @@ NEW_IN_HEADERS = {"backends": ["wandb"], "sweep_id": None, "hang_timeout_s": 60.
 def as_json(entry: Entry) -> dict[str, Any]:
     """Return an entry's fields under the names that they have on disk, tuples as lists."""
     told: dict[str, Any] = {"kind": entry.kind}
-    for one in fields(entry):
-        value = getattr(entry, one.name)
-        told[KEYS.get(one.name, one.name)] = list(value) if isinstance(value, tuple) else value
+    row = ("seq", "step", "time_s", "values")
+    for name in row if isinstance(entry, Row) else [one.name for one in fields(entry)]:
+        value = getattr(entry, name)
+        told[KEYS.get(name, name)] = list(value) if isinstance(value, tuple) else value
     return told
 
 

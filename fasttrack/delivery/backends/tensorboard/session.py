@@ -84,8 +84,11 @@ class TensorBoardSession:
         self._close_file()
         self._segment, self._number = path, self._place.ledger.segment(path.name).arrived
 
-    def log(self, row: Row) -> bool:
-        """Write a row. See `Session.log`."""
+    def log(self, rows: Sequence[Row]) -> bool:
+        """Write rows. See `Session.log`."""
+        return sum(map(self._log_one, rows)) > 0
+
+    def _log_one(self, row: Row) -> bool:
         assert self._segment is not None
         number, self._number = self._number, self._number + 1
         lacking = self._known.lacking(self._segment.name, number, row)

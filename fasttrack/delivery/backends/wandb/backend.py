@@ -34,6 +34,7 @@ from fasttrack.delivery.backends.wandb.client import (
     pin_identity,
     probe,
     release_streams,
+    spare_the_cores,
     unavailable,
 )
 from fasttrack.delivery.backends.wandb.history import (
@@ -85,11 +86,13 @@ class WandbBackend:
         self._base = base_directory(place.run_dir)
         self._session: WandbSession | None = None
         self._stopped = False
+        self._one_by_one = False  # this client takes no lines that were put together here
 
     def open(self, header: Header, *, online: bool, timeout_s: float) -> WandbSession:
         """Start the W&B run. See `Backend.open`."""
         if not self._place.in_trainer:
             pin_identity(header)
+            spare_the_cores()
         wandb = import_wandb()
         keep_files_in(client_directory(self._place.run_dir), lasting=self._place.in_trainer)
         notes = load_notes(self._place.ledger)
@@ -103,13 +106,13 @@ class WandbBackend:
         try:
             run.define_metric(STEP_KEY, hidden=True)
             run.define_metric("*", step_metric=STEP_KEY)
-            outbox = None
-            if not self._place.in_trainer:  # there the user may log, too, from another thread
-                request = wandb.proto.wandb_server_pb2.ServerRequest
-                encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
-                outbox = Outbox(run._interface, request, encoding)
             self._session = WandbSession(
-                run, outbox, self._place, notes, online=online, stopped=lambda: self._stopped
+                run,
+                self._outbox(run),
+                self._place,
+                notes,
+                online=online,
+                stopped=lambda: self._stopped,
             )
             self._session.configure(header.config)  # by `init` one bad value would cost the run
         except failures() as error:  # wandb-core may die at any moment
@@ -121,6 +124,17 @@ class WandbBackend:
             notes.store(self._place.ledger)
             self._place.save()
         return self._session
+
+    def _outbox(self, run: Any) -> Outbox | None:
+        """Return what posts many rows at a time; None where this client is not known to take it."""
+        encoding = getattr(run.settings, "x_history_value_encoding", "json")  # since 0.31
+        # In the trainer the user may log, too, from another thread.
+        if self._place.in_trainer or self._one_by_one or encoding != "json":
+            return None
+        try:
+            return Outbox(run._interface, runtime_s=float(getattr(run, "_start_runtime", 0.0)))
+        except AttributeError:
+            return None
 
     def _set_up(self, wandb: Any, header: Header) -> Any:
         """Start wandb-core; return the client's settings.
@@ -245,6 +259,7 @@ class WandbBackend:
     def abandon(self) -> None:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
         if self._session is not None:
+            self._one_by_one = self._one_by_one or self._session.is_doubtful
             self._session.leave()
             self._session.close()
             if self._session.uploading:  # teardown waits for its end, which may never come

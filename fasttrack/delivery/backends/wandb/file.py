@@ -9,6 +9,7 @@ is a serialized `wandb_internal.Record`, which this module leaves undecoded: it 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,14 +19,94 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 32 * 1024
 _FILE_HEADER_BYTES = 7
 _HEADER = struct.Struct("<IHB")
+_HISTORY, _EXIT = 2, 18  # fields of a `Record`
+_NUMBER, _BYTES = 0, 2  # kinds of fields
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
-def read_payloads(path: Path) -> Iterator[bytes]:
-    """Yield each whole record's payload; a torn tail ends the iteration quietly."""
+def find_field(payload: bytes, field: int) -> tuple[int, int] | None:
+    """Return where a field of a payload, a message or text, begins and ends; None: it has none."""
+    place, end = 0, len(payload)
+    try:
+        while place < end:
+            tag, place = _varint(payload, place)
+            length, place = _varint(payload, place)
+            if tag & 7 == _NUMBER:
+                continue
+            if tag & 7 != _BYTES:
+                return None
+            if tag >> 3 == field:
+                return place, place + length
+            place += length
+    except IndexError:
+        pass
+    return None
+
+
+class HistoryFinder:
+    """Find the `HistoryRecord`s in the payloads of one file.
+
+    A `Record` has its number, what is the same in most records of a run, and its content.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self) -> None:
+        """Know no record yet."""
+        self._between = b""
+
+    def find(self, payload: bytes) -> tuple[int, int] | None:
+        """Return where its `HistoryRecord` begins and ends; None: it has none."""
+        place = _after_number(payload)
+        if self._between and payload.startswith(self._between, place):
+            _, start = _varint(payload, place + len(self._between))
+            return start, len(payload)
+        found = find_field(payload, _HISTORY)
+        if found is not None and found[1] == len(payload):
+            length = found[1] - found[0]
+            tag = found[0] - _varint_bytes(length) - 1
+            self._between = payload[place : tag + 1] if tag >= place else b""
+        return found
+
+
+def _after_number(payload: bytes) -> int:
+    place = 1
+    while payload[place : place + 1] >= b"\x80":
+        place += 1
+    return place + 1
+
+
+def _varint_bytes(number: int) -> int:
+    return max(1, -(-number.bit_length() // 7))
+
+
+def _varint(payload: bytes, place: int) -> tuple[int, int]:
+    byte = payload[place]
+    if byte < 128:
+        return byte, place + 1
+    more, place = _varint(payload, place + 1)
+    return byte & 127 | more << 7, place
+
+
+def ends_with_exit(path: Path) -> bool:
+    """Return whether the last record is that of the run's end."""
+    block = max(0, path.stat().st_size - 1) // _BLOCK_BYTES
+    last = deque(read_payloads(path, block), maxlen=1)
+    return bool(last) and find_field(last[0], _EXIT) is not None
+
+
+def read_payloads(path: Path, first_block: int = 0) -> Iterator[bytes]:
+    """Yield each whole record's payload; a torn tail ends the iteration quietly.
+
+    Args:
+        path: the file.
+        first_block: from which block on; a record that began before it is left out.
+    """
     parts: list[bytes] = []
     with path.open("rb") as file:
-        skip = _FILE_HEADER_BYTES
+        file.seek(first_block * _BLOCK_BYTES)
+        skip = 0 if first_block else _FILE_HEADER_BYTES
+        began = not first_block
         while block := file.read(_BLOCK_BYTES):
             offset, skip = skip, 0
             while offset + _HEADER.size <= len(block):
@@ -37,6 +118,7 @@ def read_payloads(path: Path) -> Iterator[bytes]:
                 offset += length
                 if kind in (_FULL, _FIRST):
                     parts = []
+                    began = True
                 parts.append(payload)
-                if kind in (_FULL, _LAST):
+                if kind in (_FULL, _LAST) and began:
                     yield b"".join(parts)

@@ -12,7 +12,11 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fasttrack.delivery.backends.wandb.client import failures, one_line, public_run
-from fasttrack.delivery.backends.wandb.file import read_payloads
+from fasttrack.delivery.backends.wandb.file import (
+    HistoryFinder,
+    ends_with_exit,
+    read_payloads,
+)
 from fasttrack.delivery.backends.wandb.steps import fits_alone
 from fasttrack.errors import BackendLostError
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from fasttrack.journal.entries import Number, Row
 
 STEP_KEY = "step"
+LOGGED_AT = "time/logged_at"
+"""Of rows that come late: `run.log` says of them when they came."""
 RESERVED = frozenset(("", STEP_KEY, "_step", "_runtime", "_timestamp", "_wandb"))
 """Names that W&B's client uses itself, or drops: no value of such a metric ever arrives."""
 
@@ -104,20 +110,36 @@ class FileHistory:
         self.artifacts = 0
         """How many artifacts were in it."""
 
+    def seems_ended(self) -> bool:
+        """Return whether the run's end is the last that was written; reads little."""
+        return bool(self._files) and all(map(ends_with_exit, self._files))
+
     def rows(self) -> Iterator[dict[str, object]]:
         """Yield the history's lines."""
+        return (decoded(payload) for payload, _, _ in self.records())
+
+    def records(self) -> Iterator[tuple[bytes, int, int]]:
+        """Yield the history's lines as records, and where in each its `HistoryRecord` lies."""
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
         self.ended, self.artifacts = False, 0
         for file in self._files:
+            finder = HistoryFinder()
             for payload in read_payloads(file):
-                record = Record.FromString(payload)
-                kind = record.WhichOneof("record_type")
-                if kind == "history":
-                    items = record.history.item
-                    yield {"/".join(i.nested_key) or i.key: _number(i.value_json) for i in items}
+                if (place := finder.find(payload)) is not None:
+                    yield payload, *place
+                    continue
+                kind = Record.FromString(payload).WhichOneof("record_type")
                 self.ended = self.ended or kind == "exit"
                 self.artifacts += kind == "artifact"
+
+
+def decoded(payload: bytes) -> dict[str, object]:
+    """Return the line that a record holds."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    items = Record.FromString(payload).history.item
+    return {"/".join(i.nested_key) or i.key: _number(i.value_json) for i in items}
 
 
 def _number(text: str) -> object:

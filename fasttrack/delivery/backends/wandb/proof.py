@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.backends.wandb.history import FileHistory, as_held, kept
+from fasttrack.delivery.backends.wandb.line_by_line import count_equal
 from fasttrack.delivery.contents import compare
 from fasttrack.errors import BackendLostError, UnprovenError
 
@@ -24,6 +25,7 @@ MOST_READ = 20_000
 """Rows that are all read back from a server when a run ends."""
 
 _POLL_S, _LONGEST_POLL_S = 0.1, 2.0
+_END_S, _END_POLL_S = 2.0, 0.01  # to look for a file's end costs little
 _ANOTHER_WRITES = "another process writes to this run, too; deliver again when it has ended"
 
 
@@ -110,14 +112,25 @@ def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s
     """
     deadline = time.monotonic() + timeout_s
     history = FileHistory(directory.glob("run-*.wandb"))
+    _wait_for_the_end(history)
     while True:
         late = time.monotonic() >= deadline  # asked before: to read a long run takes longer
+        rows = count_equal(standing, history)
+        if rows is not None and history.ended and history.artifacts == artifacts:
+            return f"{rows} rows read back from {directory.name}" if rows else "no rows"
         found = compare(standing.rows, lambda: as_held(standing.watched(history.rows())), kept=kept)
         if (fault := _fault(found, history, artifacts)) is None:
             return f"{found.rows} rows read back from {directory.name}" if found.rows else "no rows"
         if late:
             raise BackendLostError(f"{directory.name}: {fault}")
         time.sleep(_POLL_S)
+
+
+def _wait_for_the_end(history: FileHistory) -> None:
+    """Wait until the run's end is in the file, but not for long: it may stand elsewhere."""
+    until_s = time.monotonic() + _END_S
+    while not history.seems_ended() and time.monotonic() < until_s:
+        time.sleep(_END_POLL_S)
 
 
 def _fault(found: Comparison, history: FileHistory, artifacts: int) -> str | None:

@@ -13,12 +13,13 @@ from fasttrack.delivery.backends.wandb.client import (
     one_line,
     stop_was_asked,
 )
-from fasttrack.delivery.backends.wandb.history import STEP_KEY, ServerHistory
+from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY, ServerHistory
 from fasttrack.delivery.backends.wandb.inert import inert_config
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
+from fasttrack.delivery.backends.wandb.witness import Witness
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, UnprovenError
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     import wandb
 
     from fasttrack.delivery.backends.base import Place
+    from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
-    from fasttrack.journal.entries import Artifact, Row
+    from fasttrack.journal.entries import Artifact, Number, Row
 
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
@@ -55,7 +57,7 @@ class WandbSession:
 
         Args:
             run: the client's.
-            outbox: posts rows many at a time; None: they go one by one.
+            outbox: posts rows many at a time; None: they go one by one by `run.log`.
             place: where the backend works.
             notes: what it remembers.
             online: whether the run is on the server.
@@ -63,6 +65,7 @@ class WandbSession:
         """
         self._run: wandb.Run | None = run
         self._outbox = outbox
+        self._by_outbox = outbox is not None
         self._place = place
         self._notes = notes
         self._online = online
@@ -71,6 +74,9 @@ class WandbSession:
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
+        self._witness = None if outbox is None else Witness(self.directory)
+        self._doubted = False
+        self._first: Line | None = None
         self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
@@ -97,20 +103,33 @@ class WandbSession:
         """Never merge its first row into the last of another. See `Session.begin_segment`."""
         self._standing.begin_segment(path.name)
 
-    def log(self, row: Row) -> bool:
-        """Hand over one row under its `_step`. See `Session.log`."""
+    def log(self, rows: Sequence[Row]) -> bool:
+        """Hand over rows under their `_step`s. See `Session.log`."""
         assert self._run is not None
-        placed = self._standing.place(row)
-        for step, part in placed:
-            values = {**part, STEP_KEY: row.step}
-            if self._place.clock() - row.time_s > _LATE_S:  # the client overwrites `_timestamp`
-                values["time/logged_at"] = row.time_s
-            try:
-                if self._outbox is None or not self._outbox.take(values, step):
-                    self._run.log(values, step=step)
-            except failures() as error:
-                raise BackendLostError(one_line(error)) from error
-        return bool(placed)
+        late_s = self._place.clock() - _LATE_S
+        any_placed = False
+        try:
+            for row in rows:
+                for step, placed, part in self._standing.place(row):
+                    any_placed = True
+                    # Unless we write the line, the client says when it came.
+                    late = placed.time_s < late_s
+                    if self._outbox is not None:
+                        self._outbox.take(step, placed, part, late=late)
+                    else:
+                        self._log_one(step, placed, part, late=late)
+        except failures() as error:
+            raise BackendLostError(one_line(error)) from error
+        return any_placed
+
+    def _log_one(
+        self, step: int, row: Row, part: Mapping[str, Number] | None, *, late: bool
+    ) -> None:
+        assert self._run is not None
+        values = {**(row.values if part is None else part), STEP_KEY: row.step}
+        if late:
+            values[LOGGED_AT] = row.time_s
+        self._run.log(values, step=step)
 
     def console(self, stream: str, text: str) -> None:
         """Write to this process's own stream, which wandb has wrapped; a trainer's it has not."""
@@ -203,6 +222,26 @@ class WandbSession:
                 self._outbox.post()
             except failures() as error:
                 raise BackendLostError(one_line(error)) from error
+            if self._witness is not None and self._witness.sees(self._outbox.first):
+                self._witness = None
+
+    def _post_the_rest(self) -> None:
+        """Post what is left; the last line by `run.log`, so that the run ends as others do."""
+        assert self._run is not None
+        if self._outbox is None:
+            return
+        try:
+            last = self._outbox.end()
+            if last is not None:
+                values = {**last.values(), "_timestamp": last.rows[-1][0].time_s}
+                self._run.log(values, step=last.step)
+        except failures() as error:
+            raise BackendLostError(one_line(error)) from error
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether lines were posted that wandb-core has not been seen to write as they are."""
+        return self._doubted or (self._witness is not None and self._witness.waits)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -210,7 +249,7 @@ class WandbSession:
         """Finish the W&B run. See `Session.finish`."""
         assert self._run is not None
         self._standing.end_segment()
-        self._post()
+        self._post_the_rest()
         try:
             if preempting:
                 self._run.mark_preempting()
@@ -224,7 +263,10 @@ class WandbSession:
         """Read back what the server or the closed file holds. See `Session.prove`."""
         try:
             proof = self._find_proof(artifacts, timeout_s)
+            if self._witness is not None:
+                self._witness.conclude(self._first, timeout_s)
         except BackendLostError:
+            self._doubted = self._by_outbox
             if self._online:
                 for path in self._standing.pending:
                     self._place.ledger.segment(path.name).recheck = True
@@ -232,6 +274,7 @@ class WandbSession:
             raise
         finally:
             self.leave()
+        self._witness = None
         return "; ".join((proof, *self._note_proof()))
 
     def _find_proof(self, artifacts: int, timeout_s: float) -> str:
@@ -274,4 +317,6 @@ class WandbSession:
 
     def close(self) -> None:
         """Let go of the client's run."""
+        if self._outbox is not None:
+            self._first = self._outbox.first
         self._run = self._outbox = None

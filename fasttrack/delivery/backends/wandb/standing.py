@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import bisect
 import functools
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from fasttrack.delivery.backends.wandb.history import RESERVED, as_held, kept, taken
 from fasttrack.delivery.backends.wandb.offline_directory import is_synced
-from fasttrack.delivery.backends.wandb.steps import StepMapper, parts
+from fasttrack.delivery.backends.wandb.steps import StepMapper, parts, size_limit
 from fasttrack.delivery.contents import Comparison, Known, compare, numbered_rows, watched
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.reader import read_header
@@ -29,13 +29,47 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.history import ServerHistory
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.contents import Held, Numbered
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.entries import Names, Number, Row
 
 T = TypeVar("T")
 
 _STRETCH, _STRETCHES = 1000, 20  # of a long run: rows, and how many times, when it is sampled
 
 _JUMP = 10_000_000  # of `_step`: what lies between is not read
+
+
+class Placed(NamedTuple):
+    """A row, or a part of it, and where it is put."""
+
+    step: int
+    """The `_step`."""
+    row: Row
+    part: dict[str, Number] | None = None
+    """What of the row; None: all of it."""
+
+    @property
+    def values(self) -> dict[str, Number]:
+        """What is put there."""
+        return self.row.values if self.part is None else self.part
+
+
+def _placed(mapper: StepMapper, row: Row) -> list[Placed]:
+    """Return where the parts of a row are put, which mostly is one."""
+    if row.names is not None and (size_bytes := _whole(row.names)) is not None:
+        return [Placed(mapper.place(row.step, row.names.as_set, size_bytes), row)]
+    values = taken(row.values)
+    cut = [*parts(values)]
+    if len(cut) == 1 and len(values) == len(row.values):
+        return [Placed(mapper.place(row.step, values), row)]
+    return [Placed(mapper.place(row.step, part), row, part) for part in cut]
+
+
+@functools.lru_cache(256)
+def _whole(names: Names) -> int | None:
+    """Return the size of a line with these metrics; None where it takes not all of them."""
+    nothing: dict[str, Number] = dict.fromkeys(names.in_order, 0)
+    fits = len(taken(nothing)) == len(nothing) and len([*parts(nothing)]) == 1
+    return size_limit(nothing) if fits else None
 
 
 class Standing:
@@ -192,14 +226,19 @@ class Standing:
 
     def steps(self) -> Iterator[tuple[Numbered, int]]:
         """Yield the same rows with the `_step`s of a replay, that of its last part each."""
+        step = self.base
+        for numbered, placed in self.placements():
+            step = placed[-1].step if placed else step
+            yield numbered, step
+
+    def placements(self) -> Iterator[tuple[Numbered, list[Placed]]]:
+        """Yield the same rows with where a replay puts them."""
         mapper, segment = StepMapper(self.base), None
         for numbered in self.rows():
-            if segment not in (None, numbered.segment):
+            if segment is not numbered.segment:
                 mapper.close()
-            segment = numbered.segment
-            for part in parts(taken(numbered.row.values)):
-                step = mapper.place(numbered.row.step, part)
-            yield numbered, step
+                segment = numbered.segment
+            yield numbered, _placed(mapper, numbered.row)
 
     def compare_with(self, history: ServerHistory, *, sampled: bool = False) -> Comparison:
         """Compare our rows with what the server has of them.
@@ -289,21 +328,21 @@ class Standing:
         if self._segment:
             self._notes.segment(self._segment).last_step = self._mapper.last
 
-    def place(self, row: Row) -> list[tuple[int, dict[str, Number]]]:
-        """Return what is to be sent of the next row, each part with its `_step`; [] of none."""
+    def place(self, row: Row) -> list[Placed]:
+        """Return what is to be sent of the next row, part by part; [] of none."""
         number, self._number = self._number, self._number + 1
         lacking = self._known.lacking(self._segment, number, row)
         if lacking is None:
             return []
         if number == self._seen.get(self._segment):
             self._mapper.close()  # what the server has is not added to
-        values = taken(lacking.values)
-        if len(values) < len(lacking.values):
-            self._note_refused(row, values)
-        steps = [(self._mapper.place(row.step, part), part) for part in parts(values)]
-        return [(step, part) for step, part in steps if step >= self._starting_step]
+        placed = _placed(self._mapper, lacking)
+        if len(placed) != 1 or placed[0].part is not None:
+            self._note_refused(lacking)
+        return [one for one in placed if one.step >= self._starting_step]
 
-    def _note_refused(self, row: Row, values: dict[str, Number]) -> None:
+    def _note_refused(self, row: Row) -> None:
+        values = taken(row.values)
         refused = self._ledger.segment(self._segment).refused
         for name in row.values.keys() - values.keys():
             why = "W&B keeps this name to itself" if name in RESERVED else "its name is too long"

@@ -37,16 +37,23 @@ class StepMapper:
         self.last = last
         self.placed = 0  # distinct steps given out
         self._user_step: int | None = None
-        self._names: set[str] = set()
+        self._names: frozenset[str] = frozenset()
         self._size_bytes = 0
 
-    def place(self, user_step: int, names: Iterable[str]) -> int:
-        """Return the `_step` of the next row, which has metrics `names` at `user_step`."""
-        fresh = set(names)
-        size_bytes = _size_limit(fresh)
+    def place(self, user_step: int, names: Iterable[str], size_bytes: int | None = None) -> int:
+        """Return the `_step` of the next row, which has metrics `names` at `user_step`.
+
+        Args:
+            user_step: the row's.
+            names: its metrics; a frozenset is not copied.
+            size_bytes: what `size_limit` says of them, where that is known.
+        """
+        fresh = frozenset(names)
+        if size_bytes is None:
+            size_bytes = size_limit(fresh)
         fits = self._size_bytes + size_bytes <= MOST_BYTES
         if user_step == self._user_step and fits and self._names.isdisjoint(fresh):
-            self._names |= fresh
+            self._names = self._names | fresh
             self._size_bytes += size_bytes
             return self.last
         self.last = max(user_step, self.last + 1)
@@ -63,7 +70,7 @@ class StepMapper:
 
 def parts(values: dict[str, Number]) -> Iterator[dict[str, Number]]:
     """Yield the metrics of a row, cut where one line of W&B cannot hold all of them."""
-    if _size_limit(values) <= MOST_BYTES:
+    if size_limit(values) <= MOST_BYTES:
         yield values
         return
     part: dict[str, Number] = {}
@@ -80,12 +87,12 @@ def parts(values: dict[str, Number]) -> Iterator[dict[str, Number]]:
 
 def fits_alone(name: str) -> bool:
     """Return whether a line can hold a metric of this name."""
-    if _size_limit((name,)) <= MOST_BYTES:
+    if size_limit((name,)) <= MOST_BYTES:
         return True
     return len(json.dumps(name)) + 5 * sum(map(name.count, "<>&")) + _NUMBER_BYTES <= MOST_BYTES
 
 
-def _size_limit(names: Iterable[str]) -> int:
+def size_limit(names: Iterable[str]) -> int:
     """Return what a line of these metrics takes at most."""
     lengths = [*map(len, names)]
     return _NUMBER_BYTES * len(lengths) + _ESCAPED * sum(lengths)
