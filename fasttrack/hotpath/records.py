@@ -88,10 +88,8 @@ WholeRecord: TypeAlias = (
 )
 """A `Record`'s fields; in the ring, its ticks are the call's own only."""
 RawRecord: TypeAlias = "WholeRecord | StepRecord | MetricsRecord"
-ResolvedRecord: TypeAlias = (
-    "tuple[int, float, dict[str, Scalar], object, Ticks | None, object, object]"
-)
-"""A `Record`'s fields, once its tensors are numbers and its ticks are all."""
+ResolvedRecord: TypeAlias = "tuple[int, float, dict[str, Scalar], Ticks | None]"
+"""Step, unix time, values and ticks of a record, once its tensors are numbers and its ticks all."""
 
 STEP: Final = 0
 VALUES: Final = 2

@@ -306,12 +306,15 @@ def encode_row(seq: int, step: int, time_s: float, values: dict[str, Number]) ->
     return line
 
 
-def encode_rows(first_seq: int, rows: Sequence[tuple[Any, ...]]) -> bytes:
+def encode_rows(first_seq: int, rows: Sequence[tuple[Any, ...]]) -> bytes | None:
     """Return the lines of rows that follow one another: those of `encode_row`, at half the cost.
 
     Args:
         first_seq: the number of the first.
         rows: of each the step, the time and the values; what else a tuple holds is passed over.
+
+    Returns:
+        None where it looks as if a number were not finite: they are to be encoded one by one.
 
     Raises:
         TypeError: as in `encode_row`, because of one of them.
@@ -322,9 +325,8 @@ def encode_rows(first_seq: int, rows: Sequence[tuple[Any, ...]]) -> bytes:
             for seq, row in enumerate(rows, first_seq)
         ]
     )
-    if array.find(b'":null') >= 0:  # a non-finite float
-        lines = [encode_row(seq, *row[:3]) for seq, row in enumerate(rows, first_seq)]
-        return b"".join(lines)
+    if array.find(b'":null') >= 0:
+        return None
     # Only between rows: quotes in a name are escaped, and values are numbers.
     return array[1:-1].replace(b"," + _ROW_START, b"\n" + _ROW_START) + b"\n"
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 32  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
+_POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
@@ -57,7 +58,8 @@ class Worker:
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
 
-        `every_interval` is called at most every `flush_interval_s`, on the thread.
+        `every_interval` is called on the thread now and then, as often as delivery is looked after:
+        after three flush intervals or 0.6 s, whichever is less, at the soonest after one.
         """
         self._every_interval = every_interval
         self._ring = ring
@@ -67,6 +69,7 @@ class Worker:
         self._delivery = delivery
         self._overhead = overhead
         self._flush_interval_s = flush_interval_s
+        self._poll_interval_s = max(flush_interval_s, min(3 * flush_interval_s, _POLL_S))
         self._gpu = gpu or GpuSampler(lambda text: notices.warn(f"gpu:{text}", text))
         self._bursts = bursts or Bursts()
         self._rows = RowEncoder(
@@ -214,7 +217,7 @@ class Worker:
             try:
                 handled = self.run_once()
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
-                    poll_at_s = time.monotonic() + self._flush_interval_s
+                    poll_at_s = time.monotonic() + self._poll_interval_s
                     self._every_interval()
                     self._delivery.poll()
                     self._overhead.note_cpu()

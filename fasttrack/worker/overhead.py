@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.call_meter import CallMeter
 
 _WINDOW_S = 2.0  # how long calls and steps are watched before the interval is judged
+_PATIENCE_S = 4.0  # after which earlier calls will do, where none was timed since
 _LONGEST = 100  # the effective interval's limit, in intervals that the user asked for
 
 
@@ -86,6 +87,8 @@ class Overhead:
         if elapsed_s < _WINDOW_S or not self._steps:
             return
         logged_s = self._calls.mean_s(LOGGED, self._window_began_s)
+        if logged_s is None and elapsed_s >= _PATIENCE_S:  # few are logged, and not all are timed
+            logged_s = self._calls.mean_s(LOGGED)
         if logged_s is None:  # the call that made this row may not have ended yet
             return
         self._judge(self._budget, elapsed_s / self._steps, logged_s)

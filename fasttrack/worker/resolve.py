@@ -15,9 +15,6 @@ from fasttrack.hotpath.records import (
     LEARNING_RATE,
     LOSS,
     PENDING,
-    STEP,
-    TICKS,
-    VALUES,
     Record,
 )
 from fasttrack.worker.device import SideStreams
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
         ResolvedRecord,
         Scalar,
         Ticks,
-        WholeRecord,
     )
     from fasttrack.notices import Notices
 
@@ -68,55 +64,46 @@ class Resolver:
         self._notices = notices
         self._streams = SideStreams()
         self.cuda_index: int | None = None  # of the last CUDA tensor that came by
-        self._loss_was_finite = True
 
     def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
-        """Make `records` whole and replace their tensors by numbers, in place; return `records`.
+        """Return what `records` say, their tensors replaced by numbers, in place.
 
-        Waits for the device where values live there.
+        Puts the ticks to the training steps. Waits for the device where values live there.
         """
-        pending = [
+        given: list[Any] = records
+        unread = [
             Record._make(raw)
-            for raw in self._complete(records)
-            if raw[PENDING] or raw[GRADIENTS] is not None
+            for raw in given
+            if len(raw) > _STEP_FIELDS and (raw[PENDING] or raw[GRADIENTS] is not None)
         ]
-        if pending:
+        if unread:
             try:
-                self._read_tensors(pending)
+                self._read_tensors(unread)
             finally:
-                for record in pending:
+                for record in unread:
                     if record.gradients is not None:
                         self._gradients.was_read(record.gradients)
-        resolved: list[ResolvedRecord] = records  # type: ignore[assignment]  # they are now
-        if self._loss_was_finite:
-            for raw in resolved:
-                loss = raw[VALUES].get(LOSS)
-                if loss is not None and loss - loss != 0:  # NaN or infinite
-                    self._loss_was_finite = False
-                    self._notices.warn("loss", f"the loss became {loss} at step {raw[STEP]}")
-                    break
-        return resolved
-
-    def _complete(self, records: list[Any]) -> list[WholeRecord]:
-        """Turn short records into whole ones, in place; put the ticks to the training steps."""
         started_s = time() - perf_counter()  # of the clock that the short ones have read
         waiting = self._ticks
-        for index, raw in enumerate(records):
+        resolved: list[ResolvedRecord] = []
+        ticks: Ticks | None
+        for raw in given:
             fields = len(raw)
+            if fields == _METRICS_FIELDS:
+                step, at_s, values = raw
+                resolved.append((step, started_s + at_s, values, None))
+                continue
             if fields == _STEP_FIELDS:
                 step, at_s, loss, rate, batch_size = raw
+                time_s = started_s + at_s
                 values = {LOSS: loss} if rate is None else {LOSS: loss, LEARNING_RATE: rate}
-                ticks: Ticks = ((at_s, batch_size),)
-                if waiting:
-                    ticks = self._with_earlier(ticks)
-                records[index] = (step, started_s + at_s, values, None, ticks, None, ())
-            elif fields == _METRICS_FIELDS:
-                step, at_s, values = raw
-                records[index] = (step, started_s + at_s, values, None, None, None, ())
-            elif raw[TICKS] is not None and waiting:
-                ticks = self._with_earlier(raw[TICKS])
-                records[index] = (*raw[:TICKS], ticks, *raw[TICKS + 1 :])
-        return records
+                ticks = ((at_s, batch_size),)
+            else:
+                step, time_s, values, _, ticks, _, _ = raw
+            if waiting and ticks is not None:
+                ticks = self._with_earlier(ticks)
+            resolved.append((step, time_s, values, ticks))
+        return resolved
 
     def _with_earlier(self, own: Ticks) -> Ticks:
         """Return a training step's ticks, with those before it, which are taken."""

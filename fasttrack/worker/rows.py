@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
+from fasttrack.hotpath.records import LOSS
 from fasttrack.journal.entries import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
 
 _SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
-_MOST_NUMBERS = 256  # that are encoded in one go, for which the GIL is kept
+_MOST_NUMBERS = 80  # that are encoded in one go, for which the GIL is kept
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
@@ -89,16 +90,14 @@ class RowEncoder:
         lines: list[bytes] = []
         rows: list[ResolvedRecord] = []  # that are to be encoded together
         numbers = 0  # in them
-        metrics_calls = 0
+        training_steps = 0
         bursts = self._bursts
         clock = bursts.clock
         for record in self._resolver.resolve(records):
-            step, _, values, _, ticks, _, _ = record
+            step, _, values, ticks = record
             try:
-                if ticks is None:
-                    metrics_calls += 1
-                else:
-                    self.training_steps += 1
+                if ticks is not None:
+                    training_steps += 1
                     self._add_training_metrics(step, values, ticks)
                 if values and (
                     (self._last_step <= step <= _LARGEST_STEP and values.keys().isdisjoint(_NAMES))
@@ -114,7 +113,8 @@ class RowEncoder:
                 numbers = 0
                 bursts.rest_if_due()
         self._encode(rows, lines)
-        self._overhead.add_metrics_calls(metrics_calls)
+        self._overhead.add_metrics_calls(len(records) - training_steps)
+        self.training_steps += training_steps
         self.rows = self._seq
         return lines
 
@@ -123,16 +123,26 @@ class RowEncoder:
         if not rows:
             return
         try:
-            lines.append(encode_rows(self._seq, rows))
-            self._seq += len(rows)
+            together = encode_rows(self._seq, rows)
         except TypeError:
-            for step, time_s, values, *_ in rows:
+            together = None
+        if together is not None:
+            lines.append(together)
+            self._seq += len(rows)
+        else:
+            for step, time_s, values, _ in rows:
                 try:
+                    self._look_at_loss(step, values)
                     lines.append(self._encode_alone(step, time_s, values))
                     self._seq += 1
                 except Exception as error:  # one record's trouble is no other's
                     self._go_on_after(error)
         rows.clear()
+
+    def _look_at_loss(self, step: int, values: dict[str, Scalar]) -> None:
+        loss = values.get(LOSS)
+        if loss is not None and loss - loss != 0:  # NaN or infinite
+            self._notices.warn("loss", f"the loss became {loss} at step {step}")
 
     def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes:
         try:

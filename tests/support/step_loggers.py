@@ -7,7 +7,7 @@ from typing import Any
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import RawRecord, WholeRecord
+from fasttrack.hotpath.records import RawRecord, Record, WholeRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.notices import Notices
@@ -52,8 +52,17 @@ class Bench:
         self.hot._quick_metrics(metrics, step)
 
     def pop(self) -> list[WholeRecord]:
-        """Take what was pushed, as the worker sees it."""
-        return self.resolver._complete(self.ring.pop(1024))
+        """Take what was pushed, with all its fields and ticks."""
+        return [self._whole(raw) for raw in self.ring.pop(1024)]
+
+    def _whole(self, raw: Any) -> WholeRecord:
+        if len(raw) < len(Record._fields):
+            ((step, time_s, values, ticks),) = self.resolver.resolve([raw])
+            return Record(step, time_s, dict(values), None, ticks, None, ())
+        record = Record._make(raw)
+        if record.ticks is None or not self.hot._ticks:
+            return record
+        return record._replace(ticks=self.resolver._with_earlier(record.ticks))
 
     def records(self) -> list[tuple[int, dict[str, Any]]]:
         """Return step and values of what was pushed."""

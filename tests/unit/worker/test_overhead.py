@@ -139,6 +139,18 @@ def test_what_cannot_be_saved_counts_and_bounds_the_stretch() -> None:
     assert bench.intervals == [1000]
 
 
+def test_earlier_calls_will_do_where_none_was_timed_for_long() -> None:
+    """Of few logged steps, far apart, hardly one is timed; the interval came down after minutes."""
+    bench = Bench()
+    bench.call(LOGGED, 2000e-6)
+    bench.train(3)
+    bench.costs.clear()
+    bench.train(10, step_s=30e-3)
+
+    assert bench.intervals[0] == 200
+    assert bench.intervals[-1] == 10
+
+
 def test_log_metrics_counts_against_the_budget() -> None:
     """One call of 5 us a step leaves half of the 10 us."""
     bench = Bench()

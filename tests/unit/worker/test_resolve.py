@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -103,42 +102,6 @@ def test_bools_become_ints(setup: Setup) -> None:
 
     assert values == {"a": 1, "b": 0, "c": 1}
     assert {type(value) for value in values.values()} == {int}
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("as_tensor", [True, False])
-def test_the_first_loss_that_is_not_finite_is_kept_and_said_once_with_its_step(
-    setup: Setup, capsys: pytest.CaptureFixture[str], bad: float, as_tensor: bool
-) -> None:
-    """Non-finite values are truth; the user hears when it began."""
-    value = torch.tensor(bad) if as_tensor else bad
-    records = [setup.loss(1, 0.5), setup.loss(2, value), setup.loss(3, value)]
-    rows = setup.resolve(*records) + setup.resolve(setup.loss(4, value))
-
-    assert [str(values[LOSS]) for values in rows] == ["0.5", *[str(float(bad))] * 3]
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"the loss became {bad} at step 2" in said
-
-
-def test_other_metrics_may_be_non_finite_in_silence(
-    setup: Setup, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Only the loss means that training has broken."""
-    (values,) = setup.resolve(setup.record_mapping(1, {"a": math.nan, LOSS: 1.0}))
-
-    assert math.isnan(values["a"])
-    assert capsys.readouterr().err == ""
-
-
-def test_a_loss_beyond_all_floats_is_no_error(setup: Setup) -> None:
-    """`math.isfinite` raises OverflowError for an int that no float holds.
-
-    One such loss took the whole chunk of rows along.
-    """
-    rows = setup.resolve(setup.loss(1, 10**400), setup.loss(2, 0.5))
-
-    assert [values[LOSS] for values in rows] == [10**400, 0.5]
 
 
 def test_one_unreadable_tensor_takes_no_other_along(

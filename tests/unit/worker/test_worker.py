@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import threading
 import time
@@ -15,7 +16,7 @@ from fasttrack.delivery.events import Progress
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import Console, RawRecord, ResolvedRecord
+from fasttrack.hotpath.records import LOSS, Console, RawRecord, ResolvedRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal import entries
 from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, Row, decode
@@ -246,6 +247,49 @@ def test_non_finite_values_come_back_from_the_journal(setup: Setup) -> None:
 
     (values,) = setup.values()
     assert [str(value) for value in values.values()] == ["nan", "inf", "-inf", "1"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("as_tensor", [True, False])
+def test_the_first_loss_that_is_not_finite_is_kept_and_said_once_with_its_step(
+    setup: Setup, capsys: pytest.CaptureFixture[str], bad: float, as_tensor: bool
+) -> None:
+    """Non-finite values are truth; the user hears when it began."""
+    setup.log_mapping(1, {LOSS: 0.5})
+    for step in range(2, 5):
+        setup.log_mapping(step, {LOSS: torch.tensor(bad) if as_tensor else bad})
+        if step % 2:
+            setup.worker.run_once()
+    setup.worker.run_once()
+
+    assert [str(values[LOSS]) for values in setup.values()] == ["0.5", *[str(float(bad))] * 3]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"the loss became {bad} at step 2" in said
+
+
+def test_other_metrics_may_be_non_finite_in_silence(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the loss means that training has broken."""
+    setup.log_mapping(1, {"a": math.nan, LOSS: 1.0})
+    setup.worker.run_once()
+
+    assert math.isnan(setup.values()[0]["a"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_loss_beyond_all_floats_takes_no_other_row_along(setup: Setup) -> None:
+    """`math.isfinite` raises OverflowError for an int that no float holds.
+
+    One such loss took the whole chunk of rows along.
+    """
+    setup.log_mapping(1, {LOSS: 10**400, "a": 1.0})
+    setup.log_mapping(2, {LOSS: 0.5})
+    setup.worker.run_once()
+
+    assert setup.values() == [{"a": 1.0}, {LOSS: 0.5}]
+    assert setup.notices.counts() == {"refused": 1}
 
 
 @pytest.mark.parametrize("name", ["step", "_step", "_runtime", "_timestamp", "_wandb"])
