@@ -416,6 +416,13 @@ def test_pauses_within_one_another_count_once() -> None:
     assert metrics["perf/step_time_ms/max"] == pytest.approx(1500.0)
 
 
+def test_a_pause_before_the_first_step_is_none_of_the_interval() -> None:
+    """It was told as one of 1e-12 seconds."""
+    first = [(0.05, PausedSince(0.01)), (0.1, 8), (0.3, 8), (0.7, 8), (1.1, 8)]
+
+    assert "perf/pause_s" not in a_meter(alone).measure(first)
+
+
 def test_a_pause_without_a_step_is_left_to_the_next_row() -> None:
     """Another thread's call took the reading."""
     meter = a_meter(alone)
