@@ -16,6 +16,7 @@ from support.model_calls import (
     Metrics,
     Mixed,
     Pauses,
+    Size,
     Step,
     Told,
     TrainingStep,
@@ -63,6 +64,7 @@ class _Drawer:
         self.draw = draw
         self.now = 0
         self.is_late = False
+        self._all_sized = draw(st.booleans())
         self._made = 0
         self._script = script
         self._live = given.live_scaler() if draw(st.integers(0, 3)) == 0 else None
@@ -100,7 +102,7 @@ class _Drawer:
         return TrainingStep(
             step=Step(self.now, self.now),
             loss=loss,
-            batch_size=self.maybe(given.good_sizes, one_in=2),
+            batch_size=self._size(),
             optimizer=self.maybe(given.usual_optimizers, one_in=2),
         )
 
@@ -109,7 +111,16 @@ class _Drawer:
         chosen = self.draw(values.usual_mappings)
         if self._mark is not None:
             chosen = Mixed((*(self._mark.items or ()), *(chosen.items or ())))
-        return Metrics(chosen, Step(self.now, self.now))
+        step = self.now - self.draw(st.sampled_from((0, 0, 3)))
+        if self._mark is None and self.draw(st.integers(0, 2)) == 2:
+            return Metrics(chosen, None)
+        return Metrics(chosen, Step(step, step))
+
+    def _size(self) -> Size | None:
+        """Draw a batch size; it takes one of each step of an interval to count samples."""
+        if self._all_sized:
+            return self.draw(given.good_sizes)
+        return self.maybe(self._sizes, one_in=2)  # type: ignore[no-any-return]
 
     def training_step(self) -> TrainingStep:
         draw, maybe = self.draw, self.maybe
@@ -125,7 +136,7 @@ class _Drawer:
         call = TrainingStep(
             step=self.step(),
             loss=draw(values.arguments),
-            batch_size=maybe(self._sizes, one_in=2),
+            batch_size=self._size(),
             optimizer=maybe(values.now_and_then(given.optimizers(), given.no_optimizers), one_in=2),
             model=model,
             scaler=scaler,
