@@ -418,9 +418,14 @@ def test_pauses_within_one_another_count_once() -> None:
 
 def test_a_pause_before_the_first_step_is_none_of_the_interval() -> None:
     """It was told as one of 1e-12 seconds."""
-    first = [(0.05, PausedSince(0.01)), (0.1, 8), (0.3, 8), (0.7, 8), (1.1, 8)]
+    first, *further = ticks(
+        0.01, 0.021, 0.043, 0.054, 0.109, 0.12
+    )  # the gaps do not add up to the whole
 
-    assert "perf/pause_s" not in a_meter(alone).measure(first)
+    metrics = a_meter(alone).measure([(first[0], PausedSince(0.0)), first, *further])
+
+    assert "perf/steps_per_sec" in metrics
+    assert "perf/pause_s" not in metrics
 
 
 def test_a_pause_without_a_step_is_left_to_the_next_row() -> None:
