@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fasttrack.handler_errors import is_handlers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from contextlib import AbstractContextManager
 
 _FEW = 16  # metrics; in more, those that are no floats are found in a quicker way
@@ -43,6 +43,9 @@ class Logger(Protocol):
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """Log metrics."""
 
+    def not_floats(self, values: dict[Any, Any]) -> Collection[Any]:
+        """Return the names of all that are no floats."""
+
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
 
@@ -65,9 +68,7 @@ class QuickCalls:
 
     __slots__ = (
         "_interval",
-        "_logged_calls",
         "_logger",
-        "_metrics_calls",
         "_metrics_step",
         "_plain_optimizer",
         "_room",
@@ -75,6 +76,8 @@ class QuickCalls:
         "_tensor",
         "_ticks",
         "_timed_from",
+        "_untimed_metrics",
+        "_untimed_steps",
         "_waiting",
     )
 
@@ -100,10 +103,8 @@ class QuickCalls:
         """The type of tensors whose number is read at once where it lies in the host's memory."""
         self._plain_optimizer: Any = None
         """One of torch's own: these have no loss scale, and raise nothing."""
-        self._logged_calls = 0
-        """How many calls of `log_training_step` logged; one of each `LOGGED_EVERY` is timed."""
-        self._metrics_calls = 0
-        """How many there were of `log_metrics`; one of each `METRICS_EVERY` is timed."""
+        self._untimed_steps = self._untimed_metrics = 1
+        """How many calls until one that logs a step, and one of `log_metrics`, is timed."""
         self._step: int | None = None
         """Of the last training step; None before the first."""
         self._metrics_step: int | None = None
@@ -126,7 +127,12 @@ class QuickCalls:
                     self._step = step
                     self._metrics_step = None
                     return
-            elif model is None and not further and (type(batch_size) is int or batch_size is None):
+            elif (
+                (room := self._room)
+                and model is None
+                and not further
+                and (type(batch_size) is int or batch_size is None)
+            ):
                 try:
                     now_s, rate = perf_counter(), None
                     number = loss
@@ -142,41 +148,51 @@ class QuickCalls:
                                 and type(rate := groups[0]["lr"]) is float
                             )
                         )
-                        and len(waiting := self._waiting) < self._room
+                        and len(waiting := self._waiting) < room
                     ):
                         waiting.append((step, now_s, number, rate, batch_size))
                         self._step = step
                         self._metrics_step = None
-                        self._logged_calls = calls = self._logged_calls + 1
-                        if not calls & 7:  # LOGGED_EVERY
+                        self._untimed_steps = untimed = self._untimed_steps - 1
+                        if untimed <= 0:
                             self._logger.note_logged(step, now_s)  # type: ignore[union-attr]
                         return
                 except Exception as error:  # below, it is said what is wrong
                     if is_handlers(error):
                         raise
+        if further:
+            log_training_step(**further)
         logger = self._logger
         if logger is not None:
             logger.training_step(loss, step, batch_size, optimizer, model, **further)
 
     def _quick_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Do what `ExperimentTracker.log_metrics` says."""
-        if type(metrics) is dict and type(step) is int and len(metrics) <= _FEW:
+        if (room := self._room) and type(metrics) is dict and type(step) is int:
             now_s = perf_counter()
-            values = metrics.copy()
+            values: dict[Any, Any] = metrics.copy()
+            names: Any = values
             try:
-                for name in values:
+                if len(values) > _FEW:
+                    names = self._logger.not_floats(values)  # type: ignore[union-attr]
+                for name in names:
                     value = values[name]
-                    if type(value) is not float:
-                        if type(value) is self._tensor and value.get_device() < 0:
-                            values[name] = value = value.item()
-                        if type(value) is not float and type(value) is not int:
-                            break
+                    if type(value) is float:
+                        continue
+                    if (
+                        type(value) is self._tensor
+                        and value.get_device() < 0
+                        and type(number := value.item()) is float
+                    ):
+                        values[name] = number
+                    elif type(value) is not int:
+                        break
                 else:
-                    if len(waiting := self._waiting) < self._room:
+                    if len(waiting := self._waiting) < room:
                         waiting.append((step, now_s, values))
                         self._metrics_step = step
-                        self._metrics_calls = calls = self._metrics_calls + 1
-                        if not calls & 7:  # METRICS_EVERY
+                        self._untimed_metrics = untimed = self._untimed_metrics - 1
+                        if untimed <= 0:
                             self._logger.note_metrics(now_s)  # type: ignore[union-attr]
                         return
             except Exception as error:  # below, it is said what is wrong
@@ -185,3 +201,14 @@ class QuickCalls:
         logger = self._logger
         if logger is not None:
             logger.metrics(metrics, step)
+
+
+def log_training_step(
+    *,
+    scaler: object = None,
+    loss_ar: object = None,
+    loss_fm: object = None,
+    grad_norm: object = None,
+    extra: object = None,
+) -> None:
+    """Raise TypeError where a keyword is none of these; the message has the method's name."""

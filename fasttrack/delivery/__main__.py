@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fasttrack.delivery import stuck_trainer
 from fasttrack.delivery.children import kill_children
+from fasttrack.delivery.courtesy import NICENESS, Courtesy
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
 from fasttrack.delivery.run_delivery import RunDelivery
 from fasttrack.delivery.spawn import BUSY, HUNG
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 _MOST_REPLACEMENTS = 3  # of a process that hung; then its trainer's supervisor decides
 _EXIT_S = 30.0  # what clients have at the end, when Python calls what they have registered
-_NICENESS = 10  # training comes first
 _COUNT = "--replaced"  # how often this process has been begun anew
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
@@ -73,7 +73,7 @@ def _settle(trainer_pid: int | None) -> None:
     for name in _IGNORED_SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     with contextlib.suppress(OSError):
-        os.nice(_NICENESS - os.nice(0))
+        os.nice(NICENESS - os.nice(0))
     with contextlib.suppress(OSError, AttributeError):  # trainers are often bound to one core
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
@@ -166,6 +166,8 @@ def main() -> int:
     def trainer_alive() -> bool:
         return trainer_pid is not None and os.getppid() == trainer_pid
 
+    if trainer_pid is not None:
+        Courtesy(found[-1], trainer_alive).start()
     report = Reporter(arguments.report_fd)
     replacement = Replacement(report, environment, arguments.replaced)
     replacement.trainer_alive = trainer_alive

@@ -16,6 +16,7 @@ from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
 from fasttrack.journal.follower import Follower
+from fasttrack.journal.reader import ends_with_finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fasttrack.journal.entries import Entry
 
 _REPORT_EVERY_S = 1.0
+_PACE_S = 0.5  # between two looks at the journal while the trainer is there
+_MANY = 200  # entries in one read, after which there may be more
 _PROOF_S = 10.0
 
 
@@ -79,6 +82,8 @@ class Replay:
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
         self._stop_asked = False
+        self._read_at_s = 0.0
+        self._is_behind = False  # and has more to read at once
         self.rows = 0
         """Rows that came by so far, there already or handed over."""
         self.reason: str | None = None
@@ -138,7 +143,12 @@ class Replay:
             last, finished = path == self._segments[-1], False
             while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look
+                if alive and not finished and self._is_early(path):
+                    self._ending.pause(POLL_S)
+                    continue
                 batch = follower.read()
+                self._read_at_s = self._ending.clock()
+                self._is_behind = batch is not None and len(batch.entries) > _MANY
                 self._check()
                 uploads.check()
                 if batch is not None:
@@ -154,6 +164,14 @@ class Replay:
             if size_bytes != state.size_bytes:  # what was proven before was less
                 state.proof = state.offline_proof = None
             state.size_bytes = size_bytes
+
+    def _is_early(self, path: Path) -> bool:
+        """Return whether to wait a little, so that rows come together: the trainer needs the cores.
+
+        A chunk that was read full says that more is waiting, and the trainer's last line ends it.
+        """
+        since_s = self._ending.clock() - self._read_at_s
+        return 0 <= since_s < _PACE_S and not self._is_behind and not ends_with_finish(path)
 
     def _report_damage(self, follower: Follower) -> None:
         for damage in follower.damage:

@@ -41,7 +41,7 @@ from fasttrack.hotpath.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import torch
 
@@ -68,13 +68,13 @@ class StepLogger:
         "_gradients",
         "_hot",
         "_lock",
-        "_logged_before",
         "_meeting",
         "_notices",
         "_open",
         "_refuse",
         "_ring",
         "_timed",
+        "_untimed_before",
         "_wake",
     )
 
@@ -114,8 +114,9 @@ class StepLogger:
         self._wake = wake
         self._open = True
         self._meeting = Meeting(notices.warn)
-        self._logged_before = 0  # how many calls had logged when the meeting looked last
+        self._untimed_before = 0  # as the meeting saw it last
         hot._interval = log_interval
+        hot._untimed_steps, hot._untimed_metrics = LOGGED_EVERY, METRICS_EVERY
         hot._waiting, hot._room = ring.items, ring.capacity
         hot._tensor = capture.read_at_once
         hot._logger = self
@@ -200,7 +201,7 @@ class StepLogger:
                 if gradients is not None and not readable:
                     self._gradients.was_dropped(gradients)
                     gradients = None
-            hot._logged_calls = calls = hot._logged_calls + 1
+            hot._untimed_steps = untimed = hot._untimed_steps - 1
             tick = ((now_s, batch_size),)
             if not self._ring.push((step, time(), metrics, pending, tick, gradients, events)):
                 self._say_full()
@@ -208,7 +209,7 @@ class StepLogger:
                     self._gradients.was_dropped(gradients)
             elif gradients is not None:
                 self._wake()  # gradients are large, and may soon be zeroed in place
-            if calls % LOGGED_EVERY == 0:
+            if untimed <= 0:
                 self.note_logged(step, now_s)
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
@@ -222,8 +223,8 @@ class StepLogger:
             self.late_call()
             return
         try:
-            hot._metrics_calls += 1
-            start_s = 0.0 if hot._metrics_calls % METRICS_EVERY else perf_counter()
+            hot._untimed_metrics -= 1
+            start_s = 0.0 if hot._untimed_metrics > 0 else perf_counter()
             if step is None:
                 step = hot._metrics_step
                 if step is None:
@@ -252,14 +253,20 @@ class StepLogger:
                 raise
             self.failed_call("log_metrics", error)
 
+    def not_floats(self, values: dict[Any, Any]) -> Collection[Any]:
+        """Return the names of all that are no floats."""
+        return self._capture.not_floats(values)
+
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
+        self._hot._untimed_steps = LOGGED_EVERY
         self._timed.append((LOGGED, perf_counter() - entered_s, entered_s))
         # The trainer may count anew.
         self._hot._timed_from = min(self._hot._timed_from, step + SKIPPED_EVERY)
 
     def note_metrics(self, entered_s: float) -> None:
         """Note how long a call of `log_metrics` took."""
+        self._hot._untimed_metrics = METRICS_EVERY
         self._timed.append((METRICS, perf_counter() - entered_s, entered_s))
 
     @property
@@ -290,8 +297,8 @@ class StepLogger:
 
     def _look_after_skipped(self, before: int | None, step: int) -> None:
         hot = self._hot
-        if self._logged_before != hot._logged_calls:
-            self._logged_before = hot._logged_calls
+        if self._untimed_before != hot._untimed_steps:  # a step was logged since
+            self._untimed_before = hot._untimed_steps
             self._meeting.calls = 0
         self._meeting.missed(before, step, hot._interval)
         if len(hot._ticks) >= MOST_TICKS:  # the interval is so long, or the worker so late

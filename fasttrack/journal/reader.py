@@ -27,6 +27,7 @@ _COUNT_CHUNK_BYTES = 4 * 2**20
 _TAIL_BYTES = 64 * 1024
 _LONGEST_LINE_BYTES = 64 * 2**20  # more is no line of ours, and must not fill the memory
 _TELLING_BYTES = 64
+_FINISH_BYTES, _FINISH_START = 512, b'{"kind":"finish"'  # more than such a line takes
 MOST_NAMED = 20  # damaged lines that are told one by one
 
 
@@ -174,6 +175,17 @@ def read_finish(path: Path) -> Finish | None:
     except ValueError:
         return None
     return entry if isinstance(entry, Finish) else None
+
+
+def ends_with_finish(path: Path) -> bool:
+    """Return whether the segment at `path` ends with a whole `finish` entry; reads very little."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _FINISH_BYTES))
+            *_, last, torn = (b"\n" + file.read()).split(b"\n")
+    except OSError:
+        return False
+    return not torn and last.startswith(_FINISH_START)
 
 
 def last_written_s(path: Path) -> float:
