@@ -274,7 +274,7 @@ def test_the_caller_sees_a_change_in_place_before_the_worker_has_told(heard: Hea
 
 
 def test_the_caller_sees_that_logged_gradients_have_moved(heard: Heard) -> None:
-    """`model.to(device)` moves them as they are held, and no version tells (on CUDA: test_device)."""
+    """`model.to(device)` moves them as they are held, and no version tells; CUDA: test_device."""
     model = small_model()
     source = GradientSource("worker", GIB, heard)
     first = source.capture(model)
