@@ -160,6 +160,8 @@ class QuickCalls:
                 except Exception as error:  # below, it is said what is wrong
                     if is_handlers(error):
                         raise
+        if further:
+            log_training_step(**further)
         logger = self._logger
         if logger is not None:
             logger.training_step(loss, step, batch_size, optimizer, model, **further)
@@ -199,3 +201,14 @@ class QuickCalls:
         logger = self._logger
         if logger is not None:
             logger.metrics(metrics, step)
+
+
+def log_training_step(
+    *,
+    scaler: object = None,
+    loss_ar: object = None,
+    loss_fm: object = None,
+    grad_norm: object = None,
+    extra: object = None,
+) -> None:
+    """Raise TypeError where a keyword is none of these; the message has the method's name."""

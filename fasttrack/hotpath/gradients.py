@@ -165,11 +165,11 @@ class GradientSource:
         return held > 0 and held + size > self._hold_limit_bytes
 
     def _may_change(self, known: _Model, gradients: list[torch.Tensor]) -> bool:
-        last, version = known.kept, known.version
+        last, version, index = known.kept, known.version, known.index
         known.keep(gradients)
         if last is None:
             return self._mode == "auto"
-        if last._version != version:
+        if last._version != version or last.get_device() != index:  # the model may have moved
             self._say_in_place()
             return True
         # The same memory again, though no version tells who wrote it: a CUDA graph.
@@ -233,7 +233,7 @@ class GradientSource:
             "grad_norm_stale",
             "train/grad_norm: gradients change in place before the worker reads them "
             "(zero_grad(set_to_none=False), accumulation, clipping after the log, DDP's bucket "
-            "views?); it is now launched inline",
+            "views, a model that moves?); it is now launched inline",
         )
 
 
@@ -245,6 +245,7 @@ class _Model:
         "alike",
         "devices",
         "has_dtensors",
+        "index",
         "indices",
         "kept",
         "kind",
@@ -271,8 +272,9 @@ class _Model:
         self.devices: frozenset[torch.device] = frozenset()
         self._smallest = 0
         self.kept: torch.Tensor | None = None
-        """The smallest gradient of the last logged step, and its version then."""
+        """The smallest gradient of the last logged step, its version and its device then."""
         self.version = 0
+        self.index = -1
 
     def look_at(
         self, gradients: list[torch.Tensor], kind: tuple[int, torch.device, torch.dtype]
@@ -287,6 +289,7 @@ class _Model:
     def keep(self, gradients: list[torch.Tensor]) -> None:
         self.kept = gradients[self._smallest]
         self.version = self.kept._version
+        self.index = self.kept.get_device()
 
 
 def _accelerators(tensors: list[torch.Tensor]) -> frozenset[torch.device]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.context.distributed import is_main_process
-from fasttrack.notices import Notices
 from fasttrack.preemption.calls import Calls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fasttrack.notices import Notices
     from fasttrack.options import Options
     from fasttrack.preemption.watch import Source, StopWatch
 
@@ -51,7 +51,8 @@ class Stopping:
         return number >= self.calls.limit and self._watch.answer(number)
 
     def _begin(self, run: Run | None) -> StopWatch:
-        from fasttrack.preemption.watch import StopWatch  # few runs need it
+        from fasttrack.notices import Notices  # few runs need these
+        from fasttrack.preemption.watch import StopWatch
 
         asks_slurm = is_main_process(self._options.log_rank)
         notices = Notices() if run is None else run.notices

@@ -102,8 +102,7 @@ class StepMeter:
         elapsed_s = times[-1] - times[0]
         if elapsed_s <= 0:
             return {}
-        durations = _gaps(times, pauses)
-        self.paused_s = elapsed_s - sum(durations) if pauses else 0.0
+        durations, self.paused_s = _gaps(times, pauses)
         if self._find_pauses:
             self.paused_s += self._unmarked_s(durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
@@ -199,19 +198,19 @@ def _is_size(size: Any) -> bool:
         return False
 
 
-def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> list[float]:
-    """Return the seconds from each of `times` to the next, without those in `pauses`.
+def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> tuple[list[float], float]:
+    """Return the seconds from each of `times` to the next, without those in `pauses`; and these.
 
     Pauses are ordered by their beginning; they may hold or overlap one another, and steps.
     """
     if not pauses:
-        return [b - a for a, b in itertools.pairwise(times)]
+        return [b - a for a, b in itertools.pairwise(times)], 0.0
     merged: list[tuple[float, float]] = []
     for began_s, ended_s in pauses:
         if merged and began_s <= merged[-1][1]:
             began_s, ended_s = merged[-1][0], max(merged.pop()[1], ended_s)
         merged.append((began_s, ended_s))
-    gaps = []
+    gaps, all_paused_s = [], 0.0
     first = 0
     for a, b in itertools.pairwise(times):
         while first < len(merged) and merged[first][1] <= a:
@@ -222,4 +221,5 @@ def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> list[float]:
                 break
             paused_s += min(b, ended_s) - max(a, began_s)
         gaps.append(b - a - paused_s)
-    return gaps
+        all_paused_s += paused_s
+    return gaps, all_paused_s

@@ -32,6 +32,8 @@ def _send(bench: Bench, handler: str, twice: bool, phase: str) -> None:
         trainer.ends_with = {-signum, 130, 1}
     if phase == "finishing":
         trainer.ends_with |= {0}
+        if twice:  # Python, at its own end, has put back the system's default
+            trainer.ends_with |= {-signum}
     if handler == "raise" and (twice or phase == "finishing"):
         trainer.ends_with |= {1}  # the second one is raised outside the script's `try`
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from support.journals import read_entries, read_rows
 from support.model import STEP_TIMES, ExpectedRow, Model
 from support.model_calls import Call, Flush, Metrics, Mixed, Step
-from support.model_scripts import KEPT, THREAD, Script, scripts, scripts_of_threads
+from support.model_scripts import KEPT, Script, scripts, scripts_of_threads, thread_of
 from support.runs import make_tracker, metrics, offline_dirs, wandb_rows
 from support.trackers import journal_only
 
@@ -237,7 +237,7 @@ def test_each_of_several_threads_finds_its_own_rows_in_order(scripts: tuple[Scri
 
         rows = read_rows(directory_of(tracker))
         for number, (model, play) in enumerate(zip(models, plays, strict=True)):
-            check_rows([row for row in rows if row.values[THREAD] == number], model, play)
+            check_rows([row for row in rows if thread_of(row.values) == number], model, play)
         together_they = model_of(scripts[0])
         for model in models:
             together_they.rows += model.rows

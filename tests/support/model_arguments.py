@@ -20,7 +20,7 @@ from support.model_calls import (
     TwoWeights,
     Value,
 )
-from support.model_values import Count, good, now_and_then, plain, values
+from support.model_values import Count, arguments, good, now_and_then, number_itself, plain
 
 BIG = st.sampled_from((LARGEST_STEP, -LARGEST_STEP, LARGEST_STEP + 1, 10**30, -(10**30)))
 _SPELLINGS: tuple[Any, ...] = (
@@ -89,15 +89,18 @@ def _rates(
     return told
 
 
-plain_optimizers = plain.map(
-    lambda rate: Told(
+def _one_group(rate: Value) -> Told:
+    return Told(
         f"SGD {rate}",
         _rates("train/lr", ((None, rate),)),
         lambda spoils: _sgd(((None, rate),), spoils)[0],
     )
-)
+
+
+plain_optimizers = plain.map(_one_group)
+usual_optimizers = st.floats().map(number_itself).map(_one_group)
 _groups = st.lists(
-    st.tuples(st.sampled_from((None, None, "head", "body")), now_and_then(values, st.none())),
+    st.tuples(st.sampled_from((None, None, "head", "body")), now_and_then(arguments, st.none())),
     min_size=1,
     max_size=4,
 ).map(tuple)

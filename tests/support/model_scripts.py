@@ -16,6 +16,7 @@ from support.model_calls import (
     Metrics,
     Mixed,
     Pauses,
+    Size,
     Step,
     Told,
     TrainingStep,
@@ -24,6 +25,9 @@ from support.model_calls import (
 
 _MOST_CALLS = 40
 THREAD = "thread"
+MOST_OF_A_THREAD = 1_000
+"""A thread's number times this is the loss that its next call begins from, where all else it logs
+is what all log."""
 KEPT = ("kept", values.number_itself(1.0))
 
 
@@ -56,16 +60,19 @@ class Script:
 class _Drawer:
     """Draw the calls of one thread; it knows how far that has come."""
 
-    def __init__(self, draw: st.DrawFn, script: Script, mark: Value | None = None) -> None:
+    def __init__(self, draw: st.DrawFn, script: Script, thread: int | None = None) -> None:
         self.draw = draw
         self.now = 0
         self.is_late = False
+        self._all_sized = draw(st.booleans())
+        self._made = 0
         self._script = script
         self._live = given.live_scaler() if draw(st.integers(0, 3)) == 0 else None
         # What makes the rows of one thread known. Several have more in common than that: the last
         # step, and the steps of which batch sizes are missing.
-        self._mark = None if mark is None else Mixed(((THREAD, mark),))
-        self._sizes = given.sizes if mark is None else given.good_sizes
+        self._thread = thread
+        self._mark = None if thread is None else Mixed(((THREAD, values.number_itself(thread)),))
+        self._sizes = given.sizes if thread is None else given.good_sizes
 
     def maybe(self, strategy: Any, *, one_in: int = 3) -> Any:
         return self.draw(strategy) if self.draw(st.integers(1, one_in)) == 1 else None
@@ -85,17 +92,38 @@ class _Drawer:
             self.now += 1
         return self.draw(given.spelled(self.now))
 
+    def usual_training_step(self) -> TrainingStep:
+        """Draw a call as most loops make it."""
+        self.now += self.draw(st.sampled_from((1, 1, 1, 1, 1, 0, 7, -5)))
+        self._made += 1
+        loss = self.draw(values.usual)
+        if self._thread is not None:
+            loss = values.number_itself(float(self._thread * MOST_OF_A_THREAD + self._made))
+        return TrainingStep(
+            step=Step(self.now, self.now),
+            loss=loss,
+            batch_size=self._size(),
+            optimizer=self.maybe(given.usual_optimizers, one_in=2),
+        )
+
+    def usual_metrics(self) -> Metrics:
+        """Draw a call as most evaluations make it."""
+        chosen = self.draw(values.usual_mappings)
+        if self._mark is not None:
+            chosen = Mixed((*(self._mark.items or ()), *(chosen.items or ())))
+        step = self.now - self.draw(st.sampled_from((0, 0, 3)))
+        if self._mark is None and self.draw(st.integers(0, 2)) == 2:
+            return Metrics(chosen, None)
+        return Metrics(chosen, Step(step, step))
+
+    def _size(self) -> Size | None:
+        """Draw a batch size; it takes one of each step of an interval to count samples."""
+        if self._all_sized:
+            return self.draw(given.good_sizes)
+        return self.maybe(self._sizes, one_in=2)  # type: ignore[no-any-return]
+
     def training_step(self) -> TrainingStep:
         draw, maybe = self.draw, self.maybe
-        if draw(st.integers(0, 2)) == 0:  # as most loops are
-            rate = draw(given.plain_optimizers)
-            return TrainingStep(
-                step=self.step(),
-                loss=draw(values.good),
-                batch_size=maybe(self._sizes, one_in=2),
-                optimizer=rate,
-                extra=self._mark,
-            )
         model = maybe(
             given.models(
                 live=self._live is not None,
@@ -108,7 +136,7 @@ class _Drawer:
         call = TrainingStep(
             step=self.step(),
             loss=draw(values.arguments),
-            batch_size=maybe(self._sizes, one_in=2),
+            batch_size=self._size(),
             optimizer=maybe(values.now_and_then(given.optimizers(), given.no_optimizers), one_in=2),
             model=model,
             scaler=scaler,
@@ -156,7 +184,11 @@ class _Drawer:
 
     def call(self) -> Call:
         kind = self.draw(st.integers(0, 19))
-        if kind < 12:
+        if kind < 5:
+            return self.usual_training_step()
+        if kind < 8:
+            return self.usual_metrics()
+        if kind < 13:
             return self.training_step()
         if kind < 17:
             return self.metrics()
@@ -180,6 +212,12 @@ def _is_usual(item: tuple[Any, Value | Mixed]) -> bool:
         return all(_is_usual((f".{key}", inner)) for key, inner in value.items or ())
     outcome = value.outcome
     return not isinstance(outcome, int) or -(2**63) <= outcome < 2**64
+
+
+def thread_of(values: dict[str, float]) -> int:
+    """Return the number of the script that a row is of."""
+    known = values.get(THREAD)
+    return int(values["loss/total"] // MOST_OF_A_THREAD if known is None else known)
 
 
 @st.composite
@@ -210,11 +248,11 @@ def scripts(draw: st.DrawFn, *, fewest: int = 12, most: int = _MOST_CALLS) -> Sc
 
 @st.composite
 def scripts_of_threads(draw: st.DrawFn) -> tuple[Script, ...]:
-    """Return scripts for one tracker; each row names its script's number as `THREAD`."""
+    """Return scripts for one tracker; `thread_of` tells which of them a row is of."""
     script = draw(_settings())
     made = []
     for number in range(draw(st.integers(2, 4))):
-        drawer = _Drawer(draw, script, mark=values.number_itself(number))
+        drawer = _Drawer(draw, script, thread=number)
         calls = tuple(drawer.call() for _ in range(draw(st.integers(1, _MOST_CALLS // 2))))
         made.append(dataclasses.replace(script, calls=calls))
     return tuple(made)

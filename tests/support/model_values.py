@@ -156,6 +156,13 @@ bad = st.sampled_from(
     )
 )
 too_large = st.sampled_from((2**64, -(2**63) - 1, 10**30)).map(number_itself)
+usual = st.one_of(
+    st.floats().map(number_itself),
+    st.tuples(_exact, st.sampled_from((torch.float32, torch.float64)), _shapes).map(
+        lambda drawn: _tensor(*drawn)
+    ),
+    _exact.map(_computed),
+)
 
 
 @st.composite
@@ -189,6 +196,9 @@ def _mixed(keys: Any, inner: Any, most: int) -> Any:
 
 
 nested = st.recursive(values, lambda inner: _mixed(inner_names, inner, 3), max_leaves=6)
+usual_mappings = st.dictionaries(
+    st.sampled_from(("val/loss", "val/accuracy", "a", "b", "c")), usual | plain, min_size=1
+).map(lambda items: Mixed(tuple(items.items())))
 mappings = st.one_of(
     _mixed(names, values, 6),
     _mixed(names, nested, 4),

@@ -258,6 +258,19 @@ def test_an_unreachable_server_is_offline_and_training_never_waits(
     assert capsys.readouterr().err.count(OFFLINE_LINE) == 1
 
 
+def test_a_refused_key_is_not_called_a_matter_of_the_network(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was "Network unavailable" although the server answers; the mend is elsewhere."""
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with make_tracker(mode="online") as tracker:
+        _log(tracker, range(5))
+
+    said = capsys.readouterr().err
+    assert "Not online, logging offline: W&B's API key is refused" in said
+    assert "Network unavailable" not in said
+
+
 def test_a_run_that_fell_back_uploads_at_finish_if_the_server_is_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, closed_port: str
 ) -> None:

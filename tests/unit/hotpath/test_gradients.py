@@ -273,6 +273,19 @@ def test_the_caller_sees_a_change_in_place_before_the_worker_has_told(heard: Hea
     assert [type(each) for each in captured] == [Gradients, *[torch.Tensor] * 3]
 
 
+def test_the_caller_sees_that_logged_gradients_have_moved(heard: Heard) -> None:
+    """`model.to(device)` moves them as they are held, and no version tells; CUDA: test_device."""
+    model = small_model()
+    source = GradientSource("worker", GIB, heard)
+    first = source.capture(model)
+    source._models[id(model)].index = 3  # the device on which they were then
+    train(model, set_to_none=True)
+
+    assert isinstance(first, Gradients)
+    assert isinstance(source.capture(model), torch.Tensor)
+    assert "grad_norm_stale" in heard.texts
+
+
 def clip(model: torch.nn.Module) -> None:
     """Clip the gradients after the log, then go on as usual."""
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)

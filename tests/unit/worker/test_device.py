@@ -20,7 +20,7 @@ STEPS = 20
 SIZE = 64
 
 SCRIPT = """
-import json, os, sys
+import json, os, sys, weakref
 import torch
 from support import toy_streams as toy
 kept = toy.install()
@@ -44,7 +44,7 @@ def run(kind, *, in_place="", default_device=None, **options):
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(on_device(torch.zeros(SIZE)))
     base, ones = on_device(torch.ones(())), on_device(torch.ones(SIZE))
-    held = []
+    made, held = [], []
     toy.Queue.standing = True
     with torch.device(default_device or "cpu"):
         for step in range(STEPS):
@@ -54,6 +54,7 @@ def run(kind, *, in_place="", default_device=None, **options):
                 model.weight.grad.add_(ones * (step + 1))
             else:
                 model.weight.grad = ones * (step + 1)
+            made.append(weakref.ref(model.weight.grad))
             metric = base * step
             tracker.log_training_step(loss, step, model=model)
             tracker.log_metrics({"metric": metric, "plain": step}, step)
@@ -63,8 +64,7 @@ def run(kind, *, in_place="", default_device=None, **options):
                 model.weight.grad.mul_(0.1)
             elif not in_place:
                 model.weight.grad = None
-            source = tracker._engine.logger._gradients
-            held.append(sum(source._sent_bytes.values()) - source._read_bytes)
+            held.append(sum(gradient() is not None for gradient in made))
     waited = toy.Queue.done
     toy.Queue.run()
     tracker.finish()
@@ -169,9 +169,9 @@ def test_where_the_worker_is_asked_for_one_norm_is_lost_to_changes_in_place(
 
 
 def test_gradients_in_flight_stay_below_the_limit(seen: dict[str, Any]) -> None:
-    """Three steps' fit here; without a limit all but the first, which is inline, are held."""
-    assert seen["limited"]["held"] == 3 * SIZE * 4
-    assert seen["plain"]["held"] == (STEPS - 1) * SIZE * 4
+    """Three steps' fit here; it was each step alone that had to, and all of them were held."""
+    assert seen["limited"]["held"] <= 3 + 1  # and one whose identity is still to be compared
+    assert seen["plain"]["held"] >= STEPS - 1
 
 
 def test_an_event_that_fails_once_costs_its_record_only(seen: dict[str, Any]) -> None:

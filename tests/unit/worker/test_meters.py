@@ -416,6 +416,18 @@ def test_pauses_within_one_another_count_once() -> None:
     assert metrics["perf/step_time_ms/max"] == pytest.approx(1500.0)
 
 
+def test_a_pause_before_the_first_step_is_none_of_the_interval() -> None:
+    """It was told as one of 1e-12 seconds."""
+    first, *further = ticks(
+        0.004, 1.275, 2.421, 2.804, 3.548, 4.223
+    )  # the gaps do not add up to the whole
+
+    metrics = a_meter(alone).measure([(first[0], PausedSince(0.0)), first, *further])
+
+    assert "perf/steps_per_sec" in metrics
+    assert "perf/pause_s" not in metrics
+
+
 def test_a_pause_without_a_step_is_left_to_the_next_row() -> None:
     """Another thread's call took the reading."""
     meter = a_meter(alone)
