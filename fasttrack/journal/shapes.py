@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 _MOST_TRIED = 4  # patterns, newest first, before a line is read as JSON
 _MOST_KNOWN = 256  # sets of names, counted or with a pattern
 _WORTH_IT = 50  # lines after which a pattern is made: that takes as long as to read about as many
+_WIDE = 16  # names, from which on a pattern is slow unless its groups are plain runs of characters
 # JSON's numbers, as far as they are numbers of the same kind to Python.
-_INTEGER = rb"(-?(?:0|[1-9][0-9]{0,17}))"
-_FLOAT = rb"(-?(?:0|[1-9][0-9]{0,17})\.[0-9]+)"
-_NUMBER = rb"(-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2})?)"
-_START = rb'\{"kind":"row","seq":%b,"step":%b,"time":%b,"values":\{' % (_INTEGER, _INTEGER, _FLOAT)
+_CHARACTERS = rb"([-+.0-9e]+)"
+_INTEGER = rb"-?(?:0|[1-9][0-9]{0,17})"
+_TIME = _INTEGER + rb"\.[0-9]+"
+_NUMBER = _INTEGER + rb"(?:\.[0-9]+)?(?:e[-+]?[0-9]{1,2})?"
+_VALID = re.compile(b"%b,%b,%b(?:,%b)*" % (_INTEGER, _INTEGER, _TIME, _NUMBER))
 
 
 class RowShapes:
@@ -52,6 +54,8 @@ class RowShapes:
                 if shape is not tried[0]:
                     self._tried = (shape, *(other for other in tried if other is not shape))
                 spelled = found.groups()
+                if shape.is_wide and _VALID.fullmatch(b",".join(spelled)) is None:
+                    break
                 seq, step, time_s = int(spelled[0]), int(spelled[1]), float(spelled[2])
                 return Row(seq, step, time_s, None, shape.names, spelled)
         entry = decode(line)
@@ -68,22 +72,29 @@ class RowShapes:
             self._counts[names] = count
             if count != _WORTH_IT:
                 return
-            shape = _Shape(re.compile(_pattern(names)), Names(names))
+            is_wide = len(names) > _WIDE
+            shape = _Shape(re.compile(_pattern(names, is_wide)), Names(names), is_wide)
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[names] = shape
-        if shape.pattern.fullmatch(line) is not None:  # else it has a NaN, say
+        if shape not in self._tried and shape.pattern.fullmatch(line) is not None:  # no NaN
             self._tried = (shape, *self._tried)[:_MOST_TRIED]
 
 
 class _Shape(NamedTuple):
     pattern: re.Pattern[bytes]
     names: Names
+    is_wide: bool
 
 
-def _pattern(names: tuple[str, ...]) -> bytes:
-    values = b",".join(re.escape(orjson.dumps(name)) + b":" + _NUMBER for name in names)
-    return _START + values + rb"\}\}"
+def _pattern(names: tuple[str, ...], is_wide: bool) -> bytes:
+    if is_wide:
+        integer = time = number = _CHARACTERS
+    else:
+        integer, time, number = (b"(%b)" % one for one in (_INTEGER, _TIME, _NUMBER))
+    values = b",".join(re.escape(orjson.dumps(name)) + b":" + number for name in names)
+    start = rb'\{"kind":"row","seq":%b,"step":%b,"time":%b,"values":\{' % (integer, integer, time)
+    return start + values + rb"\}\}"
 
 
 decode_line = RowShapes().decode  # one for the process: a segment is read more than once

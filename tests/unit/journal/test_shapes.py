@@ -52,22 +52,28 @@ def spelled(entry: Entry | str) -> str:
     return repr(entry)
 
 
-def test_every_number_is_read_as_by_json() -> None:
+@pytest.mark.parametrize("more", [0, 40])
+def test_every_number_is_read_as_by_json(more: int) -> None:
     """Integers stay integers, the sign of zero stays, and what is no JSON number is read, too."""
-    shapes = trained(NAMES)
+    names = NAMES + [f"layer.{n}" for n in range(more)]
+    shapes = trained(names)
     rng = random.Random(1)
     for step in range(2000):
-        line = line_of(step - 500, {name: rng.choice(VALUES) for name in NAMES})
+        line = line_of(step - 500, {name: rng.choice(VALUES[:17]) for name in names})
+        if step % 2:
+            line = line_of(step - 500, {name: rng.choice(VALUES) for name in names})
 
         assert spelled(shapes.decode(line)) == spelled(decode(line))
 
 
-def test_a_damaged_line_is_refused_as_by_json() -> None:
+@pytest.mark.parametrize("count", [2, 20])
+def test_a_damaged_line_is_refused_as_by_json(count: int) -> None:
     """A pattern is no second opinion on what is a row."""
-    shapes = trained(["a", "b"])
+    names = [f"n{n}" for n in range(count)]
+    shapes = trained(names)
     rng = random.Random(2)
-    whole = line_of(17, {"a": 10.25, "b": -3})
-    for _ in range(20_000):
+    whole = line_of(17, {name: (10.25, -3)[n % 2] for n, name in enumerate(names)})
+    for _ in range(10_000):
         line = bytearray(whole)
         for _ in range(rng.randint(1, 3)):
             line[rng.randrange(len(line))] = rng.choice(b'0123456789.-+e,:"{}[]x \x00')

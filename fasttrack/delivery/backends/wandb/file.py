@@ -90,7 +90,8 @@ def _varint(payload: bytes, place: int) -> tuple[int, int]:
 
 def ends_with_exit(path: Path) -> bool:
     """Return whether the last record is that of the run's end."""
-    block = max(0, path.stat().st_size - 1) // _BLOCK_BYTES
+    # The record may have begun in the block before the last.
+    block = max(0, path.stat().st_size - 1 - _BLOCK_BYTES) // _BLOCK_BYTES
     last = deque(read_payloads(path, block), maxlen=1)
     return bool(last) and find_field(last[0], _EXIT) is not None
 

@@ -337,8 +337,9 @@ class Standing:
         if number == self._seen.get(self._segment):
             self._mapper.close()  # what the server has is not added to
         placed = _placed(self._mapper, lacking)
-        if len(placed) != 1 or placed[0].part is not None:
-            self._note_refused(lacking)
+        if len(placed) == 1 and placed[0].part is None:
+            return placed if placed[0].step >= self._starting_step else []
+        self._note_refused(lacking)
         return [one for one in placed if one.step >= self._starting_step]
 
     def _note_refused(self, row: Row) -> None:
