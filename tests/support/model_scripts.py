@@ -130,6 +130,9 @@ class _Drawer:
         scaler = maybe(given.scalers)
         if model is not None and self._live is not None:
             scaler = self._live
+        extra = self._mapping(one_in=2)
+        if model is not None and self._mark is None and draw(st.integers(0, 2)) == 0:
+            extra = draw(values.norms)
         call = TrainingStep(
             step=self.step(),
             loss=draw(values.values),
@@ -140,7 +143,7 @@ class _Drawer:
             loss_ar=maybe(values.values),
             loss_fm=maybe(values.arguments),
             grad_norm=maybe(values.arguments, one_in=6),
-            extra=self._mapping(one_in=2),
+            extra=extra,
         )
         return self._without_conflicts(call)
 
@@ -158,7 +161,9 @@ class _Drawer:
         if self._mark is not None:
             chosen = self.maybe(values.mappings, one_in=one_in) or Mixed(())
             return Mixed((*(self._mark.items or ()), *(chosen.items or ())))
-        drawn = values.now_and_then(values.mappings, values.junk, values.many())
+        drawn = values.now_and_then(
+            values.mappings, values.junk, values.many(), values.hopeless, one_in=4
+        )
         return self.maybe(drawn, one_in=one_in)  # type: ignore[no-any-return]
 
     def _without_conflicts(self, call: TrainingStep) -> TrainingStep:
