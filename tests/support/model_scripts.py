@@ -131,7 +131,7 @@ class _Drawer:
         if model is not None and self._live is not None:
             scaler = self._live
         extra = self._mapping(one_in=2)
-        if model is not None and self._mark is None and draw(st.integers(0, 2)) == 0:
+        if model is not None and self._mark is None and draw(st.booleans()):
             extra = draw(values.norms)
         call = TrainingStep(
             step=self.step(),
@@ -209,7 +209,7 @@ def _settings(draw: st.DrawFn) -> Script:
         log_interval=draw(st.sampled_from((1, 1, 2, 3, 10))),
         gpu_stats_interval=draw(st.sampled_from((1, 2, 5, 50))),
         capture=capture,
-        grad_norm=draw(st.sampled_from(("auto", "auto", "inline", "worker", "off"))),
+        grad_norm=draw(st.sampled_from(("auto", "inline", "worker", "worker", "off"))),
         flush_interval_s=draw(st.sampled_from((0.002, 0.02, 0.2))),
         spoils=capture == "snapshot" and draw(st.booleans()),
         calls=(),
