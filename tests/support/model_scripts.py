@@ -125,7 +125,8 @@ class _Drawer:
             given.models(
                 live=self._live is not None,
                 spoil=self._script.spoils and self._script.grad_norm != "worker",
-            )
+            ),
+            one_in=1 if self._script.grad_norm == "worker" else 2,
         )
         scaler = maybe(given.scalers)
         if model is not None and self._live is not None:
