@@ -107,8 +107,10 @@ class Notices:
 
     def refuse(self, metric: str, why: str) -> None:
         """Count a value that cannot be logged; name its metric, with each cause, in one warning."""
-        name = metric if type(metric) is str else spell(metric)  # whatever stood in the mapping
-        self.lose("refused", name, why, result="not logged")
+        # Whatever stood in the mapping: a name may be an enum's, empty, or no text to print.
+        name = str.__str__(metric) if isinstance(metric, str) else spell(metric)
+        shown = name if name and name.isprintable() else spell(name)
+        self.lose("refused", shown, why, result="not logged")
 
     def warn(self, key: str, text: str) -> None:
         """Say `text`, unless something was said for `key` before."""

@@ -14,11 +14,13 @@ import math
 from collections import deque
 from typing import TypeAlias
 
-LOGGED, SKIPPED, METRICS = range(3)  # log_training_step that logs, that does not; log_metrics
+# log_training_step that logs, that does not; log_metrics; the first of those that log. That one is
+# timed so that there is a time from then on; it finds nothing in the caches, and stands for itself.
+LOGGED, SKIPPED, METRICS, FIRST = range(4)
 
 LOGGED_EVERY = METRICS_EVERY = 8  # calls
 SKIPPED_EVERY = 17  # steps; a prime, so that it falls out of step with any interval
-_WEIGHTS = (LOGGED_EVERY, SKIPPED_EVERY, METRICS_EVERY)
+_WEIGHTS = (LOGGED_EVERY, SKIPPED_EVERY, METRICS_EVERY, 1)
 _KEPT = 128  # they are sorted under the GIL
 
 Timed: TypeAlias = "tuple[int, float, float]"

@@ -210,9 +210,10 @@ def step_number(step: Any) -> int:
     Raises:
         ValueRefusedError: it is not an integer, or reading it would wait for a device.
     """
-    if isinstance(step, torch.Tensor) and not step.is_cpu:
+    is_tensor = isinstance(step, torch.Tensor)
+    if is_tensor and not step.is_cpu:
         raise ValueRefusedError("step is a tensor on a device; pass an int")
-    if not isinstance(step, bool):
+    if not isinstance(step, bool) and not (is_tensor and step.dtype is torch.bool):
         with contextlib.suppress(TypeError):
             return operator.index(step)
         if isinstance(step, float) and step.is_integer():

@@ -20,6 +20,7 @@ from fasttrack.hotpath.arguments import (
     add_scale,
 )
 from fasttrack.hotpath.call_meter import (
+    FIRST,
     LOGGED,
     LOGGED_EVERY,
     METRICS,
@@ -68,6 +69,7 @@ class StepLogger:
         "_gradients",
         "_hot",
         "_lock",
+        "_logged",
         "_meeting",
         "_notices",
         "_open",
@@ -116,7 +118,8 @@ class StepLogger:
         self._meeting = Meeting(notices.warn)
         self._untimed_before = 0  # as the meeting saw it last
         hot._interval = log_interval
-        hot._untimed_steps, hot._untimed_metrics = LOGGED_EVERY, METRICS_EVERY
+        self._logged = FIRST
+        hot._untimed_steps, hot._untimed_metrics = 1, METRICS_EVERY
         hot._waiting, hot._room = ring.items, ring.capacity
         hot._tensor = capture.read_at_once
         hot._logger = self
@@ -151,6 +154,9 @@ class StepLogger:
     ) -> None:
         """Do what `ExperimentTracker.log_training_step` says."""
         hot = self._hot
+        if not self._open:
+            self.late_call()
+            return
         try:
             if type(step) is not int:
                 step = step_number(step)
@@ -166,9 +172,6 @@ class StepLogger:
                     self._look_after_skipped(before, step)
                 if isinstance(batch_size, OddSize):
                     hot._timed_from = step  # the next call comes here, too, and leaves nothing
-                return
-            if not self._open:
-                self.late_call()
                 return
             metrics: dict[str, Captured] = {} if loss is None else {LOSS: loss}
             if loss_ar is not None:
@@ -193,6 +196,9 @@ class StepLogger:
                     metrics.update(extra)
                 else:
                     self._read(extra, add_further, metrics, "extra", "it")
+                if gradients is not None and GRAD_NORM in metrics:  # the caller's own is kept
+                    self._gradients.was_dropped(gradients)
+                    gradients = None
             pending = self._capture.mapping(metrics, self._refuse)
             waits = pending is not None or gradients is not None
             events: tuple[torch.Event, ...] = ()
@@ -260,7 +266,8 @@ class StepLogger:
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
         self._hot._untimed_steps = LOGGED_EVERY
-        self._timed.append((LOGGED, perf_counter() - entered_s, entered_s))
+        self._timed.append((self._logged, perf_counter() - entered_s, entered_s))
+        self._logged = LOGGED
         # The trainer may count anew.
         self._hot._timed_from = min(self._hot._timed_from, step + SKIPPED_EVERY)
 

@@ -16,7 +16,7 @@ import contextlib
 import math
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import orjson
 
@@ -134,11 +134,11 @@ class Row:
             names: those of its metrics, where they are known to many rows.
             spelled: number, step, time and the values of `names`, each as the journal spells it.
         """
-        self.seq = seq
-        self.step = step
-        self.time_s = time_s
-        self.names = names
-        self.spelled = spelled
+        self.seq: Final = seq
+        self.step: Final = step
+        self.time_s: Final = time_s
+        self.names: Final = names
+        self.spelled: Final = spelled
         self._values = values
 
     @property

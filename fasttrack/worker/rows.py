@@ -72,7 +72,8 @@ class RowEncoder:
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
         self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
-        self._last_step = -_LARGEST_STEP
+        self._last_step = self._row_step = -_LARGEST_STEP  # of the last record; of the last row
+        self._some_behind = False  # whether a step lay behind the one before, since the last row
         self._gpu_period: int | None = None
         self._sample: dict[str, float] = {}
         self._sampled_s = -math.inf
@@ -119,7 +120,7 @@ class RowEncoder:
         return lines
 
     def _encode(self, rows: list[ResolvedRecord], lines: list[bytes]) -> None:
-        """Move `rows` to `lines`."""
+        """Move `rows` to `lines`, except those of which nothing can be written."""
         if not rows:
             return
         try:
@@ -129,26 +130,45 @@ class RowEncoder:
         if together is not None:
             lines.append(together)
             self._seq += len(rows)
+            if self._some_behind:
+                for row in rows:
+                    self._look_at_order(row[0])
         else:
             for step, time_s, values, _ in rows:
                 try:
                     self._look_at_loss(step, values)
-                    lines.append(self._encode_alone(step, time_s, values))
-                    self._seq += 1
+                    line = self._encode_alone(step, time_s, values)
+                    if line is not None:
+                        lines.append(line)
+                        self._seq += 1
+                        self._look_at_order(step)
                 except Exception as error:  # one record's trouble is no other's
                     self._go_on_after(error)
+            self._last_step = self._row_step
+        self._row_step = self._last_step
+        self._some_behind = False
         rows.clear()
+
+    def _look_at_order(self, step: int) -> None:
+        """Count a row that was written behind one of a later step."""
+        if step < self._row_step:
+            self._notices.count("out_of_order")
+            self._notices.warn(
+                "order", f"step {step} was logged after step {self._row_step}; both are kept"
+            )
+        self._row_step = step
 
     def _look_at_loss(self, step: int, values: dict[str, Scalar]) -> None:
         loss = values.get(LOSS)
         if loss is not None and loss - loss != 0:  # NaN or infinite
             self._notices.warn("loss", f"the loss became {loss} at step {step}")
 
-    def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes:
+    def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes | None:
         try:
             return encode_row(self._seq, step, time_s, values)
         except TypeError:
-            return encode_row(self._seq, step, time_s, self._representable(values))
+            kept = self._representable(values)
+            return encode_row(self._seq, step, time_s, kept) if kept else None
 
     def _go_on_after(self, error: Exception) -> None:
         self._notices.count("worker_errors")
@@ -180,18 +200,15 @@ class RowEncoder:
         return self._sample
 
     def _check(self, step: int, values: dict[str, Scalar]) -> bool:
-        """Return whether there is a row to write, and say what is odd about it."""
+        """Return whether there may be a row to write, and say what of it is refused."""
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
             self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return False
         for name in _NAMES & values.keys():
             del values[name]
-            self._notices.refuse(name or repr(name), _RESERVED[name])
-        if step < self._last_step:
-            self._notices.count("out_of_order")
-            self._notices.warn(
-                "order", f"step {step} was logged after step {self._last_step}; both are kept"
-            )
+            self._notices.refuse(name, _RESERVED[name])
+        if values and step < self._last_step:
+            self._some_behind = True  # it is counted once it is a row
         return bool(values)
 
     def _representable(self, values: dict[Any, Scalar]) -> dict[str, Scalar]:
@@ -202,7 +219,7 @@ class RowEncoder:
                 encode_row(0, 0, 0.0, {plain: value})
             except TypeError as error:
                 why = f"{error} (names are strings, integers have 64 bits)"
-                self._notices.refuse(spell(name), why)
+                self._notices.refuse(plain, why)
             else:
                 kept[plain] = value
         return kept

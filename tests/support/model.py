@@ -26,9 +26,11 @@ PAUSE = "a pause"
 STEP_TIMES = ("perf/step_time_ms/p50", "perf/step_time_ms/p99", "perf/step_time_ms/max")
 OWN = tuple(
     f"fasttrack/{name}"
-    for name in ("worker_cpu_pct", "ring_high_water", "delivery_lag_rows", "dropped", "stale")
+    for name in (
+        *("call_us_p50", "call_us_p99", "worker_cpu_pct"),
+        *("ring_high_water", "delivery_lag_rows", "dropped", "stale"),
+    )
 )
-OWN_SAMPLED = ("fasttrack/call_us_p50", "fasttrack/call_us_p99")  # once a call was timed
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Model:
         self, prefix: str, mapping: Mixed, told: dict[Any, Number | Refused], taken: set[str]
     ) -> None:
         if mapping.breaks:
-            self.refused[prefix, "what it holds"] += 1
+            self.refused[_shown(prefix), "what it holds"] += 1
             return
         for key, value in mapping.items or ():
             name = f"{prefix}.{key}"
@@ -202,11 +204,11 @@ class Model:
             elif not hasattr(value, "outcome"):
                 self._flatten(name, value, told, taken)
             elif name in taken:
-                self.refused[name, "stands twice"] += 1
+                self.refused[_shown(name), "stands twice"] += 1
             else:
                 taken.add(name)
                 if name in told:  # one that was refused
-                    self.refused[name, told[name].why] += 1  # type: ignore[union-attr]
+                    self.refused[_shown(name), told[name].why] += 1  # type: ignore[union-attr]
                 told[name] = value.outcome
 
     def _expect_row(
@@ -232,7 +234,7 @@ class Model:
             if not isinstance(name, str):
                 self.refused[_shown(name), "names are strings"] += 1
             elif name in RESERVED:
-                self.refused[name or "''", RESERVED[name]] += 1
+                self.refused[_shown(name), RESERVED[name]] += 1
             elif isinstance(number, int) and not -(2**63) <= number < 2**64:
                 self.refused[_shown(name), "64 bits"] += 1
             else:
@@ -272,13 +274,12 @@ class Model:
     def _expect_own(self, row: ExpectedRow) -> None:
         before, self._gpu_period = self._gpu_period, row.step // self._gpu_stats_interval
         if not self._alone:
-            row.ours_perhaps |= {*OWN, *OWN_SAMPLED, *self._gpu}
+            row.ours_perhaps |= {*OWN, *self._gpu}
         elif before != self._gpu_period:
             row.ours |= self._gpu
             if before is not None:
                 row.ours |= set(OWN)
-                row.ours_perhaps |= set(OWN_SAMPLED)
 
 
 def _shown(name: Any) -> str:
-    return name if type(name) is str else repr(name)
+    return str(name) if isinstance(name, str) and name else repr(name)  # all can be printed

@@ -20,7 +20,7 @@ from support.model_calls import (
     TwoWeights,
     Value,
 )
-from support.model_values import Count, arguments, good, now_and_then, number_itself, plain
+from support.model_values import Count, good, now_and_then, number_itself, plain, values
 
 BIG = st.sampled_from((LARGEST_STEP, -LARGEST_STEP, LARGEST_STEP + 1, 10**30, -(10**30)))
 _SPELLINGS: tuple[Any, ...] = (
@@ -35,9 +35,9 @@ _SPELLINGS: tuple[Any, ...] = (
     lambda number: torch.tensor([number]),
     lambda number: np.array(number),
 )
-bad_steps = st.sampled_from((None, "7", 1.5, math.nan, math.inf, True, [1], torch.tensor(1.0))).map(
-    lambda passed: Step(passed, None)
-)
+bad_steps = st.sampled_from(
+    (None, "7", math.nan, math.inf, True, [1], torch.tensor(1.0), *[torch.tensor(True)] * 2)
+).map(lambda passed: Step(passed, None))
 
 
 def spelled(number: int) -> st.SearchStrategy[Step]:
@@ -100,7 +100,7 @@ def _one_group(rate: Value) -> Told:
 plain_optimizers = plain.map(_one_group)
 usual_optimizers = st.floats().map(number_itself).map(_one_group)
 _groups = st.lists(
-    st.tuples(st.sampled_from((None, None, "head", "body")), now_and_then(arguments, st.none())),
+    st.tuples(st.sampled_from((None, None, "head", "body")), now_and_then(values, st.none())),
     min_size=1,
     max_size=4,
 ).map(tuple)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from support import model_arguments as given
 from support import model_values as values
-from support.model import RESERVED, Refused
+from support.model import Refused
 from support.model_calls import (
     Call,
     Flush,
@@ -20,7 +20,6 @@ from support.model_calls import (
     Step,
     Told,
     TrainingStep,
-    Value,
 )
 
 _MOST_CALLS = 40
@@ -63,7 +62,6 @@ class _Drawer:
     def __init__(self, draw: st.DrawFn, script: Script, thread: int | None = None) -> None:
         self.draw = draw
         self.now = 0
-        self.is_late = False
         self._all_sized = draw(st.booleans())
         self._made = 0
         self._script = script
@@ -79,8 +77,7 @@ class _Drawer:
 
     def step(self) -> Step:
         """Draw a step: the next one as a rule."""
-        # A late call with a step that is none is one of two things, and only counted as one.
-        kind = self.draw(st.integers(0, 18 if self.is_late else 19))
+        kind = self.draw(st.integers(0, 19))
         if kind == 19:
             return self.draw(given.bad_steps)
         if kind == 18:
@@ -133,17 +130,20 @@ class _Drawer:
         scaler = maybe(given.scalers)
         if model is not None and self._live is not None:
             scaler = self._live
+        extra = self._mapping(one_in=2)
+        if model is not None and self._mark is None and draw(st.booleans()):
+            extra = draw(values.norms)
         call = TrainingStep(
             step=self.step(),
-            loss=draw(values.arguments),
+            loss=draw(values.values),
             batch_size=self._size(),
             optimizer=maybe(values.now_and_then(given.optimizers(), given.no_optimizers), one_in=2),
             model=model,
             scaler=scaler,
-            loss_ar=maybe(values.arguments),
+            loss_ar=maybe(values.values),
             loss_fm=maybe(values.arguments),
             grad_norm=maybe(values.arguments, one_in=6),
-            extra=self._mapping(one_in=2),
+            extra=extra,
         )
         return self._without_conflicts(call)
 
@@ -161,9 +161,10 @@ class _Drawer:
         if self._mark is not None:
             chosen = self.maybe(values.mappings, one_in=one_in) or Mixed(())
             return Mixed((*(self._mark.items or ()), *(chosen.items or ())))
-        drawn = values.now_and_then(values.mappings, values.junk, values.many())
-        chosen = self.maybe(drawn, one_in=one_in)
-        return None if chosen is None else _with_one_that_is_kept(chosen)
+        drawn = values.now_and_then(
+            values.mappings, values.junk, values.many(), values.hopeless, one_in=4
+        )
+        return self.maybe(drawn, one_in=one_in)  # type: ignore[no-any-return]
 
     def _without_conflicts(self, call: TrainingStep) -> TrainingStep:
         """Take out of `extra` what stands under the name of an argument that is refused."""
@@ -177,8 +178,6 @@ class _Drawer:
             if isinstance(argument, Told):
                 told.update(argument.tells)
         taken = {name for name, outcome in told.items() if isinstance(outcome, Refused)}
-        if self._script.grad_norm == "worker" and call.model is not None:
-            taken.add("train/grad_norm")
         items = tuple(item for item in call.extra.items if item[0] not in taken)
         return dataclasses.replace(call, extra=dataclasses.replace(call.extra, items=items))
 
@@ -197,23 +196,6 @@ class _Drawer:
         return self.draw(given.configs) if kind == 18 else Flush()
 
 
-def _with_one_that_is_kept(mapping: Mixed) -> Mixed:
-    """Add a metric where there are such as the worker refuses, which might be all."""
-    if mapping.items is None or all(map(_is_usual, mapping.items)):
-        return mapping
-    return dataclasses.replace(mapping, items=(*mapping.items, KEPT))
-
-
-def _is_usual(item: tuple[Any, Value | Mixed]) -> bool:
-    name, value = item
-    if not isinstance(name, str) or name in RESERVED:
-        return False
-    if isinstance(value, Mixed):
-        return all(_is_usual((f".{key}", inner)) for key, inner in value.items or ())
-    outcome = value.outcome
-    return not isinstance(outcome, int) or -(2**63) <= outcome < 2**64
-
-
 def thread_of(values: dict[str, float]) -> int:
     """Return the number of the script that a row is of."""
     known = values.get(THREAD)
@@ -227,7 +209,7 @@ def _settings(draw: st.DrawFn) -> Script:
         log_interval=draw(st.sampled_from((1, 1, 2, 3, 10))),
         gpu_stats_interval=draw(st.sampled_from((1, 2, 5, 50))),
         capture=capture,
-        grad_norm=draw(st.sampled_from(("auto", "auto", "inline", "worker", "off"))),
+        grad_norm=draw(st.sampled_from(("auto", "inline", "worker", "worker", "off"))),
         flush_interval_s=draw(st.sampled_from((0.002, 0.02, 0.2))),
         spoils=capture == "snapshot" and draw(st.booleans()),
         calls=(),
@@ -241,7 +223,6 @@ def scripts(draw: st.DrawFn, *, fewest: int = 12, most: int = _MOST_CALLS) -> Sc
     script = draw(_settings())
     drawer = _Drawer(draw, script)
     calls = tuple(drawer.call() for _ in range(draw(st.integers(fewest, most))))
-    drawer.is_late = True
     late = tuple(drawer.call() for _ in range(draw(st.integers(0, 4))))
     return dataclasses.replace(script, calls=calls, late=late)
 

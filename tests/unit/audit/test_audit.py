@@ -256,7 +256,7 @@ def test_a_wait_of_fasttrack_is_reported_as_its_own() -> None:
 
     finding = only(audited)
     assert finding.by_fasttrack
-    assert Path(finding.file).parts[-3:] == ("fasttrack", "hotpath", "capture.py")
+    assert Path(finding.file).parts[-2:] == ("fasttrack", "quick_calls.py")
     assert (finding.op, finding.count) == ("item", 1)
 
 
@@ -806,7 +806,7 @@ def test_the_trackers_audit_reports_on_its_loop(
     assert [(one.source, one.count) for one in theirs] == [("loss.item()", 3)]
     report = capsys.readouterr().err
     assert "loss.item()" in report
-    assert "capture.py" in report
+    assert "quick_calls.py" in report
     assert " (fasttrack)" in report
 
 

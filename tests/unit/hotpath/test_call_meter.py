@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fasttrack.hotpath.call_meter import LOGGED, METRICS, SKIPPED, CallMeter
+from fasttrack.hotpath.call_meter import FIRST, LOGGED, METRICS, SKIPPED, CallMeter
 
 
 def test_without_calls_there_are_no_percentiles() -> None:
@@ -29,6 +29,17 @@ def test_a_rare_slow_call_is_p99_only() -> None:
     meter.timed.extend([(METRICS, 1e-6, 0.0)] * 12 + [(LOGGED, 900e-6, 0.0)])
 
     assert meter.percentiles_us() == pytest.approx((1.0, 900.0))
+
+
+def test_the_first_call_stands_for_itself_alone() -> None:
+    """It is there from the start, and slow: nothing is judged by it."""
+    meter = CallMeter()
+    meter.timed.append((FIRST, 900e-6, 0.0))
+
+    assert meter.percentiles_us() == pytest.approx((900.0, 900.0))
+    assert meter.mean_s(LOGGED) is None
+    meter.timed.extend([(LOGGED, 9e-6, 0.0)] * 13)
+    assert meter.percentiles_us() == pytest.approx((9.0, 9.0))
 
 
 def test_the_mean_is_of_one_kind() -> None:

@@ -17,7 +17,14 @@ from support.step_loggers import Bench
 from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack import ExperimentTracker
-from fasttrack.hotpath.call_meter import LOGGED, LOGGED_EVERY, METRICS, SKIPPED, SKIPPED_EVERY
+from fasttrack.hotpath.call_meter import (
+    FIRST,
+    LOGGED,
+    LOGGED_EVERY,
+    METRICS,
+    SKIPPED,
+    SKIPPED_EVERY,
+)
 from fasttrack.hotpath.records import OddSize
 
 
@@ -62,23 +69,26 @@ def test_after_the_end_every_call_is_late_whatever_the_interval() -> None:
     bench = Bench()
     bench.logger.close()
     bench.logger.set_interval(10)
-    for step in (1, 10, 11):
+    steps: tuple[Any, ...] = (1, 10, 11, "no step")
+    for step in steps:
         bench.log(step)
-    bench.metrics({"a": 1}, 1)
+        bench.metrics({"a": 1}, step)
 
     assert bench.records() == []
-    assert bench.notices.counts() == {"late_calls": 4}
+    assert bench.notices.counts() == {"late_calls": 8}
 
 
 def test_some_calls_of_each_kind_are_timed() -> None:
-    """One in so many; both where all is usual, and where a call takes the longer way."""
+    """The first, and one in so many; both where all is usual, and where a call takes longer."""
     for further in ({}, {"grad_norm": 1.0}):
         bench = Bench()
         for step in range(1, 10 * SKIPPED_EVERY):
             bench.log(step, **further)
 
         kinds = [kind for kind, _, _ in bench.calls.timed]
-        assert kinds.count(LOGGED) == SKIPPED_EVERY // LOGGED_EVERY
+        assert kinds.count(FIRST) == 1
+        logged = SKIPPED_EVERY - 1
+        assert kinds.count(LOGGED) == (logged - 1) // LOGGED_EVERY
         assert kinds.count(SKIPPED) == 10
 
 
@@ -251,7 +261,7 @@ def test_bad_value_in_a_nested_mapping_is_refused_alone_by_its_whole_name(
 
 @pytest.mark.parametrize(
     "step",
-    ["1", 1.5, True, math.nan, math.inf, [1], torch.tensor(1.5), torch.ones(2)],
+    ["1", 1.5, True, math.nan, math.inf, [1], torch.tensor(1.5), torch.ones(2), torch.tensor(True)],
     ids=str,
 )
 def test_step_that_is_no_integer_is_counted_and_said_once_per_method(
@@ -272,6 +282,22 @@ def test_step_that_is_no_integer_is_counted_and_said_once_per_method(
     assert tracker.stats().failed_calls == 6
     assert said.count("log_metrics: step must be an integer, not ") == 1
     assert said.count("log_training_step: step must be an integer, not ") == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "inline", "worker"])
+def test_a_norm_in_extra_is_kept_instead_of_ours(make: Trackers, mode: str) -> None:
+    """Whoever would have computed it, and however it is passed."""
+    model = torch.nn.Linear(2, 1)
+    model(torch.ones(2)).backward()
+    tracker = make(options=journal_only(grad_norm=mode))
+
+    for step, norm in enumerate((7.0, torch.tensor(8.0), None)):
+        tracker.log_training_step(0.5, step, model=model, extra={"train/grad_norm": norm})
+    tracker.log_training_step(0.5, 3, model=model, extra={"a": 1})
+
+    norms = [values.get("train/grad_norm") for values in written_values(tracker)]
+    assert norms == [7.0, 8.0, None, pytest.approx(math.sqrt(3))]
+    assert tracker.stats().refused == 1
 
 
 @pytest.mark.parametrize("step", [np.int64(5), np.uint8(5), torch.tensor(5), 5.0], ids=repr)

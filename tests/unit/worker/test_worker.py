@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -336,7 +337,33 @@ def test_names_and_numbers_that_json_cannot_hold_are_refused_alone(
     assert second == {"largest": 2**64 - 1, "smallest": -(2**63)}
     assert setup.notices.counts() == {"refused": 3}
     said = capsys.readouterr().err
-    assert all(name in said for name in ("7", "'huge'", "'bad\\ud800'"))
+    assert all(f"{name}: " in said for name in ("7", "huge", "'bad\\ud800'"))
+
+
+@pytest.mark.parametrize("values", [{5: 1.0}, {"a": 2**64}, {"step": 1.0}], ids=repr)
+def test_a_call_of_which_every_value_is_refused_leaves_no_row(
+    setup: Setup, values: dict[Any, Any]
+) -> None:
+    """Nor does its step count as one: what is told of the order is told of rows."""
+    for step, logged in ((5, {"a": 1}), (9, values), (6, {"a": 2}), (4, values), (5, {"a": 3})):
+        setup.log_mapping(step, dict(logged))
+    setup.worker.run_once()
+    setup.log_mapping(3, dict(values))
+    setup.log_mapping(5, {"a": 4})
+    setup.worker.run_once()
+
+    assert [(row.seq, row.step) for row in setup.rows()] == [(0, 5), (1, 6), (2, 5), (3, 5)]
+    assert setup.values() == [{"a": number} for number in range(1, 5)]
+    assert setup.notices.counts() == {"refused": 3, "out_of_order": 1}
+
+
+def test_names_are_told_alike_whoever_refuses_them(setup: Setup) -> None:
+    """Those that are no text to print as Python spells them."""
+    setup.log_mapping(1, {"": 1.0, np.str_("a"): 2**64, "b": None, "c\n": 2**64})
+    setup.worker.run_once()
+
+    told = [reason.split(": ", 1)[0] for reason in setup.notices.reasons()]
+    assert sorted(told) == ["''", "'c\\n'", "a", "b"]
 
 
 @pytest.mark.parametrize("step", [2**64, -(2**63) - 1])
