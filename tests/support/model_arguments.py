@@ -36,7 +36,7 @@ _SPELLINGS: tuple[Any, ...] = (
     lambda number: np.array(number),
 )
 bad_steps = st.sampled_from(
-    (None, "7", 1.5, math.nan, math.inf, True, [1], torch.tensor(1.0), torch.tensor(True))
+    (None, "7", math.nan, math.inf, True, [1], torch.tensor(1.0), *[torch.tensor(True)] * 2)
 ).map(lambda passed: Step(passed, None))
 
 

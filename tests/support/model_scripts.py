@@ -125,11 +125,15 @@ class _Drawer:
             given.models(
                 live=self._live is not None,
                 spoil=self._script.spoils and self._script.grad_norm != "worker",
-            )
+            ),
+            one_in=1 if self._script.grad_norm == "worker" else 2,
         )
         scaler = maybe(given.scalers)
         if model is not None and self._live is not None:
             scaler = self._live
+        extra = self._mapping(one_in=2)
+        if model is not None and self._mark is None and draw(st.booleans()):
+            extra = draw(values.norms)
         call = TrainingStep(
             step=self.step(),
             loss=draw(values.values),
@@ -140,7 +144,7 @@ class _Drawer:
             loss_ar=maybe(values.values),
             loss_fm=maybe(values.arguments),
             grad_norm=maybe(values.arguments, one_in=6),
-            extra=self._mapping(one_in=2),
+            extra=extra,
         )
         return self._without_conflicts(call)
 
@@ -158,7 +162,9 @@ class _Drawer:
         if self._mark is not None:
             chosen = self.maybe(values.mappings, one_in=one_in) or Mixed(())
             return Mixed((*(self._mark.items or ()), *(chosen.items or ())))
-        drawn = values.now_and_then(values.mappings, values.junk, values.many())
+        drawn = values.now_and_then(
+            values.mappings, values.junk, values.many(), values.hopeless, one_in=4
+        )
         return self.maybe(drawn, one_in=one_in)  # type: ignore[no-any-return]
 
     def _without_conflicts(self, call: TrainingStep) -> TrainingStep:
@@ -204,7 +210,7 @@ def _settings(draw: st.DrawFn) -> Script:
         log_interval=draw(st.sampled_from((1, 1, 2, 3, 10))),
         gpu_stats_interval=draw(st.sampled_from((1, 2, 5, 50))),
         capture=capture,
-        grad_norm=draw(st.sampled_from(("auto", "auto", "inline", "worker", "off"))),
+        grad_norm=draw(st.sampled_from(("auto", "inline", "worker", "worker", "off"))),
         flush_interval_s=draw(st.sampled_from((0.002, 0.02, 0.2))),
         spoils=capture == "snapshot" and draw(st.booleans()),
         calls=(),

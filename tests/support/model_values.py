@@ -204,6 +204,8 @@ mappings = st.one_of(
     _mixed(names, nested, 4),
     _mixed(now_and_then(names, odd_names, one_in=2), nested, 4),
 )
+hopeless = _mixed(odd_names, plain, 3) | _mixed(names, too_large, 2)  # no row comes of it
+norms = values.map(lambda value: Mixed((("train/grad_norm", value),)))
 junk = st.sampled_from((5, "text", [("a", 1.0)], 1.5)).map(lambda each: Mixed(None, junk=each))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.journals import finish, rows_of, write_attempt
-from support.runs import deliver, make_tracker, offline_dirs, run_dir, wait_until
+from support.runs import deliver, make_tracker, offline_dirs, run_dir, run_script, wait_until
 from support.wandb_server import Fault
 
 from fasttrack.journal.cursor import load_cursor
@@ -56,6 +56,38 @@ def test_rows_that_the_client_dropped_in_the_middle_are_sent_again(
     assert found[-4:] == [(20, 20.0), (21, 21.0), (22, 22.0), (40, 40.0)]
     directory = run_dir(tmp_path, tracker.get_run_id())
     assert proof_of(directory) == "100 rows read back from the server"
+
+
+def test_a_summary_that_died_with_wandb_core_is_sent_by_the_next_session(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """Lines are sent before the summary that belongs to them; a process may end in between."""
+    result = run_script(
+        """
+        import os
+        from support.runs import delivery_pid, make_tracker, wait_until
+        tracker = make_tracker(mode="online")
+        tracker.log_metrics({"val/acc": 0.5}, step=0)
+        for step in range(1, 50):
+            tracker.log_metrics({"loss": float(step)}, step=step)
+        assert tracker.flush(30)
+        print(tracker.get_run_id(), flush=True)
+        wait_until(lambda: tracker.stats().rows_delivered == 50)
+        os.kill(os.getpid(), 9)
+        """,
+        check=False,
+    )
+    run_id = result.stdout.split()[-1]
+    wait_until(lambda: run_id in server.runs and len(server.runs[run_id].history) == 50)
+    directory = run_dir(tmp_path, run_id)
+    wait_until(lambda: proof_of(directory) is not None)
+    cursor_path(directory).unlink()  # as if nothing had been proven
+    server.runs[run_id].summary_json = "{}"
+
+    assert deliver(directory)["delivered"]
+    assert len(server.runs[run_id].history) == 50
+    summary = server.runs[run_id].summary
+    assert (summary["val/acc"], summary["loss"], summary["step"]) == (0.5, 49.0, 49)
 
 
 def test_two_writers_of_one_id_are_told_and_nothing_of_either_is_lost(

@@ -213,6 +213,37 @@ def test_a_summary_comes_with_the_first_line_and_then_every_few_seconds() -> Non
     assert summaries[1].keys() >= {"other0", "other1", "other2"}
 
 
+def test_what_is_there_already_is_in_the_summary() -> None:
+    """Of rows that an earlier session has handed over, the last of each kind; before what follows.
+
+    wandb-core may have died after it sent their lines, and before the summary of them.
+    """
+    interface = Interface()
+    outbox = Outbox(interface)
+    for step in range(5):
+        outbox.recall(4, Row(step, step, 100.0, {"a": step / 2}), None)
+    outbox.recall(4, Row(5, 2, 100.0, {"b": 1.0, "_step": 7}), {"b": 1.0})
+    fill(outbox, 2, first=5)
+    outbox.end()
+
+    records = interface.records()
+    assert [record.history.step.num for record in records if record.HasField("history")] == [5]
+    *_, summary = (told(r.summary.update) for r in records if r.HasField("summary"))
+    assert (summary["a"], summary["b"], summary["_step"]) == ("2.5", "1.0", "5")
+
+
+def test_where_all_is_there_already_the_summary_is_sent_all_the_same() -> None:
+    """Nothing else is left to be said of such a run."""
+    interface = Interface()
+    outbox = Outbox(interface)
+    outbox.recall(3, Row(0, 3, 100.0, {"a": 0.5}), None)
+
+    assert outbox.end() is None
+    (record,) = interface.records()
+    assert told(record.summary.update)["a"] == "0.5"
+    assert told(record.summary.update)["_step"] == "3"
+
+
 def test_a_dead_core_is_heard_of() -> None:
     """What the socket raises comes out of `post`."""
     outbox = Outbox(Interface(ConnectionResetError("gone")))

@@ -133,7 +133,7 @@ class WandbBackend:
             return None
         try:
             return Outbox(run._interface, runtime_s=float(getattr(run, "_start_runtime", 0.0)))
-        except AttributeError:
+        except (AttributeError, TypeError, ValueError):
             return None
 
     def _set_up(self, wandb: Any, header: Header) -> Any:

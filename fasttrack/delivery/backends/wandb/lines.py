@@ -33,6 +33,7 @@ _STEP, _NUM = b"\x12", b"\x08"  # HistoryRecord.step, its num
 _HISTORY, _SUMMARY = b"\x12", b"\x1a"  # of a Record
 _INFO, _STREAM = b"\xc2\x0c", b"\x0a"  # Record._info, its stream_id
 _PUBLISH = b"\x0a"  # ServerRequest.record_publish
+_LONGEST_KEY = 1000  # bytes of a name whose items are prepared for
 _LONGEST = 32  # characters of a number that is prepared for; a journal's have at most 24
 
 
@@ -55,8 +56,9 @@ class Column:
         """Be ready for items called `name`."""
         key = name.encode()
         self._key = _KEY + varint(len(key)) + key + _VALUE
-        self.starts = [self._start(length) for length in range(_LONGEST)]
-        """How an item begins, for each length of its number."""
+        prepared = _LONGEST if len(key) <= _LONGEST_KEY else 0
+        self.starts = [self._start(length) for length in range(prepared)]
+        """How an item begins, for each length of its number; none where that took much memory."""
 
     def _start(self, length: int) -> bytes:
         told = self._key + varint(length)
@@ -91,7 +93,7 @@ def items(row: Row, part: Mapping[str, Number] | None) -> bytes:
     """Return what a row has for a line, or a part of it."""
     if part is None and row.spelled is not None and row.names is not None:
         pairs = zip(_starts(row.names), row.spelled[3:], strict=True)
-        with contextlib.suppress(IndexError):  # a number of so many digits was written by hand
+        with contextlib.suppress(IndexError):  # a long name; or so many digits, written by hand
             return b"".join([part for starts, text in pairs for part in (starts[len(text)], text)])
     given = row.values if part is None else part
     return b"".join([_column(name).item(spell(value)) for name, value in given.items()])
@@ -157,7 +159,16 @@ class Line:
         """Return what is `told`, and what depends on when it is delivered."""
         runtime = b"%.3f" % runtime_s
         told = self.told() + _RUNTIME.starts[len(runtime)] + runtime
-        return told + _LOGGED_AT.item(spell(self.rows[-1][0].time_s)) if self.late else told
+        if not self._says_when:
+            return told
+        return told + _LOGGED_AT.item(spell(self.rows[-1][0].time_s))
+
+    @property
+    def _says_when(self) -> bool:
+        return self.late and not any(
+            LOGGED_AT in (row.values if row.names is None else row.names.as_set)
+            for row, _ in self.rows  # what the user logs under our name stays
+        )
 
     def values(self) -> dict[str, Number]:
         """Return its metrics as `run.log` takes them."""
@@ -166,7 +177,7 @@ class Line:
             values |= row.values if part is None else part
         last = self.rows[-1][0]
         values[STEP_KEY] = last.step
-        if self.late:
+        if self._says_when:
             values[LOGGED_AT] = last.time_s
         return values
 

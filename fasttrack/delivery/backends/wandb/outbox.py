@@ -63,7 +63,8 @@ class Outbox:
         self._lines = Lines()
         self._frames: list[bytes] = []
         self._size_bytes = 0
-        self._latest: dict[Hashable, bytes] = {}  # kinds of lines, the last one's items each
+        # Kinds of lines, the last one of each: its items, or what is there already.
+        self._latest: dict[Hashable, bytes | Line] = {}
         self._summary_at_s = clock()
         self.first: Line | None = None
         """The first line that was posted; with it, a summary."""
@@ -76,27 +77,42 @@ class Outbox:
         if line is not None:
             self._add(line)
 
+    def recall(self, step: int, row: Row, part: Mapping[str, Number] | None) -> None:
+        """Take in a row that an earlier session has handed over, for the summary.
+
+        wandb-core may have died after it sent the line, and before the summary that belongs to it.
+        """
+        self._note(Line(step, row, part, late=False))
+
     def _add(self, line: Line) -> None:
-        logged_s = line.rows[-1][0].time_s
-        items = line.all_items(max(self._runtime_s, logged_s - self._began_s))
-        self._append(self._framing.history(items, line.step))
-        kind = line.kind
-        self._latest.pop(kind, None)  # the order is that of the last ones
-        self._latest[kind] = items
         if self.first is None:
             self.first = line
-            self._summarize()
-        if len(self._latest) > _MOST_SUMMARIES:
+        items = self._items(line)
+        self._append(self._framing.history(items, line.step))
+        self._note(line, items)
+        if self.first is line:
             self._summarize()
         if len(self._frames) >= _MOST_LINES or self._size_bytes >= _MOST_BYTES:
             self.post()
+
+    def _items(self, line: Line) -> bytes:
+        logged_s = line.rows[-1][0].time_s
+        return line.all_items(max(self._runtime_s, logged_s - self._began_s))
+
+    def _note(self, line: Line, items: bytes | None = None) -> None:
+        kind = line.kind
+        self._latest.pop(kind, None)  # the order is that of the last ones
+        self._latest[kind] = line if items is None else items
+        if len(self._latest) > _MOST_SUMMARIES:
+            self._summarize()
 
     def _append(self, frame: bytes) -> None:
         self._frames.append(frame)
         self._size_bytes += len(frame)
 
     def _summarize(self) -> None:
-        self._append(self._framing.summary(b"".join(self._latest.values())))
+        told = [self._items(one) if isinstance(one, Line) else one for one in self._latest.values()]
+        self._append(self._framing.summary(b"".join(told)))
         self._latest.clear()
         self._summary_at_s = self._clock()
 

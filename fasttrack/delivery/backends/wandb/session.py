@@ -13,7 +13,12 @@ from fasttrack.delivery.backends.wandb.client import (
     one_line,
     stop_was_asked,
 )
-from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY, ServerHistory
+from fasttrack.delivery.backends.wandb.history import (
+    LOGGED_AT,
+    STEP_KEY,
+    ServerHistory,
+    taken,
+)
 from fasttrack.delivery.backends.wandb.inert import inert_config
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
@@ -84,6 +89,7 @@ class WandbSession:
         # The first `_step` that the server does not have.
         starting_step = run.starting_step if online else 0
         self.held_rows = starting_step > 0
+        self._held_to = starting_step - 1
         self._standing = Standing(
             place,
             notes,
@@ -110,7 +116,10 @@ class WandbSession:
         any_placed = False
         try:
             for row in rows:
-                for step, placed, part in self._standing.place(row):
+                there = self._standing.place(row)
+                if not there and self._outbox is not None and not self._standing.by_content:
+                    self._recall(self._outbox, row)
+                for step, placed, part in there:
                     any_placed = True
                     # Unless we write the line, the client says when it came.
                     late = placed.time_s < late_s
@@ -119,8 +128,18 @@ class WandbSession:
                     else:
                         self._log_one(step, placed, part, late=late)
         except failures() as error:
-            raise BackendLostError(one_line(error)) from error
+            raise self._lost(error) from error
         return any_placed
+
+    def _recall(self, outbox: Outbox, row: Row) -> None:
+        """Note a row that the server has: the newest that it has is ours, so all before are."""
+        values = taken(row.values)
+        outbox.recall(self._held_to, row, None if len(values) == len(row.values) else values)
+
+    def _lost(self, error: BaseException) -> BackendLostError:
+        """Return what became of the session; where its socket lives, the outbox is to blame."""
+        self._doubted = self._doubted or (self._by_outbox and not isinstance(error, OSError))
+        return BackendLostError(one_line(error))
 
     def _log_one(
         self, step: int, row: Row, part: Mapping[str, Number] | None, *, late: bool
@@ -128,7 +147,7 @@ class WandbSession:
         assert self._run is not None
         values = {**(row.values if part is None else part), STEP_KEY: row.step}
         if late:
-            values[LOGGED_AT] = row.time_s
+            values.setdefault(LOGGED_AT, row.time_s)  # what the user logs under our name stays
         self._run.log(values, step=step)
 
     def console(self, stream: str, text: str) -> None:
@@ -221,7 +240,7 @@ class WandbSession:
             try:
                 self._outbox.post()
             except failures() as error:
-                raise BackendLostError(one_line(error)) from error
+                raise self._lost(error) from error
             if self._witness is not None and self._witness.sees(self._outbox.first):
                 self._witness = None
 
@@ -236,12 +255,13 @@ class WandbSession:
                 values = {**last.values(), "_timestamp": last.rows[-1][0].time_s}
                 self._run.log(values, step=last.step)
         except failures() as error:
-            raise BackendLostError(one_line(error)) from error
+            raise self._lost(error) from error
 
     @property
     def is_doubtful(self) -> bool:
         """Whether lines were posted that wandb-core has not been seen to write as they are."""
-        return self._doubted or (self._witness is not None and self._witness.waits)
+        first = self._first if self._outbox is None else self._outbox.first
+        return self._doubted or (self._witness is not None and first is not None)
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -76,11 +76,6 @@ class Witness:
                 raise BackendLostError("wandb-core did not write the lines that it was sent")
             time.sleep(_POLL_S)
 
-    @property
-    def waits(self) -> bool:
-        """Whether there is a line, and it has not been seen."""
-        return self._since_s is not None
-
     def _finds(self, line: Line) -> bool:
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
