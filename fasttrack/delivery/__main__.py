@@ -10,19 +10,18 @@ delivers it.
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from fasttrack.delivery import stuck_trainer
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.courtesy import NICENESS, Courtesy
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
+from fasttrack.delivery.quick_exit import leave_with
 from fasttrack.delivery.run_delivery import RunDelivery
 from fasttrack.delivery.spawn import BUSY, HUNG
 from fasttrack.delivery.watchdog import Watchdog
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from fasttrack.delivery.events import Event
 
 _MOST_REPLACEMENTS = 3  # of a process that hung; then its trainer's supervisor decides
-_EXIT_S = 30.0  # what clients have at the end, when Python calls what they have registered
 _COUNT = "--replaced"  # how often this process has been begun anew
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
@@ -117,34 +115,6 @@ def _without_count(arguments: list[str]) -> list[str]:
     return arguments[:place] + arguments[place + 2 :]
 
 
-class QuickExit:
-    """End the process without taking the interpreter to pieces, which costs as much as a run.
-
-    What clients have registered for the end of the process is called as ever.
-
-    Threads: the main one.
-    """
-
-    def __init__(self) -> None:
-        """Be what is called last; must come before clients are imported."""
-        self._code = 1
-        atexit.register(self._end)
-
-    def leave(self, code: int) -> NoReturn:
-        """End the process; what clients do at its end must not keep it."""
-        self._code = code
-        leaving = threading.Timer(_EXIT_S, os._exit, (code,))
-        leaving.daemon = True
-        leaving.start()
-        sys.exit(code)
-
-    def _end(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(self._code)
-
-
 def main() -> int:
     """Deliver; return the exit code."""
     environment = dict(os.environ)
@@ -190,9 +160,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    quick_exit = QuickExit()
-    try:
-        code = main()
-    except SystemExit as wrong:  # the command line
-        code = wrong.code if isinstance(wrong.code, int) else 1
-    quick_exit.leave(code)
+    leave_with(main)

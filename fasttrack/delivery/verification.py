@@ -25,6 +25,7 @@ from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.contents import compare, numbered_rows, step_ranges, watched
 from fasttrack.delivery.events import Beat, Busy, encode
+from fasttrack.delivery.quick_exit import leave_with
 from fasttrack.delivery.run_lock import describe_holder, locked
 from fasttrack.delivery.spawn import BUSY, HUNG
 from fasttrack.delivery.watchdog import Watchdog
@@ -184,4 +185,4 @@ def _print(line: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_with(main)
