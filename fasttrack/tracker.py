@@ -396,9 +396,5 @@ for _quick, _described in (
     (QuickCalls._quick_metrics, ExperimentTracker.log_metrics),
 ):
     setattr(ExperimentTracker, _described.__name__, update_wrapper(_quick, _described))
-for _call in (
-    ExperimentTracker.log_training_step,
-    ExperimentTracker.log_metrics,
-    ExperimentTracker.pause,
-):
-    opaque(_call)  # no decorator: type checkers see less through one
+for _name in ("log_training_step", "log_metrics", "pause"):
+    opaque(getattr(ExperimentTracker, _name))  # no decorator: type checkers see less through one

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode
+from fasttrack.latch import Latch
 from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
@@ -88,8 +89,7 @@ class Worker:
         # Of each `flush`: held until it is done. No Condition: what a signal handler raises in its
         # Python code would leave its lock held, and the worker waiting for ever.
         self._flushes: deque[threading.Lock] = deque()
-        self._waits_for_end: deque[threading.Lock] = deque()
-        self._ended = False
+        self._end = Latch()
         self._lines: deque[bytes] = deque()  # that are no rows
         self._stopping = False
         self._gave_up = False
@@ -137,8 +137,8 @@ class Worker:
 
     @property
     def left_behind(self) -> int:
-        """Records that have not come to the disk since `stop` gave up. Looks at the whole ring."""
-        if not self._gave_up:
+        """Records that have not come to the disk since `stop` gave up, or after the last round."""
+        if not (self._gave_up or self._end.is_open):
             return 0
         return self._ring.count() + self._in_hand + self._writer.held_rows
 
@@ -159,7 +159,7 @@ class Worker:
         self._flushes.append(done)
         while True:
             self.wake()
-            alive = self._thread is not None and not self._ended
+            alive = self._thread is not None and not self._end.is_open
             left_s = deadline - time.monotonic() if alive else 0.0
             if done.acquire(timeout=min(max(left_s, 0.0), 1.0)):
                 return True
@@ -172,12 +172,7 @@ class Worker:
         self.wake()
         if self._thread is None:
             return True
-        # Not by the thread's own `join` and `is_alive`: where a signal handler raises in them,
-        # Python takes a thread that runs on for ended (before 3.13).
-        ended = threading.Lock()
-        ended.acquire()
-        self._waits_for_end.append(ended)
-        self._gave_up = not (self._ended or ended.acquire(timeout=max(0.0, timeout_s)))
+        self._gave_up = not self._end.wait(max(0.0, timeout_s))
         if not self._gave_up:
             self._thread.join(_LAST_WORDS_S)
         return not self._gave_up
@@ -195,9 +190,7 @@ class Worker:
         try:
             self._loop_twice()
         finally:
-            self._ended = True
-            while self._waits_for_end:
-                self._waits_for_end.popleft().release()
+            self._end.open()
 
     def _loop_twice(self) -> None:
         try:

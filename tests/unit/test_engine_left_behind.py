@@ -82,3 +82,14 @@ def test_nothing_is_left_behind_where_the_device_comes_back(make: Trackers) -> N
     tracker.finish()
 
     assert (tracker.stats().rows_written, tracker.stats().cut_off) == (50, 0)
+
+
+def test_a_call_that_was_on_its_way_while_the_run_ended_is_counted(make: Trackers) -> None:
+    """Another thread had looked for room before, and appended after the worker's last round."""
+    tracker = make(options=journal_only())
+    tracker.log_metrics({"a": 1.0}, 0)
+    waiting = tracker._waiting
+    tracker.finish()
+    waiting.append((1, time.perf_counter(), {"a": 2.0}))
+
+    assert (tracker.stats().rows_written, tracker.stats().cut_off) == (1, 1)
