@@ -244,7 +244,7 @@ def _hides(found: re.Match[str], name: str) -> bool:
 def _secrets() -> list[str]:
     """Return the values that are secrets here and now, as they may be spelled; longest first."""
     found: set[str] = set()
-    for name in list(os.environ):  # its items() raises where another thread takes one out
+    for name in os.environ:  # its items() raises where another thread takes one out
         value = os.environ.get(name, "")
         if len(value) < _SHORTEST:
             continue
