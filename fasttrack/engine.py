@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
-from fasttrack.journal.entries import FORMAT_VERSION, Header, merge_headers
+from fasttrack.journal.backwards import last_row
+from fasttrack.journal.entries import FORMAT_VERSION, Header, Page, merge_headers
 from fasttrack.journal.reader import read_header
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
@@ -28,7 +30,7 @@ from fasttrack.notices import Notices, say, spell
 from fasttrack.preemption.stop_button import StopButton
 from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
-from fasttrack.validation import check_aliases
+from fasttrack.validation import artifact_name, check_aliases
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
@@ -212,6 +214,24 @@ class Engine:
             ),
         )
 
+    def log_artifact(self, path: str | Path, name: str, kind: str, aliases: Sequence[str]) -> None:
+        """Do what `ExperimentTracker.log_artifact` says."""
+        step = self.logger.training_step_number
+        self._record(
+            "log_artifact",
+            lambda: self._recorder.log_checkpoint(
+                path, check_aliases(aliases), True, step, kind=kind, name=artifact_name(name)
+            ),
+        )
+
+    def describe(self, page: Page) -> None:
+        """Do what `ExperimentTracker.describe` says."""
+        self._record("describe", lambda: self._recorder.describe(page))
+
+    def before_end(self, log_the_last: Callable[[], object]) -> None:
+        """Call `log_the_last` when the run is about to end. See `Life.before_end`."""
+        self._life.before_end = log_the_last
+
     def _record(self, method: str, record: Callable[[], object]) -> None:
         if not self.running:
             self.logger.late_call()
@@ -234,6 +254,14 @@ class Engine:
     def offline(self) -> bool:
         """Whether offline was asked for, or a backend fell back to it."""
         return self.settings.mode == "offline" or self.delivery.report.offline
+
+    def earlier_step(self) -> int | None:
+        """Return the step of the last row that an earlier attempt left here. Reads the disk."""
+        for path in reversed([each for each in segments(self.run_dir) if each != self._segment]):
+            with contextlib.suppress(OSError):
+                if (row := last_row(path)) is not None:
+                    return row.step
+        return None
 
     def stop_sources(self) -> list[Source]:
         """Return who may ask this run's program to stop, beside signals and Slurm."""

@@ -81,6 +81,9 @@ class Life:
         self._on_fork = on_fork
         self._waits = _waits_for_delivery(settings)
         self.lifecycle = Lifecycle.RUNNING
+        self.before_end: Callable[[], object] | None = None
+        """Called when the run is about to end, however it does, for what is still to be logged. It
+        may run in a signal handler."""
         self._end_lock = threading.RLock()
         self._ending = False
         self._segment_closed = threading.Lock()  # held by whoever closes it, and from then on
@@ -131,6 +134,7 @@ class Life:
                 self._notices.warn(
                     "copies", "a checkpoint is still being copied; it is not uploaded"
                 )
+            self._log_the_last()
             self.lifecycle = Lifecycle.FINISHING
             self._logger.close()
             self._deadline = time.monotonic() + options.finish_timeout_s
@@ -143,6 +147,16 @@ class Life:
             self._logger.failed_call("finish", error)
         self.lifecycle = Lifecycle.FINISHED
         process_hooks.ended(self)
+
+    def _log_the_last(self) -> None:
+        if self.before_end is not None:
+            last, self.before_end = self.before_end, None
+            try:
+                last()
+            except Exception as error:  # not ours: the run ends all the same
+                if is_handlers(error):
+                    raise
+                self._logger.failed_call("before_end", error)
 
     def _close_segment(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
         """Stop the worker and close the segment; return False where the worker hangs."""
@@ -179,6 +193,7 @@ class Life:
         """
         if self.lifecycle is Lifecycle.FINISHED:
             return
+        self._log_the_last()
         self.lifecycle = Lifecycle.FINISHING
         self._logger.close()
         if not self._recorder.cut_short(_CUT_SHORT_S):

@@ -14,6 +14,7 @@ from fasttrack.exit_codes import exit_code_of
 from fasttrack.opaque import hide_from_dynamo, opaque
 from fasttrack.preemption.stopping import Stopping
 from fasttrack.quick_calls import QuickCalls
+from fasttrack.run_page import RunPage
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fasttrack.options import Options
 
 
-class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
+class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -41,9 +42,9 @@ class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
     In a notebook, a tracker that is made while an earlier one is open leaves that one open: its
     run goes on, which is said. Call `finish()` before you make another.
 
-    A copy (`copy.deepcopy`, of what holds it too) is the tracker itself. So is what is unpickled in
-    the process that made it; in another process that is an inert one, which knows the run's id and
-    name. There, and in a forked child, a log call is ignored, counted, and said once.
+    A copy (of what holds it, too) is the tracker itself, as is what is unpickled in its process; in
+    another that is inert and knows the run's id and name. There, and in a forked child, a log call
+    is ignored, counted, and said once.
 
     Threads: log from any; build, finish and close from one.
     """
@@ -68,8 +69,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, Shown):
     ) -> None:
         """Open the journal and start the worker and delivery.
 
-        Never waits for the network: returns in well under a second. Arguments beat the
-        environment.
+        Never waits for the network: returns in under a second. Arguments beat the environment.
 
         Args:
             project: W&B project; default WANDB_PROJECT, then "vla-lego".

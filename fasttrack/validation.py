@@ -9,6 +9,7 @@ from typing import Any
 from fasttrack.errors import ConfigurationError
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_ARTIFACT_NAME_LIMIT = 128
 _TAG_LIMIT = 64  # characters; W&B's
 _LARGEST = 1_000_000  # of any number here: 11 days in seconds
 
@@ -125,3 +126,8 @@ def check_aliases(aliases: Any) -> tuple[str, ...]:
         if not isinstance(alias, str) or not alias or set(alias) & set("/:"):
             raise ConfigurationError(f"alias {alias!r} must be a string without '/' and ':'")
     return tuple(aliases)
+
+
+def artifact_name(name: str) -> str:
+    """Return a name that W&B takes for an artifact, as much as possible like `name`."""
+    return re.sub(r"[^a-zA-Z0-9_.-]", "-", name)[:_ARTIFACT_NAME_LIMIT]

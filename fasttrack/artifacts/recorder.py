@@ -14,7 +14,7 @@ from fasttrack.artifacts.snapshot import gb
 from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
 from fasttrack.errors import ConfigurationError, FasttrackError
-from fasttrack.journal.entries import Artifact, Config, Metadata
+from fasttrack.journal.entries import Artifact, Config, Metadata, Page
 from fasttrack.journal.run_directory import staged_directory
 from fasttrack.latch import Latch
 from fasttrack.notices import say
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.artifacts.snapshot import Staged
+    from fasttrack.journal.entries import Recorded
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
@@ -41,7 +42,7 @@ class Recorder:
         self,
         run_id: str,
         segment: Path,
-        write: Callable[[Config | Metadata | Artifact], None],
+        write: Callable[[Recorded], None],
         notices: Notices,
         *,
         upload_models: bool,
@@ -105,6 +106,17 @@ class Recorder:
         self._write(entry)
         return entry
 
+    def describe(self, page: Page) -> None:
+        """Add to how the run is shown; secrets are redacted.
+
+        Raises:
+            TypeError: something in it has no plain form.
+        """
+        now_s = time.time()
+        told = {name: getattr(page, name) for name in ("name", "notes", "summary", "metrics")}
+        plain = redact(as_config(told) or {})
+        self._write(Page(**plain, tags=page.tags, time_s=now_s))
+
     def log_config(self, config: Any, step: int | None) -> None:
         """Record `config` as the run's configuration and, where one is taken, a YAML artifact.
 
@@ -123,11 +135,26 @@ class Recorder:
             self._commit(staged, number, "config", ("latest",), step)
 
     def log_checkpoint(
-        self, path: str | Path, aliases: tuple[str, ...], force: bool, step: int | None
+        self,
+        path: str | Path,
+        aliases: tuple[str, ...],
+        force: bool,
+        step: int | None,
+        *,
+        kind: str = "model",
+        name: str | None = None,
     ) -> None:
         """Keep the checkpoint at `path` and have it uploaded, if policy or `force` says so.
 
         Blocks until its contents are ours, up to `copy_wait_s`; what then goes wrong is said.
+
+        Args:
+            path: a file or a directory.
+            aliases: of the version.
+            force: whether it is uploaded whatever the policy.
+            step: at which it was logged.
+            kind: the artifact's type.
+            name: its name; None: made of the type and the run's id.
 
         Raises:
             ConfigurationError: there is nothing to upload, or no room for a copy.
@@ -151,7 +178,7 @@ class Recorder:
         # One after another: versions, and with them aliases, follow in the order of the calls.
         self._last_kept = kept = self._in_background(
             f"log_checkpoint of {path}",
-            lambda: self._keep(path, staged, number, aliases, step),
+            lambda: self._keep(path, staged, number, kind, name, aliases, step),
             after=self._last_kept,
         )
         if not kept.wait(self._copy_wait_s) and self._copy_wait_s:
@@ -166,6 +193,8 @@ class Recorder:
         path: str | Path,
         staged: Staged,
         number: int,
+        kind: str,
+        name: str | None,
         aliases: tuple[str, ...],
         step: int | None,
     ) -> None:
@@ -176,10 +205,11 @@ class Recorder:
         if to_copy_bytes:
             free = shutil.disk_usage(staged.directory).free
             until = f"; until then a copy takes {gb(to_copy_bytes)} of {gb(free)} free"
+        what = "checkpoint" if kind == "model" else kind
         if self._is_offline():
-            say(f"keeping checkpoint {path} for an upload: {size}{until}")
+            say(f"keeping {what} {path} for an upload: {size}{until}")
         else:
-            say(f"uploading checkpoint {path}: {size}{until}")
+            say(f"uploading {what} {path}: {size}{until}")
         if staged.size_bytes > _LARGE_BYTES:
             say(
                 f"warning: {gb(staged.size_bytes)} is a lot to upload; consolidate the checkpoint "
@@ -195,20 +225,26 @@ class Recorder:
                 f"warning: no room for a copy of {path} ({staged.no_room}): its files are linked; "
                 "if they are overwritten in place before they are uploaded, this version is lost"
             )
-        self._commit(staged, number, "model", aliases, step)
+        self._commit(staged, number, kind, aliases, step, name)
 
     def _next_directory(self) -> tuple[int, Path]:
         number = next(self._numbers)
         return number, staged_directory(self._segment, number)
 
     def _commit(
-        self, staged: Staged, number: int, kind: str, aliases: tuple[str, ...], step: int | None
+        self,
+        staged: Staged,
+        number: int,
+        kind: str,
+        aliases: tuple[str, ...],
+        step: int | None,
+        name: str | None = None,
     ) -> None:
         self._write(
             Artifact(
                 number=number,
                 type=kind,
-                name=f"{kind}-{self._run_id}",
+                name=name or f"{kind}-{self._run_id}",
                 aliases=aliases,
                 directory=str(staged.directory.relative_to(self._segment.parent)),
                 files=staged.files,

@@ -10,11 +10,13 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from fasttrack.delivery.backends.base import Describable
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress, StopAsked
+from fasttrack.delivery.shown import Shown
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
-from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
+from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Page, Row
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import ends_with_finish
 
@@ -83,6 +85,7 @@ class Replay:
         self._handed_over = False
         self._stop_asked = False
         self._read_at_s = 0.0
+        self._shown = Shown()
         self._is_behind = False  # and has more to read at once
         self.rows = 0
         """Rows that came by so far, there already or handed over."""
@@ -116,6 +119,8 @@ class Replay:
                 self._hand_over(path, uploads)
             self._wait_for(uploads)
             ending = self._ending.find_or_vanished()
+            if isinstance(self._session, Describable) and (summary := self._shown.summary()):
+                self._session.summarize(summary)
             self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
             for path in pending:
@@ -197,6 +202,7 @@ class Replay:
         fresh = rows[max(0, state.arrived - state.rows) :] if self._online else rows
         state.rows += len(rows)
         self.rows += len(rows)
+        self._shown.see(rows)
         if fresh:
             self._handed_over = self._session.log(fresh) or self._handed_over
 
@@ -211,6 +217,10 @@ class Replay:
                 uploads.submit((path.name, number), entry)
         elif isinstance(entry, Config):
             self._session.configure(entry.values)
+        elif isinstance(entry, Page):
+            self._shown.take(entry)
+            if isinstance(self._session, Describable):
+                self._session.describe(entry)
         elif isinstance(entry, Metadata):
             self._session.configure({"metadata": entry.values})
 

@@ -10,7 +10,7 @@ from fasttrack.errors import FasttrackError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.notices import spell
 
-_MEDIA = ("PIL", "matplotlib", "pandas", "plotly", "polars", "wandb")
+_MEDIA = ("PIL", "fasttrack", "matplotlib", "pandas", "plotly", "polars", "wandb")
 """Packages whose objects are pictures, plots and tables."""
 _LONGEST = 300  # characters of an exception that is shown
 _ANY_NUMBER = "pass a number made of it, such as float(value)"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
+
+from fasttrack.journal.entries import Row, decode, is_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,3 +41,18 @@ def lines_backwards(path: Path, *, block_bytes: int = _BLOCK_BYTES) -> Iterator[
             pieces.append(beginning)
         if pieces and not torn:
             yield b"".join(reversed(pieces))
+
+
+def last_row(path: Path) -> Row | None:
+    """Return the last row that the segment at `path` has; None where it has none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for line in lines_backwards(path):
+        if is_row(line):
+            with contextlib.suppress(ValueError):  # damaged
+                entry = decode(line)
+                if isinstance(entry, Row):
+                    return entry
+    return None

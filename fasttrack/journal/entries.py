@@ -233,6 +233,26 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What became known of how the run is to be shown, after its start."""
+
+    kind: ClassVar[str] = "page"
+
+    name: str | None = None
+    """None, as below: as it was."""
+    notes: str | None = None
+    tags: tuple[str, ...] | None = None
+    """All of them, as they are shown."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """What shall stand for the run, by name, until a row has a metric of that name."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of metrics, by name or by a beginning and "*": `step_metric`, `hidden` and `summary`, the
+    aggregates ("min,max") that stand for it instead of its last value."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
 
@@ -255,9 +275,11 @@ class Unknown:
     kind: str
 
 
-Entry: TypeAlias = "Header | Row | Console | Config | Metadata | Artifact | Finish | Unknown"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page"
+"""What the trainer's calls leave beside rows."""
+Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Finish)}
+_CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Page, Finish)}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
 _NUMBERS = frozenset((float, int, bool))
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation
@@ -278,7 +300,7 @@ _FIELDS = {
 }
 
 
-def encode(entry: Header | Console | Config | Metadata | Artifact | Finish) -> bytes:
+def encode(entry: Header | Console | Recorded | Finish) -> bytes:
     """Return `entry` as one line, newline included. A row: see `encode_row`.
 
     Raises:

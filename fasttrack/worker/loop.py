@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.records import Console, RawRecord
     from fasttrack.hotpath.ring import Ring
-    from fasttrack.journal.entries import Artifact, Config, Finish, Metadata
+    from fasttrack.journal.entries import Finish, Recorded
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.notices import Notices
     from fasttrack.worker.overhead import Overhead
@@ -116,7 +116,7 @@ class Worker:
                 if is_handlers(error):
                     raise
 
-    def write(self, entry: Config | Metadata | Artifact) -> None:
+    def write(self, entry: Recorded) -> None:
         """Have an entry that is no row written to the journal, soon. Never waits.
 
         Raises:

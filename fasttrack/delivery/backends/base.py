@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fasttrack.delivery.contents import as_it_is
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.contents import Held
     from fasttrack.journal.cursor import Ledger
-    from fasttrack.journal.entries import Artifact, Header, Row
+    from fasttrack.journal.entries import Artifact, Header, Page, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,3 +208,18 @@ class Session(Protocol):
             UnprovenError: the destination does not show what it holds, or holds other rows in the
                 place of ours.
         """
+
+
+@runtime_checkable
+class Describable(Protocol):
+    """What a session can do whose destination shows a run as its trainer wants it."""
+
+    def describe(self, page: Page) -> None:
+        """Show the run as `page` says from now on; its summary until rows say otherwise.
+
+        Raises:
+            BackendLostError: the destination is gone.
+        """
+
+    def summarize(self, summary: Mapping[str, object]) -> None:
+        """Have this stand in the run's summary when it has ended; called before `finish`."""

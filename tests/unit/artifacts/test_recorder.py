@@ -13,7 +13,7 @@ from support.trackers import Trackers
 
 from fasttrack.artifacts import copying, snapshot
 from fasttrack.artifacts.recorder import Recorder
-from fasttrack.journal.entries import Artifact, Config, Metadata
+from fasttrack.journal.entries import Artifact, Config, Recorded
 from fasttrack.notices import Notices
 
 LARGE = 3 * 2**20  # above what is copied at once
@@ -27,7 +27,7 @@ class Journal:
         run_dir.mkdir()
         self.run_dir = run_dir
         self.notices = Notices()
-        self.entries: list[Config | Metadata | Artifact] = []
+        self.entries: list[Recorded] = []
         self.recorder = Recorder(
             "ab12",
             run_dir / "segment-0001.jsonl",

@@ -19,9 +19,10 @@ from fasttrack.delivery.backends.wandb.history import (
     ServerHistory,
     taken,
 )
-from fasttrack.delivery.backends.wandb.inert import inert_config
+from fasttrack.delivery.backends.wandb.inert import inert, inert_config
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
+from fasttrack.delivery.backends.wandb.page import show
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.witness import Witness
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
-    from fasttrack.journal.entries import Artifact, Number, Row
+    from fasttrack.journal.entries import Artifact, Number, Page, Row
 
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
@@ -82,6 +83,7 @@ class WandbSession:
         self._witness = None if outbox is None else Witness(self.directory)
         self._doubted = False
         self._first: Line | None = None
+        self._summary: dict[str, object] = {}  # that shall stand when all rows are there
         self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
@@ -181,6 +183,18 @@ class WandbSession:
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
 
+    def describe(self, page: Page) -> None:
+        """Tell the client. See `Describable.describe`."""
+        assert self._run is not None
+        try:
+            show(self._run, page, self._place.leave_out)
+        except failures() as error:
+            raise BackendLostError(one_line(error)) from error
+
+    def summarize(self, summary: Mapping[str, object]) -> None:
+        """Keep it for the end: what the client makes of the last row comes before it."""
+        self._summary = {name: inert(value) for name, value in summary.items()}
+
     def prepare_artifact(self, entry: Artifact, files: Path) -> Any:
         """Make a W&B artifact and hash its files where they lie."""
         known = {} if entry.step is None else {"step": entry.step}
@@ -253,7 +267,8 @@ class WandbSession:
             last = self._outbox.end()
             if last is not None:
                 values = {**last.values(), "_timestamp": last.rows[-1][0].time_s}
-                self._run.log(values, step=last.step)
+                # Closed at once where the summary is to come behind it.
+                self._run.log(values, step=last.step, commit=bool(self._summary) or None)
         except failures() as error:
             raise self._lost(error) from error
 
@@ -271,6 +286,8 @@ class WandbSession:
         self._standing.end_segment()
         self._post_the_rest()
         try:
+            if self._summary:
+                self._run.summary.update(self._summary)
             if preempting:
                 self._run.mark_preempting()
             self._run.finish(exit_code=exit_code)

@@ -1,0 +1,303 @@
+"""The stand-in's runs: how they begin and end, and what they take that is no number."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from support.runs import journal_entries, journal_rows, run_script
+
+import fasttrack.wandb as wandb
+from fasttrack.errors import ConfigurationError
+from fasttrack.journal.entries import Artifact, Finish, Header, Page
+
+if TYPE_CHECKING:
+    from fasttrack.wandb.run_object import Run
+
+
+def rows_of(base: Path, run: Run) -> list[dict[str, Any]]:
+    """Return the values of a run's rows, by their step."""
+    return [{**row.values, "step": row.step} for row in journal_rows(base, run.id)]
+
+
+def test_what_is_no_number_is_left_out_named_once_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Media are accepted, with all that scripts do to them; the row has the rest."""
+    run = wandb.init(project="p")
+    table = wandb.Table(columns=["a", "b"], data=[[1, 2]])
+    table.add_data(3, 4)
+    for _ in range(2):
+        run.log(
+            {
+                "loss": 0.5,
+                "table": table,
+                "image": wandb.Image(torch.zeros(3, 4, 4), caption="dog"),
+                "examples": [wandb.Image("a.png"), wandb.Image("b.png")],
+                "sound": {"voice": wandb.Audio([0.0], sample_rate=8000)},
+                "film": wandb.Video("a.mp4"),
+                "page": wandb.Html("<p>"),
+                "histogram": wandb.Histogram([1, 2, 3]),
+                "curve": wandb.plot.line(table, "a", "b"),
+            }
+        )
+    wandb.watch(torch.nn.Linear(1, 1), log="all")
+    said = capsys.readouterr().err
+    wandb.finish()
+
+    assert rows_of(tmp_path, run) == [{"loss": 0.5, "step": 0}, {"loss": 0.5, "step": 1}]
+    assert run.tracker.stats().refused == 16
+    for word in ("a Table", "a Image", "a Audio", "a Video", "a Html", "a Histogram", "watch:"):
+        assert said.count(word) == 1, word
+
+
+def test_what_is_not_known_is_said_once_and_does_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Names of the module, of a run, and arguments; a script's `except` works as well."""
+    run = wandb.init(project="p", sync_tensorboard=True, settings=wandb.Settings(symlink=False))
+    for _ in range(2):
+        wandb.sklearn.plot_learning_curve(None, [1], [2])
+        wandb.Api().run("a/b/c").history()
+        run.log_code(".")
+    with wandb.sandbox() as nothing:
+        assert list(nothing) == []
+    try:
+        wandb.log({"a": 1})
+    except (wandb.Error, wandb.errors.CommError) as error:
+        pytest.fail(str(error))
+
+    said = capsys.readouterr().err
+    for name in ("wandb.sklearn", "wandb.Api", "wandb.run.log_code", "wandb.sandbox"):
+        assert said.count(f"{name} is not known here") == 1, name
+    assert said.count("init: sync_tensorboard= is not known here") == 1
+    assert said.count("init: the setting symlink is not known here") == 1
+    with pytest.raises(AttributeError):
+        _ = wandb.__wrapped__
+
+
+def test_calls_outside_of_a_run_are_said_and_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    """The client raises; a script that works with it makes no such calls."""
+    wandb.log({"a": 1})
+    wandb.config["lr"] = 0.1
+    wandb.define_metric("a")
+    run = wandb.init(project="p")
+    wandb.finish()
+    wandb.log({"a": 1})
+    run.log({"a": 1})
+    wandb.finish()
+
+    assert wandb.run is None
+    said = capsys.readouterr().err
+    assert said.count("wandb.log outside of a run") == 1
+    assert run.tracker.stats().late_calls == 1
+
+
+def test_a_second_init_gives_what_reinit_asks_for() -> None:
+    """The open run, a new one instead of it, or one beside it."""
+    first = wandb.init(project="p", name="first")
+    assert wandb.init(project="other") is first
+    beside = wandb.init(project="p", reinit="create_new")
+    assert wandb.run is first
+    second = wandb.init(project="p", reinit=True)
+
+    assert wandb.run is second
+    assert not first.tracker.is_active()
+    assert not beside.tracker.is_active()
+    assert len({first.id, beside.id, second.id}) == 3
+
+
+def test_an_exception_in_the_block_fails_the_run_and_goes_on(tmp_path: Path) -> None:
+    """With its open row; the next run is a new one."""
+    run = wandb.init(project="p")
+
+    def train() -> None:
+        with run:
+            run.log({"a": 1}, step=3)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train()
+
+    assert rows_of(tmp_path, run) == [{"a": 1, "step": 3}]
+    assert [end.exit_code for end in journal_entries(tmp_path, run.id, Finish)] == [1]
+    assert wandb.run is None
+
+
+def test_a_disabled_run_answers_and_writes_nothing(tmp_path: Path) -> None:
+    """Its directory is there for scripts that write into it."""
+    run = wandb.init(project="p", mode="disabled", config={"lr": 0.1})
+    wandb.log({"a": 1})
+    wandb.summary["best"] = 1
+    wandb.save("*.py")
+    (Path(run.dir) / "weights.pt").write_bytes(b"")
+
+    assert run.disabled
+    assert len(run.id) == 8
+    assert run.config.lr == 0.1
+    assert run.step == 1
+    assert run.url is None
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_the_arguments_of_init_reach_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, by settings, by environment, in this order."""
+    monkeypatch.setenv("WANDB_PROJECT", "of the environment")
+    monkeypatch.setenv("WANDB_TAGS", "a, b")
+    (tmp_path / "config.yaml").write_text("lr: {value: 0.1}\nlayers: 2\nseed: 3\n")
+    run = wandb.init(
+        config="config.yaml",
+        config_exclude_keys=["seed"],
+        dir=tmp_path / "elsewhere",
+        group="night",
+        notes="try",
+        settings=wandb.Settings(run_name="named", run_group="day", start_method="fork"),
+    )
+    wandb.finish()
+
+    (header,) = journal_entries(tmp_path / "elsewhere", run.id, Header)
+    assert (header.project, header.name) == ("of the environment", "named")
+    assert (header.group, header.notes) == ("night", "try")
+    assert header.config == {"lr": 0.1, "layers": 2}
+    (page,) = journal_entries(tmp_path / "elsewhere", run.id, Page)
+    assert page.tags == run.tags == ("a", "b")
+    assert (run.project, run.name, run.group) == ("of the environment", "named", "night")
+
+
+def test_a_wrong_argument_of_init_is_loud() -> None:
+    """Before training has begun; nothing raises later."""
+    with pytest.raises(ConfigurationError, match="mode"):
+        wandb.init(project="p", mode="sometimes")
+
+
+def test_a_run_goes_on_where_its_earlier_attempt_ended(tmp_path: Path) -> None:
+    """Its first step is the one behind the last that is in the journal."""
+    for attempt in range(3):
+        with wandb.init(project="p", id="again", resume="allow") as run:
+            assert (run.resumed, run.starting_step) == (attempt > 0, attempt * 2)
+            run.log({"a": attempt})
+            run.log({"b": attempt})
+
+    assert [row["step"] for row in rows_of(tmp_path, run)] == list(range(6))
+
+
+def test_artifacts_and_saved_files_are_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    """Models, whatever WANDB_LOG_MODEL says; other types by their names; saved files as files."""
+    monkeypatch.setenv("FASTTRACK_BACKENDS", "wandb")
+    monkeypatch.setattr("fasttrack.engine.DeliveryProcess", _no_delivery)
+    for name in ("model.pt", "data.csv", "notes.txt"):
+        Path(name).write_text(name)
+    run = wandb.init(project="p")
+    model = wandb.Artifact("net", type="model")
+    model.add_file("model.pt")
+    run.log_artifact(model, aliases=["best"])
+    data = wandb.Artifact("digits: all", type="dataset")
+    data.add_file("data.csv", name="raw/data.csv")
+    with data.new_file("about.txt") as file:
+        file.write("made here")
+    wandb.log_artifact(data)
+    wandb.log_artifact("notes.txt", name="notes", type="text")
+    assert wandb.save("*.csv") == ["data.csv"]
+    assert wandb.save("*.nothing") == []
+    wandb.finish()
+
+    kept = journal_entries(tmp_path, run.id, Artifact)
+    assert [(each.type, each.name, each.aliases) for each in kept] == [
+        ("model", f"model-{run.id}", ("best",)),
+        ("dataset", "digits--all", ("latest",)),
+        ("text", "notes", ("latest",)),
+        ("files", f"files-{run.id}", ("latest",)),
+    ]
+    staged = tmp_path / "wandb" / "fasttrack" / run.id / kept[1].directory / "files"
+    assert (staged / "about.txt").read_text() == "made here"
+    assert (staged / "raw" / "data.csv").read_text() == "data.csv"
+
+
+def _no_delivery(*arguments: Any, **further: Any) -> Any:
+    from fasttrack.worker.supervisor import NoDelivery
+
+    return NoDelivery()
+
+
+def test_config_is_a_mapping_by_item_and_by_attribute() -> None:
+    """As scripts use it: read back, with defaults, and as a namespace's."""
+    config = wandb.init(project="p", config=argparse.Namespace(lr=0.1, name="x")).config
+    config.setdefaults({"lr": 5, "epochs": 3})
+    config["-dash-"] = 1
+
+    assert {**config} == dict(config) == {"lr": 0.1, "name": "x", "epochs": 3, "dash": 1}
+    assert (config.get("no"), "lr" in config, config.epochs) == (None, True, 3)
+    with pytest.raises(AttributeError, match="no 'missing'"):
+        _ = config.missing
+    with pytest.raises(KeyError):
+        _ = config["missing"]
+
+
+def test_the_summary_reads_what_was_logged_and_set() -> None:
+    """What was logged later counts."""
+    run = wandb.init(project="p")
+    run.log({"a": 1, "t": torch.tensor(2.5)})
+    run.summary["a"] = 10
+    run.summary.update({"best": torch.tensor(0.5)})
+
+    assert dict(run.summary.items()) == {"a": 10, "t": 2.5, "best": 0.5}
+    run.log({"a": 3})
+    assert wandb.summary["a"] == run.summary.get("a") == 3
+    assert wandb.summary.get("none", 7) == 7
+
+
+@pytest.mark.parametrize("how", ["exit", "raise", "sigterm"])
+def test_the_open_row_is_written_however_the_script_ends(tmp_path: Path, how: str) -> None:
+    """Without `finish`, by an exception that nobody catches, and by a scheduler's signal."""
+    result = run_script(
+        f"""
+        import os, signal
+        import fasttrack.wandb as wandb
+        wandb.init(project="p", id="open")
+        for step in range(3):
+            wandb.log({{"a": step}}, step=step)
+        if "{how}" == "raise":
+            raise RuntimeError
+        if "{how}" == "sigterm":
+            os.kill(os.getpid(), signal.SIGTERM)
+        """,
+        check=False,
+    )
+
+    assert [row.values["a"] for row in journal_rows(tmp_path, "open")] == [0, 1, 2], result.stderr
+    codes = {"exit": 0, "raise": 1, "sigterm": 143}
+    assert [f.exit_code for f in journal_entries(tmp_path, "open", Finish)] == [codes[how]]
+
+
+def test_a_login_is_for_this_process() -> None:
+    """No file is written; a key and a server are taken."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "")
+        patch.setenv("WANDB_BASE_URL", "")
+        assert wandb.login(key="k" * 40, host="http://127.0.0.1:9", relogin=True)
+
+        import os
+
+        assert os.environ["WANDB_API_KEY"] == "k" * 40
+        assert os.environ["WANDB_BASE_URL"] == "http://127.0.0.1:9"
+    assert wandb.login()
+
+
+def test_helpers_that_scripts_call_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids, messages, and what needs nothing."""
+    assert len({wandb.util.generate_id() for _ in range(20)}) == 20
+    wandb.termwarn("careful", repeat=False)
+    wandb.termwarn("careful", repeat=False)
+    wandb.termlog("fine")
+    wandb.setup()
+    wandb.require("core")
+    wandb.mark_preempting()
+
+    said = capsys.readouterr().err
+    assert said.count("wandb: WARNING careful") == 1
+    assert "wandb: fine" in said
