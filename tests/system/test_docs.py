@@ -23,7 +23,8 @@ from fasttrack import ConfigurationError, ExperimentTracker, Options
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+_ELSEWHERE = {"integrations.md"}  # tests/integrations/test_integrations_page.py runs it
+DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
 pages = Pages(*DOCS)
@@ -514,24 +515,6 @@ def test_a_users_own_test_looks_at_what_was_logged(tmp_path: Path, snippet: Snip
     with pytest.raises(AssertionError):
         snippet.run({"train": stand_still})[test]()
     assert not (tmp_path / "wandb").exists()
-
-
-# --- docs/integrations.md -------------------------------------------------------------------------
-
-
-@pages.runs("import fasttrack.wandb as wandb")
-def test_a_script_that_uses_wandb_records_what_it_did(
-    snippet: Snippet, journal_only: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Calls of one step are one row."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    run = snippet.run({})["run"]
-
-    rows = read_rows(directory_of(run.tracker))
-    assert [(row.step, len(row.values)) for row in rows] == [
-        (n, 1 + (n % 5 == 4)) for n in range(10)
-    ]
-    assert rows[4].values == {"train/loss": 1 / 5, "val.accuracy": 0.4}
 
 
 # --- all pages ------------------------------------------------------------------------------------

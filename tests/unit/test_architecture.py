@@ -69,7 +69,7 @@ ALLOWED = {
     | {"preemption", "quick_calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
-    "integrations": {"tracker"},
+    "integrations": BASE | {"tracker", "context", "exit_codes", "hotpath.capture", "settings"},
     "wandb": BASE | {"tracker"},
     "__main__": {"cli"},
 }
