@@ -81,6 +81,10 @@ class Event:
             raise failure
         self.number = Queue.launched
 
+    def query(self) -> bool:
+        """Return whether the queue has come to it."""
+        return Queue.done >= self.number
+
     def synchronize(self) -> None:
         """Wait for it."""
         Queue.wait_for(self.number)
@@ -136,9 +140,10 @@ def run_delayed(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def copy_from(source: Any, target: Any, non_blocking: bool = False) -> Any:
-    """Copy, on the queue; to the host only where it does not stand."""
+    """Copy, on the queue; a copy to the host that must be there at once only where none stands."""
     to_host = isinstance(source, Toy) and not isinstance(target, Toy)
-    if to_host and Queue.standing and threading.get_ident() == Queue.trainer:
+    waits = to_host and not non_blocking
+    if waits and Queue.standing and threading.get_ident() == Queue.trainer:
         raise Waited("a copy to the host")
     held, into = unwrap(source), unwrap(target)
     Queue.launch(lambda: into.copy_(held))

@@ -23,7 +23,8 @@ from fasttrack import ConfigurationError, ExperimentTracker, Options
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+_ELSEWHERE = {"integrations.md"}  # tests/integrations/test_integrations_page.py runs it
+DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
 pages = Pages(*DOCS)

@@ -68,7 +68,7 @@ ALLOWED = {
     | {"preemption", "quick_calls"},
     "demo": {"*"},
     "testing": {"*"},
-    "integrations": {"tracker"},
+    "integrations": BASE | {"tracker", "context", "exit_codes", "hotpath.capture", "settings"},
     "__main__": {"cli"},
 }
 COMPOSERS = {  # who imports what wires others together

@@ -1,0 +1,382 @@
+"""Hugging Face's Trainer, and what is built on it (TRL, LLaMA-Factory): one callback.
+
+    import fasttrack.integrations.huggingface
+
+    TrainingArguments(..., report_to="fasttrack")
+
+or `Trainer(..., callbacks=[FasttrackCallback(project="digits")])`.
+
+The Trainer calls no event when training raises, and keeps a loss that is no number to itself. So
+importing this module has `Trainer.train` and `Trainer.training_step` tell the trainer's
+`FasttrackCallback` of both; a trainer without one does what it did.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fasttrack.exit_codes import exit_code_of
+from fasttrack.handler_errors import is_handlers
+from fasttrack.integrations.describing import (
+    as_mapping,
+    check_arguments,
+    describe_error,
+    describe_training,
+    rename,
+)
+from fasttrack.integrations.loss_watch import LossWatch
+from fasttrack.notices import say
+from fasttrack.tracker import ExperimentTracker
+
+try:
+    from transformers import Trainer, TrainerCallback
+    from transformers.integrations import integration_utils
+    from transformers.trainer_callback import ExportableState
+except ImportError as error:  # not there, or too old to keep a callback's state
+    raise ImportError(
+        "fasttrack.integrations.huggingface needs transformers: "
+        "pip install 'fasttrack[huggingface]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["FasttrackCallback"]
+
+_SAVED_WITHIN_S = 5.0
+_trainer: ContextVar[Trainer | None] = ContextVar("_trainer", default=None)
+_trained: weakref.WeakSet[FasttrackCallback] = weakref.WeakSet()
+
+
+class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Record what a Trainer reports: its logs, evaluations, throughput, configuration, checkpoints.
+
+    The run begins with training. It goes on after it, so that a later `evaluate()` is in it, and
+    ends with the program, or when another Trainer's run begins; one that training raises out of
+    ends at once, as failed. Its id is in every checkpoint: `resume_from_checkpoint` goes on with
+    it. Only the world's first process records.
+
+    Threads: the Trainer's.
+    """
+
+    def __init__(
+        self, tracker: ExperimentTracker | None = None, *, restored: bool = False, **arguments: Any
+    ) -> None:
+        """Prepare; the run begins with training.
+
+        Args:
+            tracker: one to log to, which stays yours to finish; None: the callback makes its own.
+            restored: for the Trainer, which makes its callbacks anew from a checkpoint.
+            **arguments: those of `ExperimentTracker`, for a tracker of its own. Other defaults:
+                the project is WANDB_PROJECT, then the Trainer's; the name is its `run_name`; steps
+                are logged every `logging_steps`; the configuration is the Trainer's arguments and
+                the model's configuration, and `config` adds to it.
+
+        Raises:
+            ConfigurationError: an argument or environment variable is wrong.
+            TypeError: an argument is not one of `ExperimentTracker`'s.
+        """
+        self.run_id: str | None = None
+        """Of the run that goes on, once there is one."""
+        self.first_nonfinite_step: int | None = None
+        """The first step of the run whose loss was NaN or infinite."""
+        self._own = tracker is None
+        self._tracker = tracker
+        self._arguments = arguments
+        self._training = False
+        self._pause: Any = None
+        self._loss: Any = None
+        self._watch: LossWatch | None = LossWatch(self._found)
+        self._nonfinite: set[int] = set()
+        if restored:
+            self._take_over()
+        elif self._own:
+            check_arguments(arguments)  # now, not after an hour of loading
+
+    # --- the checkpoint ---------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps. Waits until the rows before it are on disk, up to 5 s."""
+        if self._tracker is not None:
+            self._tracker.flush(_SAVED_WITHIN_S)
+        return {
+            "args": {"restored": True},
+            "attributes": {
+                "run_id": self.run_id,
+                "first_nonfinite_step": self.first_nonfinite_step,
+            },
+        }
+
+    def _take_over(self) -> None:
+        """Become the callback that the Trainer replaces by this one: it has what the user gave."""
+        for earlier in _callbacks_of(_trainer.get()):
+            if type(earlier) is type(self):
+                self.__dict__.update(vars(earlier))
+                self._watch = LossWatch(self._found)
+                return
+
+    def _remember(self, state: Any) -> None:
+        """Go on with the run of the checkpoint that the Trainer has read, if it is of a run."""
+        name = type(self).__name__
+        # A Trainer that goes on from a checkpoint that has no such callback fails when it saves.
+        kept = state.stateful_callbacks.setdefault(name, self.state())
+        for one in kept if isinstance(kept, list) else [kept]:
+            attributes = one.get("attributes", {})
+            run_id = attributes.get("run_id")
+            if run_id and run_id != self.run_id:
+                self.run_id = run_id
+                self.first_nonfinite_step = attributes.get("first_nonfinite_step")
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def _open(self, args: Any, state: Any, model: Any) -> ExperimentTracker | None:
+        """Return the tracker, made if need be; None on other ranks, and where it cannot be made."""
+        tracker = self._tracker
+        if not state.is_world_process_zero:
+            return None
+        if tracker is not None:
+            here = tracker.get_run_id()
+            if not self._own or (tracker.is_active() and self.run_id in (None, here)):
+                self.run_id = here
+                return tracker
+            if self.run_id is None:  # disabled
+                return tracker
+            tracker.finish()  # of a run that began before the checkpoint's was known
+        for other in list(_trained):
+            if other is not self:
+                other._end()
+        try:
+            self._tracker = self._make(args, state, model)
+        except Exception as error:
+            if tracker is None or is_handlers(error):  # the first raises, as a constructor does
+                raise
+            say(f"the run does not go on: {error}")
+        else:
+            if self._tracker.is_active():
+                self.run_id = self._tracker.get_run_id()
+        return self._tracker
+
+    def _make(self, args: Any, state: Any, model: Any) -> ExperimentTracker:
+        given = self._arguments
+        named = {"name": getattr(args, "run_name", None)}
+        if getattr(state, "trial_name", None) is not None:  # of a search for hyperparameters
+            named = {"name": state.trial_name, "group": args.run_name or args.output_dir}
+        if not os.environ.get("WANDB_PROJECT"):
+            named["project"] = getattr(args, "project", None) or "huggingface"
+        every = state.logging_steps if args.logging_strategy == "steps" else 10
+        return ExperimentTracker(
+            **{
+                **named,
+                "log_interval": max(1, int(every)),
+                **given,
+                "config": {**describe_training(args, model), **as_mapping(given.get("config"))},
+                "resume_id": self.run_id or given.get("resume_id"),
+            }
+        )
+
+    def _end(self, exit_code: int = 0) -> None:
+        _trained.discard(self)
+        self._training = False
+        self._resume_clock()
+        if self._own and self._tracker is not None:
+            self._tracker.finish(exit_code)
+
+    def training_raised(self, error: BaseException) -> None:
+        """End the run as failed: `error` leaves `Trainer.train`, which calls no event for it."""
+        if not self._training:
+            return
+        self._look()
+        if self._own and self._tracker is not None and self._tracker.is_active():
+            say(f"training ended by {describe_error(error)}")
+        self._end(exit_code_of(error))
+
+    # --- the Trainer's events ---------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin the run, or go on with the checkpoint's."""
+        if state.is_hyper_param_search:  # each trial is a run
+            self._end()
+            self.run_id = self.first_nonfinite_step = None
+            state.stateful_callbacks.pop(type(self).__name__, None)
+        self._nonfinite.clear()
+        self._remember(state)
+        self._open(args, state, kwargs.get("model"))
+        self._training = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that training goes on."""
+        self._resume_clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the step's throughput and loss, as often as the Trainer logs."""
+        tracker, loss = self._tracker, self._loss
+        self._loss = None
+        if tracker is None or not state.is_world_process_zero:
+            return
+        size = state.train_batch_size if args.auto_find_batch_size else args.train_batch_size
+        samples = size * args.gradient_accumulation_steps
+        tracker.log_training_step(loss, state.global_step, samples)
+        self._look()
+        self._stop_clock(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note an evaluation or a checkpoint to come."""
+        self._stop_clock(control)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Log what the Trainer reports."""
+        if logs and "loss" in logs:
+            self._look(idle=True)  # the Trainer has just waited for the device, to read it
+        self._log(args, state, logs, kwargs.get("model"))
+
+    def on_predict(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **kwargs: Any
+    ) -> None:
+        """Log what a prediction was measured by: the Trainer does not."""
+        self._log(args, state, metrics, kwargs.get("model"))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Upload the checkpoint, if WANDB_LOG_MODEL says so."""
+        tracker = self._tracker
+        if tracker is None or not state.is_world_process_zero:
+            return
+        path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        best = state.best_model_checkpoint
+        is_best = best is not None and os.path.abspath(best) == os.path.abspath(path)
+        aliases = ["latest", f"step{state.global_step}", *(["best"] if is_best else [])]
+        tracker.log_checkpoint(path, aliases)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that training is over; the run goes on."""
+        self._training = False
+        self._resume_clock()
+        self._look(over=True)
+        if self._tracker is not None and state.is_world_process_zero:
+            if self._nonfinite:
+                count = {"train/nonfinite_steps": len(self._nonfinite)}
+                self._tracker.log_metrics(count, state.global_step)
+            _trained.add(self)
+
+    def _log(self, args: Any, state: Any, logs: Mapping[str, Any] | None, model: Any) -> None:
+        if logs:
+            tracker = self._open(args, state, model)
+            if tracker is not None:
+                named = {rename(name): value for name, value in logs.items()}
+                tracker.log_metrics(named, state.global_step)
+
+    # --- losses that are no numbers ---------------------------------------------------------------
+
+    def note_loss(self, loss: Any, step: int) -> None:
+        """Look at what `Trainer.training_step` returned for a batch of `step`. Never waits."""
+        if self._tracker is None or self._watch is None:
+            return
+        try:
+            noted = self._watch.note(step, loss)
+            self._loss = noted if self._loss is None else self._loss + noted
+        except Exception as error:  # a trainer's step may return anything
+            self._give_up_watching(error)
+
+    def _look(self, *, idle: bool = False, over: bool = False) -> None:
+        if self._watch is None:
+            return
+        try:
+            if over:
+                self._watch.settle()
+            else:
+                self._watch.look(idle=idle)
+        except Exception as error:  # what is wrong with the device comes up here, too
+            self._give_up_watching(error)
+
+    def _give_up_watching(self, error: Exception) -> None:
+        if is_handlers(error):
+            raise error
+        self._watch = self._loss = None
+        say(f"the losses of single steps are not looked at any more: {error}")
+
+    def _found(self, step: int, loss: float) -> None:
+        self._nonfinite.add(step)
+        if self.first_nonfinite_step is not None or self._tracker is None:
+            return
+        self.first_nonfinite_step = step
+        say(
+            f"the loss is {loss} at step {step}, the first that is no finite number; by default "
+            "(logging_nan_inf_filter) the Trainer reports 0.0 or an average for it"
+        )
+        row = {"train/nonfinite_loss": loss, "train/first_nonfinite_step": step}
+        self._tracker.log_metrics(row, step)
+
+    # --- what is no training ----------------------------------------------------------------------
+
+    def _stop_clock(self, control: Any) -> None:
+        due = control.should_evaluate or control.should_save
+        if due and self._pause is None and self._tracker is not None:
+            self._pause = self._tracker.pause()
+            self._pause.__enter__()
+
+    def _resume_clock(self) -> None:
+        if self._pause is not None:
+            self._pause.__exit__(None, None, None)
+            self._pause = None
+
+
+# --- the Trainer ----------------------------------------------------------------------------------
+
+
+def _callbacks_of(trainer: Any) -> Iterator[FasttrackCallback]:
+    handler = getattr(trainer, "callback_handler", None)
+    for callback in getattr(handler, "callbacks", ()):
+        if isinstance(callback, FasttrackCallback):
+            yield callback
+
+
+def _telling_what_it_raises(train: Any) -> Any:
+    @functools.wraps(train)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _trainer.set(self)
+        try:
+            return train(self, *args, **kwargs)
+        except BaseException as error:
+            for callback in list(_callbacks_of(self)):
+                callback.training_raised(error)
+            raise
+        finally:
+            _trainer.reset(token)
+
+    return wrapper
+
+
+def _telling_the_loss(training_step: Any) -> Any:
+    @functools.wraps(training_step)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = training_step(self, *args, **kwargs)
+        for callback in _callbacks_of(self):
+            callback.note_loss(loss, self.state.global_step + 1)
+        return loss
+
+    return wrapper
+
+
+def _make_known() -> None:
+    known = getattr(integration_utils, "INTEGRATION_TO_CALLBACK", None)
+    if isinstance(known, dict):
+        known["fasttrack"] = FasttrackCallback
+    else:
+        say(
+            "this transformers takes no report_to='fasttrack': pass callbacks=[FasttrackCallback()]"
+        )
+    if Trainer.train.__globals__ is globals():  # the module is loaded again
+        return
+    Trainer.train = _telling_what_it_raises(Trainer.train)
+    if hasattr(Trainer, "training_step"):
+        Trainer.training_step = _telling_the_loss(Trainer.training_step)
+    else:
+        say("this transformers' Trainer shows no losses: a loss that is no number may go unseen")
+
+
+_make_known()
