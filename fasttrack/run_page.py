@@ -9,15 +9,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.engine import Engine
+    from fasttrack.quick_calls import Logger
 
 
 class RunPage:
-    """The calls of a tracker that change how its run is shown.
+    """The calls of a tracker that change how its run is shown, and what adapters need beside.
 
     Threads: any.
     """
 
-    _engine: Engine | None  # a tracker's own
+    # A tracker's own.
+    _engine: Engine | None
+    _logger: Logger | None
 
     def describe(
         self,
@@ -51,6 +54,8 @@ class RunPage:
                     metrics=dict(metrics or {}),
                 )
             )
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def log_artifact(
         self, path: str | Path, name: str, type: str, aliases: Sequence[str] = ("latest",)
@@ -67,6 +72,8 @@ class RunPage:
         """
         if self._engine is not None:
             self._engine.log_artifact(path, name, type, aliases)
+        elif self._logger is not None:
+            self._logger.late_call()
 
     def get_earlier_step(self) -> int | None:
         """Return the step of the last row that the run's earlier attempts left on this disk.
@@ -78,8 +85,8 @@ class RunPage:
     def before_end(self, log_the_last: Callable[[], object]) -> None:
         """Have `log_the_last` called when the run is about to end, however it does.
 
-        It may log what it has kept back. It must neither raise nor wait for a lock: on SIGTERM it
-        runs in the midst of whatever the main thread does.
+        It may log what it has kept back. It must not wait for long: on SIGTERM it runs in the midst
+        of whatever the main thread does.
         """
         if self._engine is not None:
             self._engine.before_end(log_the_last)

@@ -75,7 +75,8 @@ class Shown:
         """Take in rows: a metric stands for itself again once it is logged."""
         if self._by_hand:
             for row in rows:
-                for name in self._by_hand.keys() & row.values.keys():
+                names = row.values.keys() if row.names is None else row.names.as_set
+                for name in self._by_hand.keys() & names:
                     # What was logged before may stand behind it: rows take a while to be written.
                     if row.time_s > self._by_hand[name][0]:
                         del self._by_hand[name]

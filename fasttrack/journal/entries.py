@@ -219,7 +219,7 @@ class Artifact:
     number: int
     """Of the attempt's artifacts, from 1."""
     type: str
-    """"config" or "model"."""
+    """"config", "model", or what the trainer calls it."""
     name: str
     aliases: tuple[str, ...] = ()
     directory: str

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from fasttrack.wandb.said import say_once
-from fasttrack.wandb.unknown import Inert, named
+from fasttrack.wandb.said import lose, say_once
+from fasttrack.wandb.unknown import Inert, careful, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,11 +43,17 @@ class Artifact:
         if metadata or description:
             say_once("metadata", "an artifact's description and metadata are not kept")
 
-    def add_file(self, local_path: str, name: str | None = None, **further: Any) -> None:
+    @careful
+    def add_file(self, local_path: Any, name: str | None = None, **further: Any) -> None:
         """Add a file, under its own name if none is given."""
-        self._link(Path(local_path), name or Path(local_path).name)
+        path = Path(local_path)
+        if path.is_file():
+            self._link(path, name or path.name)
+        else:
+            lose("Artifact.add_file", f"{str(path)!r} is no file", "the call was ignored")
 
-    def add_dir(self, local_path: str, name: str | None = None, **further: Any) -> None:
+    @careful
+    def add_dir(self, local_path: Any, name: str | None = None, **further: Any) -> None:
         """Add a directory: as `name`, or what it holds."""
         path = Path(local_path)
         if name:
@@ -59,17 +65,16 @@ class Artifact:
     @contextmanager
     def new_file(self, name: str, mode: str = "w", **further: Any) -> Iterator[IO[Any]]:
         """Open a new file in the artifact."""
-        place = self._place(name)
-        with open(place, mode) as file:
+        with open(self._place(name), mode) as file:
             yield file
 
-    def add_reference(self, uri: str, *args: Any, **further: Any) -> None:
+    def add_reference(self, uri: Any, *args: Any, **further: Any) -> None:
         """Say that references are not kept."""
-        say_once("references", f"an artifact's references ({uri!r:.80}) are not kept")
+        lose("Artifact.add_reference", f"{str(uri)!r} is a reference", "not kept")
 
     def add(self, obj: Any, name: str, *args: Any, **further: Any) -> Any:
         """Say that tables and media in artifacts are not kept."""
-        say_once("objects", f"a {type(obj).__name__} in an artifact ({name}) is not kept")
+        lose("Artifact.add", f"{name!r} is a {type(obj).__name__}, and no file", "not kept")
         return Inert()
 
     def wait(self, *args: Any, **further: Any) -> Artifact:
@@ -88,6 +93,4 @@ class Artifact:
         return place
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
         return named(f"wandb.Artifact.{name}", name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.wandb.unknown import careful
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -24,6 +26,7 @@ class Config:
         object.__setattr__(self, "_items", dict(items or {}))
         object.__setattr__(self, "_tell", tell)
 
+    @careful
     def update(self, d: Any, allow_val_change: bool | None = None) -> None:
         """Set many values: of a mapping, a namespace, or a YAML file."""
         changed = as_items(d)
@@ -97,8 +100,13 @@ def _read(path: str) -> dict[str, Any]:
     """Return the values of a YAML file; W&B's own have each below `value`."""
     import yaml
 
-    with open(path, encoding="utf-8") as file:
-        told = yaml.safe_load(file) or {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            told = yaml.safe_load(file) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path} holds no names and values")
     return {
         name: value["value"] if isinstance(value, dict) and "value" in value else value
         for name, value in told.items()

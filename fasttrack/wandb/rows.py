@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.wandb.said import say_once
+from fasttrack.handler_errors import is_handlers
+from fasttrack.wandb.said import lose, say_losses, say_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,17 +56,14 @@ class Rows:
     def log(self, data: Any, step: Any, commit: bool | None) -> None:
         """Do what `wandb.log` says."""
         if not isinstance(data, Mapping):
-            say_once("log", f"log takes a mapping, not a {type(data).__name__}; ignored")
+            lose("log", f"it takes a mapping, not a {type(data).__name__}", "the call was ignored")
             return
-        number = None if step is None else _as_step(step)
+        number = step if step is None or type(step) is int else _as_step(step)
         with self._lock:
             if number is not None:
                 if number < self.step:
-                    say_once(
-                        "lower step",
-                        f"a call of log with step {number} came when {self.step} was the current "
-                        "one: such rows are dropped, as by W&B's client",
-                    )
+                    why = f"step {number} lies below the current one, {self.step}"
+                    lose("log", why, "dropped, as by W&B's client")
                     return
                 if number > self.step:
                     self._close()
@@ -76,12 +74,13 @@ class Rows:
                 self.step += 1
 
     def close_at_end(self) -> None:
-        """Log what is in the open row: the run ends."""
+        """Log what is in the open row, and say what was lost: the run ends."""
         if self._lock.acquire(timeout=_AT_END_S):
             try:
                 self._close()
             finally:
                 self._lock.release()
+        say_losses()
 
     def set_axis(self, name: str, axis: str) -> None:
         """Add the last value of `axis` to rows that have the metric `name`, and not it."""
@@ -100,12 +99,16 @@ class Rows:
         self.last.update(
             {name: value for name, value in values.items() if type(value) in (int, float)}
         )
-        step = self.step
-        if _AXIS in values and isinstance(values[_AXIS], int):  # it is its own axis
-            step = self._shown = values.pop(_AXIS)
-        elif self._shown is not None:
-            step = max(step, self._shown)
-        self._push(values, step)
+        self._push(values, self._step_of(values))
+
+    def _step_of(self, values: dict[str, Any]) -> int:
+        """Return the step to log a row with: the script's own `step`, if it logs one."""
+        if _AXIS in values:
+            own = values[_AXIS]
+            if isinstance(own, int) or (isinstance(own, float) and own.is_integer()):
+                self._shown = int(values.pop(_AXIS))
+                return self._shown
+        return self.step if self._shown is None else max(self.step, self._shown)
 
     def _add_axes(self, values: dict[str, Any]) -> None:
         for name in list(values):
@@ -125,12 +128,18 @@ class Rows:
 
 
 def _as_step(step: Any) -> int | None:
+    """Return a step as an integer; None, and say so, where it is none or a device has it."""
     try:
-        return operator.index(step)
-    except Exception:  # of whatever class it is
+        if getattr(step, "is_cpu", True):
+            return operator.index(step)
+        what = "a tensor on a device"
+    except Exception as error:  # of whatever class it is
+        if is_handlers(error):
+            raise
         if isinstance(step, float) and step.is_integer():
             return int(step)
-    say_once("step", f"a step must be an integer, not {step!r:.50}; logged without it")
+        what = f"a {type(step).__name__}"
+    say_once("step", f"a step must be an integer, not {what}; logged without it")
     return None
 
 
@@ -157,9 +166,15 @@ def _kept(value: Any) -> Any:
     """Return what a value is now."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
+        if type(value) is not torch.Tensor and _is_distributed(value):
+            return value  # its number may take a collective: the tracker says what to pass
         if value.numel() != 1 or value.is_meta:
             return value.detach()
         return value.item() if value.is_cpu else value.detach().clone()
     if getattr(value, "size", None) == 1 and type(value).__module__ == "numpy":
         return value.item()
     return value
+
+
+def _is_distributed(tensor: Any) -> bool:
+    return hasattr(tensor, "to_local") or hasattr(tensor, "trigger_wait")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.wandb.artifact import Artifact
+from fasttrack.handler_errors import is_handlers
 from fasttrack.wandb.config_object import Config
-from fasttrack.wandb.media import Media
+from fasttrack.wandb.files import Files
 from fasttrack.wandb.rows import Rows
 from fasttrack.wandb.said import say_once
 from fasttrack.wandb.summary_object import Summary
-from fasttrack.wandb.unknown import Inert, named
+from fasttrack.wandb.unknown import careful, give_up, named
 from fasttrack.wandb.util import generate_id
 
 if TYPE_CHECKING:
@@ -28,8 +25,16 @@ if TYPE_CHECKING:
 _SUMMARIES = ("min", "max", "mean", "last", "first")
 
 
-class Run:
-    """One run. Its calls cost microseconds, wait for nothing and raise nothing.
+class Metric:
+    """What `define_metric` returns."""
+
+    def __init__(self, name: str) -> None:
+        """Be that of a name."""
+        self.name = name
+
+
+class Run(Files):
+    """One run. Its calls wait for no device and no network, and raise nothing.
 
     Threads: log from any; the rest from one.
     """
@@ -50,12 +55,11 @@ class Run:
             told: further arguments of `init`, for those who ask.
             on_finish: told when it ends.
         """
-        self._tracker = tracker
+        earlier = tracker.get_earlier_step()
+        super().__init__(tracker, tracker.get_run_id() or generate_id())
         self._told = dict(told)
         self._on_finish = on_finish
         self._preempting = False
-        earlier = tracker.get_earlier_step()
-        self.id: str = tracker.get_run_id() or generate_id()
         self.resumed = earlier is not None
         self.starting_step = 0 if earlier is None else earlier + 1
         self.start_time = time.time()
@@ -79,8 +83,11 @@ class Run:
         try:
             self._rows.log(data, step, commit)
         except Exception as error:  # a value's own code; nothing may raise into training
-            say_once("log", f"a call of log is ignored: {error!r:.200}")
+            if is_handlers(error):
+                raise
+            give_up("log", error)
 
+    @careful
     def define_metric(
         self,
         name: str,
@@ -90,7 +97,7 @@ class Run:
         summary: str | None = None,
         overwrite: bool | None = None,
         **further: Any,
-    ) -> Any:
+    ) -> Metric:
         """Choose a metric's x axis, and what stands for it in the summary.
 
         Args:
@@ -115,7 +122,7 @@ class Run:
             "summary": ",".join(word for word in words if word in _SUMMARIES),
         }
         self._tracker.describe(metrics={str(name): told})
-        return _Metric(str(name))
+        return Metric(str(name))
 
     def watch(self, *models: Any, **further: Any) -> None:
         """Say that gradients and parameters are not drawn."""
@@ -127,69 +134,6 @@ class Run:
     def alert(self, title: str, text: str = "", *args: Any, **further: Any) -> None:
         """Print the alert; it is sent nowhere."""
         say_once(f"alert:{title}", f"alert (printed, sent nowhere): {title}: {text}")
-
-    # --- files ------------------------------------------------------------------------------------
-
-    def log_artifact(
-        self,
-        artifact_or_path: Any,
-        name: str | None = None,
-        type: str | None = None,
-        aliases: Sequence[str] | None = None,
-        tags: Any = None,
-    ) -> Any:
-        """Keep the files of an artifact, or at a path, and have them uploaded.
-
-        Blocks while they are copied, as `ExperimentTracker.log_checkpoint`.
-        """
-        if isinstance(artifact_or_path, (Inert, Media)):
-            return artifact_or_path
-        artifact = artifact_or_path
-        if not isinstance(artifact, Artifact):
-            path = Path(artifact_or_path)
-            artifact = Artifact(name or f"run-{self.id}-{path.name}", type or "unspecified")
-            (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
-        chosen = tuple(aliases) if aliases is not None else ("latest",)
-        self._artifacts = [*getattr(self, "_artifacts", ()), artifact]  # its folder must stay
-        folder = artifact.directory
-        inner = list(folder.iterdir())
-        path = inner[0] if len(inner) == 1 and inner[0].is_file() else folder
-        if artifact.type == "model":
-            self._tracker.log_checkpoint(path.resolve(), chosen, force=True)
-        else:
-            self._tracker.log_artifact(path, artifact.name, artifact.type, chosen)
-        return artifact
-
-    def log_model(
-        self, path: Any, name: str | None = None, aliases: Sequence[str] | None = None
-    ) -> None:
-        """Keep a model's files, and have them uploaded."""
-        self.log_artifact(path, name, "model", aliases)
-
-    def use_artifact(self, *args: Any, **further: Any) -> Any:
-        """Say that artifacts cannot be fetched."""
-        return named("wandb.use_artifact", "use_artifact")
-
-    def save(
-        self,
-        glob_str: Any = None,
-        base_path: Any = None,
-        policy: str = "live",
-        glob: bool = True,
-    ) -> list[str]:
-        """Keep files as they are now, as an artifact of the type "files"; return their paths."""
-        if glob_str is None:
-            return []
-        paths = _find(os.fspath(glob_str), expand=glob)
-        if paths:
-            files = Artifact(f"files-{self.id}", "files")
-            for path in paths:
-                base = base_path if base_path is not None else os.path.dirname(path) or "."
-                files.add_file(path, os.path.relpath(path, base))
-            self.log_artifact(files)
-        else:
-            say_once(f"save:{glob_str}", f"save: no file is called {glob_str}")
-        return paths
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -225,7 +169,7 @@ class Run:
 
     @tags.setter
     def tags(self, tags: Sequence[str]) -> None:
-        self._told["tags"] = told = tuple(map(str, tags))
+        self._told["tags"] = told = (tags,) if isinstance(tags, str) else tuple(map(str, tags))
         self._tracker.describe(tags=told)
 
     @property
@@ -269,7 +213,7 @@ class Run:
 
     @property
     def disabled(self) -> bool:
-        """Whether nothing is recorded."""
+        """Whether nothing is recorded, on any rank."""
         return self._told.get("mode") == "disabled"
 
     @property
@@ -313,15 +257,3 @@ class Run:
         if name.startswith("_"):
             raise AttributeError(name)
         return named(f"wandb.run.{name}", name)
-
-
-class _Metric:
-    """What `define_metric` returns."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def _find(pattern: str, *, expand: bool) -> list[str]:
-    found = glob.glob(pattern) if expand else [pattern]
-    return sorted(path for path in found if os.path.isfile(path))

@@ -6,7 +6,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.errors import ConfigurationError
 from fasttrack.options import Options
+from fasttrack.settings import (
+    AUTO_ID,
+    resolve_mode,
+    resolve_sweep_id,
+    resolve_sweep_parameters,
+)
 from fasttrack.tracker import ExperimentTracker
 from fasttrack.wandb.calls import CURRENT
 from fasttrack.wandb.config_object import as_items
@@ -107,7 +114,7 @@ def init(
     open_run = _meet_open_runs(told["reinit"])
     if open_run is not None:
         return open_run
-    items = {} if config is None else as_items(config)
+    items = _items(config)
     if config_include_keys:
         items = {key: value for key, value in items.items() if key in config_include_keys}
     for key in config_exclude_keys or ():
@@ -154,8 +161,12 @@ def _meet_open_runs(reinit: Any) -> Run | None:
 def _begin(told: dict[str, Any], config: dict[str, Any], console: bool | None) -> Run:
     resume_id = told["id"]
     if resume_id is None and told["resume"] in (True, "auto"):
-        resume_id = "auto"
+        resume_id = AUTO_ID
     project = told["project"] or os.environ.get("WANDB_PROJECT") or _PROJECT
+    job_type = told["job_type"] or os.environ.get("WANDB_JOB_TYPE")
+    if job_type:
+        say_once("job_type", "init: job_type stands in the run's configuration")
+        config = {**config, "job_type": str(job_type)}
     tracker = ExperimentTracker(
         project=project,
         config=config,
@@ -170,16 +181,8 @@ def _begin(told: dict[str, Any], config: dict[str, Any], console: bool | None) -
             directory=None if told["dir"] is None else os.fspath(told["dir"]), console=console
         ),
     )
-    tags = told["tags"]
-    if isinstance(tags, str):
-        tags = (tags,)
-    if tags is None and (listed := os.environ.get("WANDB_TAGS")):
-        tags = tuple(tag.strip() for tag in listed.split(",") if tag.strip())
-    job_type = told["job_type"] or os.environ.get("WANDB_JOB_TYPE")
-    if job_type:
-        say_once("job_type", "init: job_type stands in the run's configuration")
-        tracker.update_config({"job_type": str(job_type)})
-    disabled = not tracker.is_active() and told["mode"] == "disabled"
+    if resolve_sweep_id() is not None:  # its parameters are the run's, whatever the script says
+        config = {**config, **resolve_sweep_parameters()}
     run = Run(
         tracker,
         config=config,
@@ -188,13 +191,22 @@ def _begin(told: dict[str, Any], config: dict[str, Any], console: bool | None) -
             "entity": told["entity"] or os.environ.get("WANDB_ENTITY"),
             "name": told["name"],
             "notes": told["notes"],
-            "tags": tags,
             "group": told["group"] or os.environ.get("WANDB_RUN_GROUP"),
             "job_type": job_type,
-            "mode": "disabled" if disabled else told["mode"],
+            "mode": resolve_mode(told["mode"], enabled=True),
         },
         on_finish=CURRENT.ended,
     )
+    tags = told["tags"]
+    if tags is None:
+        tags = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
     if tags:
-        run.tags = tuple(tags)
+        run.tags = tags
     return run
+
+
+def _items(config: Any) -> dict[str, Any]:
+    try:
+        return {} if config is None else as_items(config)
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigurationError(f"config cannot be read: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.wandb.unknown import careful
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -27,6 +29,7 @@ class Summary:
         object.__setattr__(self, "_set", {})
         object.__setattr__(self, "_tell", tell)
 
+    @careful
     def update(self, d: Mapping[str, Any]) -> None:
         """Set many values."""
         told = {str(name): _plain(value) for name, value in d.items()}

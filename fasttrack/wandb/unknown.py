@@ -1,16 +1,22 @@
-"""What the stand-in does not know: it is named once, and whatever is done with it does nothing."""
+"""What the stand-in does not know, or cannot do: it is said once, and the script goes on."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+import functools
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fasttrack.wandb.said import say_once
+from fasttrack.handler_errors import is_handlers
+from fasttrack.wandb.said import lose, say_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from typing_extensions import Self
+    from typing_extensions import ParamSpec, Self
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
 
 
 class Error(Exception):
@@ -44,8 +50,14 @@ class Inert:
         """Keep nothing of it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return something inert again."""
+        """Return something inert again; of a function, which it may decorate, that one."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], (FunctionType, type)):
+            return args[0]
         return Inert()
+
+    def __instancecheck__(self, instance: object) -> bool:
+        """Be a class that nothing is of."""
+        return False
 
     def __getattr__(self, name: str) -> Any:
         """Return something inert; special names are not there."""
@@ -89,3 +101,24 @@ def named(full_name: str, name: str) -> Any:
         raise AttributeError(f"no attribute {name!r}")
     say_once(full_name, f"{full_name} is not known here; it does nothing")
     return Inert()
+
+
+def careful(call: Callable[P, R]) -> Callable[P, R]:
+    """Have a call that fails return something inert, counted and said once for each reason."""
+
+    @functools.wraps(call)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
+            give_up(call.__name__, error)
+            return Inert()  # type: ignore[return-value]
+
+    return quiet
+
+
+def give_up(name: str, error: Exception) -> None:
+    """Count a call that failed, and say once for each reason what was wrong."""
+    lose(name, f"{type(error).__name__}: {error}", "the call was ignored")

@@ -61,7 +61,7 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
-    "run_page": {"engine", "journal.entries"},
+    "run_page": {"engine", "journal.entries", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
@@ -70,7 +70,7 @@ ALLOWED = {
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE | {"tracker", "context", "exit_codes", "hotpath.capture", "settings"},
-    "wandb": BASE | {"tracker"},
+    "wandb": BASE | {"settings", "tracker"},
     "__main__": {"cli"},
 }
 COMPOSERS = {  # who imports what wires others together

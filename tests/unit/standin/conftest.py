@@ -20,5 +20,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
     monkeypatch.setattr(said, "NOTICES", Notices())
+    monkeypatch.setattr(said, "_told", [0])
     yield
     wandb.teardown()

@@ -161,3 +161,19 @@ def test_values_on_a_device_are_copied_and_not_waited_for() -> None:
     assert ast.literal_eval(result.stdout) == [
         {"loss": step + 0.5, "val.loss": step + 0.5, "closing": step} for step in range(3)
     ]
+
+
+def test_what_is_no_step_is_not_waited_for() -> None:
+    """A tensor on the host is an integer as any; one on a device would take a wait."""
+
+    class OnDevice:
+        """What a tensor on a device looks like here."""
+
+        is_cpu = False
+
+        def __index__(self) -> int:
+            raise AssertionError("it was waited for")
+
+    assert _rows_of([({"a": 1}, torch.tensor(3), None), ({"b": 2}, OnDevice(), None)]) == [
+        {"a": 1, "b": 2, "_step": 3}
+    ]

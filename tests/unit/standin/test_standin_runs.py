@@ -63,6 +63,8 @@ def test_what_is_not_known_is_said_once_and_does_nothing(
         wandb.sklearn.plot_learning_curve(None, [1], [2])
         wandb.Api().run("a/b/c").history()
         run.log_code(".")
+    assert not isinstance(run, wandb.old_run)
+    assert wandb.traced(test_a_login_is_for_this_process) is test_a_login_is_for_this_process
     with wandb.sandbox() as nothing:
         assert list(nothing) == []
     try:
@@ -301,3 +303,78 @@ def test_helpers_that_scripts_call_are_there(capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().err
     assert said.count("wandb: WARNING careful") == 1
     assert "wandb: fine" in said
+
+
+def test_a_call_that_cannot_be_done_is_counted_and_said_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By its reason, and how often, when the run ends; nothing raises."""
+    run = wandb.init(project="p")
+    for step in (5, 3, 2):
+        run.log({"a": 1}, step=step)
+    run.log([1, 2])  # type: ignore[arg-type]
+    run.config.update(7)
+    run.config.update("missing.yaml")
+    run.log_artifact("missing.bin", type="model")
+    wandb.Artifact("a", type="b").add_dir("missing")
+    wandb.save("missing.*")
+    run.summary.update(3)  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    wandb.finish()
+
+    assert said.count("lies below the current one") == 1
+    assert said.count("it takes a mapping, not a list") == 1
+    assert said.count("'missing.bin' is no file") == 1
+    assert said.count("no file is called 'missing.*'") == 1
+    closing = capsys.readouterr().err
+    assert "fasttrack.wandb: ignored, 10 in all: 2 x wandb.log: step" in closing
+
+
+def test_a_configuration_that_cannot_be_read_is_loud(tmp_path: Path) -> None:
+    """As the constructor of a tracker is."""
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    for config in ("missing.yaml", "list.yaml", "broken.yaml", 7):
+        with pytest.raises(ConfigurationError, match="config cannot be read"):
+            wandb.init(project="p", config=config)
+
+    assert wandb.run is None
+
+
+def test_a_trial_of_a_sweep_has_its_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go before the script's own defaults, as with the client."""
+    (tmp_path / "sweep.yaml").write_text("lr: {value: 0.5}\n")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial1")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(tmp_path / "sweep.yaml"))
+    run = wandb.init(project="p", config={"lr": 0.1, "layers": 2})
+
+    assert (run.id, run.config.lr, run.config.layers) == ("trial1", 0.5, 2)
+
+
+def test_what_a_handler_raises_goes_on_to_the_script() -> None:
+    """A preemption's exception is the program's, also in the midst of a call."""
+    import signal
+
+    class Stopped(Exception):
+        """Raised by the handler."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped
+
+    class Slow(dict[str, float]):
+        """Metrics during whose reading the signal comes."""
+
+        def items(self) -> Any:
+            signal.raise_signal(signal.SIGUSR2)
+            return super().items()
+
+    before = signal.signal(signal.SIGUSR2, stop)
+    try:
+        run = wandb.init(project="p")
+        with pytest.raises(Stopped):
+            run.log(Slow(a=1.0))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
