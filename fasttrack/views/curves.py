@@ -1,0 +1,79 @@
+"""A run's metrics as lines: read as columns where pyarrow is installed, else row by row."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fasttrack.runs.local import readable
+from fasttrack.views.series import Series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fasttrack.runs.local import LocalRun
+
+_MOST_THREADS = 4
+_FEW_RUNS = 8
+_PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many lines less is seen
+
+
+def read_curves(
+    runs: Sequence[LocalRun], is_wanted: Callable[[str], bool]
+) -> list[dict[str, Series]]:
+    """Return of each run the lines of those metrics that are asked for.
+
+    Raises:
+        RunUnreadableError: one of the runs cannot be read.
+    """
+    read = _read_columns if find_spec("pyarrow") is not None else _read_rows
+    places = _PLACES_OF_FEW if len(runs) <= _FEW_RUNS else _PLACES_OF_MANY
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "fasttrack-curves") as pool:
+        return list(pool.map(lambda run: read(run, is_wanted, places), runs))
+
+
+def _read_rows(
+    run: LocalRun, is_wanted: Callable[[str], bool], places: int
+) -> dict[str, Series]:
+    points: dict[str, list[tuple[int, float]]] = {}
+    with readable(run.directory):
+        for row in run.rows():
+            for name, value in row.values.items():
+                if is_wanted(name):
+                    points.setdefault(name, []).append((row.step, float(value)))
+    return {name: Series.of(*_pairs(pairs), places=places) for name, pairs in points.items()}
+
+
+def _pairs(points: list[tuple[int, float]]) -> Any:
+    return np.array(points, np.float64).T
+
+
+def _read_columns(
+    run: LocalRun, is_wanted: Callable[[str], bool], places: int
+) -> dict[str, Series]:
+    from fasttrack.runs.columns import read_blocks
+
+    pieces: dict[str, list[tuple[Any, Any]]] = {}
+    with readable(run.directory):
+        for block in read_blocks(run, is_wanted):
+            if block.bad_lines:
+                return _read_rows(run, is_wanted, places)  # which names what is damaged
+            steps = _doubles(block.step)
+            for name, column in block.metrics.items():
+                there = steps
+                if column.null_count:
+                    there = steps[column.is_valid().to_numpy(zero_copy_only=False)]
+                    column = column.drop_null()
+                pieces.setdefault(name, []).append((there, _doubles(column)))
+    return {
+        name: Series.of(*map(np.concatenate, zip(*found, strict=True)), places=places)
+        for name, found in pieces.items()
+    }
+
+
+def _doubles(column: Any) -> Any:
+    return column.cast("double", safe=False).to_numpy()
