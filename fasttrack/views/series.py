@@ -101,7 +101,7 @@ def _thinned(steps: Any, values: Any, back: Any, places: int) -> tuple[Any, Any,
     kept = np.zeros((len(starts), _MOST_POINTS), bool)
     kept[:, 0], kept[:, 4] = True, ends > starts
     kept[:, 1:3] = ~np.isnan(points[:, 1:3, 1])
-    kept[with_bad, 3] = True
+    kept[with_bad, 3] = (starts[with_bad] < bad[first]) & (bad[first] < ends[with_bad])
     kept[:, 1:4] &= (ends > starts + 1)[:, None]  # the first and the last of two are both
     counts = kept.sum(1)
     thinned = points[kept]
