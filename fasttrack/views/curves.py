@@ -59,7 +59,7 @@ def _read_columns(
 
     pieces: dict[str, list[tuple[Any, Any]]] = {}
     with readable(run.directory):
-        for block in read_blocks(run, is_wanted):
+        for block in read_blocks(run, is_wanted, steps_only=True):
             if block.bad_lines:
                 return _read_rows(run, is_wanted, places)  # which names what is damaged
             steps = _doubles(block.step)
