@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MOST_THREADS = 4
 _FEW_LINES = 32  # to parse so many as a table takes as long as to read them one by one
 _START, _END = b'{"kind":"row"', b"}}"
+_NO_STOP = 2**31  # without one pyarrow 26 refuses to cut an even number of texts
 _SEQ, _STEP, _TIME, _VALUES = 1, 2, 3, 4  # columns; metrics begin with the last
 _KINDS: tuple[Callable[[bytes], object], ...] = (  # by which rows are sorted, the quickest first
     lambda line: line.count(b","),
@@ -144,11 +145,11 @@ class _Texts:
         Raises:
             _Unlike: one of them is none.
         """
-        start = len(self.layout.heads[place - 1].decode())
-        stop = -len(_END) if place == len(self.columns) - 1 else None
-        column = self.columns[place].view(pa.string())
+        start = len(self.layout.heads[place - 1])
+        stop = -len(_END) if place == len(self.columns) - 1 else _NO_STOP
+        text = compute.binary_slice(self.columns[place], start, stop).view(pa.string())
         try:
-            return compute.utf8_slice_codeunits(column, start, stop).cast(kind)
+            return text.cast(kind)
         except pa.ArrowInvalid:
             raise _Unlike from None
 

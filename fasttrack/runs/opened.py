@@ -154,7 +154,7 @@ class Run:
             return last_values(local)
 
     def history(
-        self, metrics: Sequence[str] | str | None = None, *, last: int | None = None
+        self, metrics: Sequence[str] | str | None = None, last: int | None = None
     ) -> History:
         """Return its rows, to be had as pandas, polars, Arrow, or as they are.
 

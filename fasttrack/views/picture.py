@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError
 from fasttrack.runs.patterns import matches, matching, require_matches
-from fasttrack.views.curves import read_curves
 from fasttrack.views.fitting import fit
 from fasttrack.views.panel import OVERVIEW_PATTERNS, Course, choose, draw_panel, letter_panel
 from fasttrack.views.style import FAINT, STYLE, colors
@@ -83,6 +82,8 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
 
 def _read(runs: Sequence[LocalRun], metrics: Sequence[str]) -> list[dict[str, Series]]:
     """Return each run's lines, as far as they are drawn."""
+    from fasttrack.views.curves import read_curves  # with numpy, as matplotlib has it
+
     wanted = cache(lambda name: matches(name, metrics or OVERVIEW_PATTERNS))
     found = read_curves(runs, wanted)
     if not metrics and not any(found):  # nothing of the overview: then of all that is there
