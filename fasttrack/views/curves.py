@@ -1,8 +1,9 @@
-"""A run's metrics as lines: read as columns where pyarrow is installed, else row by row."""
+"""Runs' metrics as lines: long runs are read as columns where pyarrow is installed, else rows."""
 
 from __future__ import annotations
 
 import os
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fasttrack.runs.local import LocalRun
 
 _MOST_THREADS = 4
+_WORTH_IT_BYTES = 8 * 2**20  # of all journals, from which on loading pyarrow takes less than it saves
 _FEW_RUNS = 8
 _PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many lines less is seen
 
@@ -30,36 +32,45 @@ def read_curves(
     Raises:
         RunUnreadableError: one of the runs cannot be read.
     """
-    read = _read_columns if find_spec("pyarrow") is not None else _read_rows
     places = _PLACES_OF_FEW if len(runs) <= _FEW_RUNS else _PLACES_OF_MANY
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "fasttrack-curves") as pool:
-        return list(pool.map(lambda run: read(run, is_wanted, places), runs))
+    if find_spec("pyarrow") is None or sum(map(_size_bytes, runs)) < _WORTH_IT_BYTES:
+        return [_read_rows(run, is_wanted, places) for run in runs]
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads, "fasttrack-curves") as pool:
+        inner = threads if len(runs) == 1 else 1
+        return list(pool.map(lambda run: _read_columns(run, is_wanted, places, inner), runs))
+
+
+def _size_bytes(run: LocalRun) -> int:
+    with readable(run.directory):
+        return sum(path.stat().st_size for path in run.segments)
 
 
 def _read_rows(
     run: LocalRun, is_wanted: Callable[[str], bool], places: int
 ) -> dict[str, Series]:
-    points: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, tuple[array[float], array[float]]] = {}
     with readable(run.directory):
         for row in run.rows():
             for name, value in row.values.items():
                 if is_wanted(name):
-                    points.setdefault(name, []).append((row.step, float(value)))
-    return {name: Series.of(*_pairs(pairs), places=places) for name, pairs in points.items()}
-
-
-def _pairs(points: list[tuple[int, float]]) -> Any:
-    return np.array(points, np.float64).T
+                    steps, values = points.setdefault(name, (array("d"), array("d")))
+                    steps.append(row.step)
+                    values.append(value)
+    return {
+        name: Series.of(np.array(steps), np.array(values), places=places)
+        for name, (steps, values) in points.items()
+    }
 
 
 def _read_columns(
-    run: LocalRun, is_wanted: Callable[[str], bool], places: int
+    run: LocalRun, is_wanted: Callable[[str], bool], places: int, threads: int
 ) -> dict[str, Series]:
     from fasttrack.runs.columns import read_blocks
 
     pieces: dict[str, list[tuple[Any, Any]]] = {}
     with readable(run.directory):
-        for block in read_blocks(run, is_wanted, steps_only=True):
+        for block in read_blocks(run, is_wanted, steps_only=True, threads=threads):
             if block.bad_lines:
                 return _read_rows(run, is_wanted, places)  # which names what is damaged
             steps = _doubles(block.step)

@@ -11,12 +11,19 @@ from support.journals import Line, rows_of, write_attempt
 
 from fasttrack.journal.entries import Console, Row
 from fasttrack.runs import find_run
+from fasttrack.views import curves
 from fasttrack.views.curves import read_curves
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.runs import LocalRun
+
+
+@pytest.fixture(autouse=True)
+def _long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs are read row by row, whatever is installed."""
+    monkeypatch.setattr(curves, "_WORTH_IT_BYTES", 0)
 
 
 @pytest.fixture
@@ -37,8 +44,8 @@ def told(runs: list[LocalRun]) -> list[dict[str, tuple[list[float], list[float]]
     """Return the lines of all metrics but one, in a form that can be compared."""
     found = read_curves(runs, lambda name: name != "other")
     return [
-        {name: (one.steps.tolist(), one.values.tolist()) for name, one in sorted(curves.items())}
-        for curves in found
+        {name: (one.steps.tolist(), one.values.tolist()) for name, one in sorted(lines.items())}
+        for lines in found
     ]
 
 
@@ -50,7 +57,7 @@ def test_lines_are_the_same_without_pyarrow(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
     assert repr(told(runs)) == repr(with_it)
-    assert [sorted(curves) for curves in with_it] == [["a", "b", "late"], ["a"]]
+    assert [sorted(lines) for lines in with_it] == [["a", "b", "late"], ["a"]]
     steps, values = with_it[0]["a"]
     assert repr(steps) == repr([*map(float, range(100)), math.nan, 90.0, 91.0])
     assert repr(values[49:52]) == repr([49 / 3, math.nan, 51 / 3])
