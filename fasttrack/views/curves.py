@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fasttrack.runs.local import LocalRun
 
 _MOST_THREADS = 4
-_WORTH_IT_BYTES = 8 * 2**20  # of all journals, from which on loading pyarrow takes less than it saves
+_WORTH_IT_BYTES = 8 * 2**20  # of journals; to read less takes less time than to load pyarrow
 _FEW_RUNS = 8
 _PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many lines less is seen
 
