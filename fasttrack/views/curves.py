@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from array import array
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrack.runs.kept_curves import key_of, load_curves, save_curves
 from fasttrack.runs.local import readable
+from fasttrack.runs.patterns import matches
 from fasttrack.views.series import Series
 
 if TYPE_CHECKING:
@@ -25,20 +28,36 @@ _PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many line
 
 
 def read_curves(
-    runs: Sequence[LocalRun], is_wanted: Callable[[str], bool]
+    runs: Sequence[LocalRun], patterns: Sequence[str] = ()
 ) -> list[dict[str, Series]]:
-    """Return of each run the lines of those metrics that are asked for.
+    """Return the lines of each run, those of long ones from the user's cache where they are there.
+
+    Args:
+        runs: the runs.
+        patterns: of the metrics that are asked for; none: all.
 
     Raises:
         RunUnreadableError: one of the runs cannot be read.
     """
     places = _PLACES_OF_FEW if len(runs) <= _FEW_RUNS else _PLACES_OF_MANY
+    wanted = cache(lambda name: not patterns or matches(name, patterns))
     if find_spec("pyarrow") is None or sum(map(_size_bytes, runs)) < _WORTH_IT_BYTES:
-        return [_read_rows(run, is_wanted, places) for run in runs]
+        return [_read_rows(run, wanted, places) for run in runs]
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, "fasttrack-curves") as pool:
         inner = threads if len(runs) == 1 else 1
-        return list(pool.map(lambda run: _read_columns(run, is_wanted, places, inner), runs))
+
+        def read(run: LocalRun) -> dict[str, Series]:
+            with readable(run.directory):
+                key = key_of(run, places, list(patterns))
+            if key is not None and (kept := load_curves(key)) is not None:
+                return {name: Series.of_points(*points) for name, points in kept.items()}
+            curves = _read_columns(run, wanted, places, inner)
+            if key is not None and not run.bad_lines:
+                save_curves(key, {name: (one.steps, one.values) for name, one in curves.items()})
+            return curves
+
+        return list(pool.map(read, runs))
 
 
 def _size_bytes(run: LocalRun) -> int:

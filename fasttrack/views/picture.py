@@ -9,11 +9,10 @@ import itertools
 import logging
 import math
 from collections import Counter
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError
-from fasttrack.runs.patterns import matches, matching, require_matches
+from fasttrack.runs.patterns import matching, require_matches
 from fasttrack.views.fitting import fit
 from fasttrack.views.panel import OVERVIEW_PATTERNS, Course, choose, draw_panel, letter_panel
 from fasttrack.views.style import FAINT, STYLE, colors
@@ -84,10 +83,9 @@ def _read(runs: Sequence[LocalRun], metrics: Sequence[str]) -> list[dict[str, Se
     """Return each run's lines, as far as they are drawn."""
     from fasttrack.views.curves import read_curves  # with numpy, as matplotlib has it
 
-    wanted = cache(lambda name: matches(name, metrics or OVERVIEW_PATTERNS))
-    found = read_curves(runs, wanted)
+    found = read_curves(runs, metrics or OVERVIEW_PATTERNS)
     if not metrics and not any(found):  # nothing of the overview: then of all that is there
-        found = read_curves(runs, lambda name: True)
+        found = read_curves(runs)
     names = set().union(*found)
     if not names or not all(matching(names, [pattern]) for pattern in metrics):
         names = {name for run in runs for name in run.metrics()}

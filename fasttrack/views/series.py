@@ -43,6 +43,13 @@ class Series:
         series._take(steps, values, places)
         return series
 
+    @classmethod
+    def of_points(cls, steps: Any, values: Any) -> Series:
+        """Return the series that has these points, breaks included."""
+        series = cls()
+        series.steps, series.values = steps, values
+        return series
+
     def _take(self, steps: Any, values: Any, places: int) -> None:
         back = np.flatnonzero(np.diff(steps) < 0) + 1
         if len(steps) > _MOST_POINTS * places:
