@@ -274,9 +274,10 @@ class _Parser:
             first = decode(lines[: lines.index(b"\n")])
         except ValueError:
             raise _Unlike from None
-        assert isinstance(first, Row)
+        if not isinstance(first, Row) or b"\r" in lines:  # which would end a line, too
+            raise _Unlike
         layout = self._layout(tuple(first.values))
-        if layout is None or b"\r" in lines:  # which would end a line, too
+        if layout is None:
             raise _Unlike
         texts = layout.split(_bare_non_finite(lines))
         return Block(

@@ -100,7 +100,7 @@ def _read_columns(
                     column = column.drop_null()
                 pieces.setdefault(name, []).append((there, _doubles(column)))
     return {
-        name: Series.of(*map(np.concatenate, zip(*found, strict=True)), places=places)
+        name: Series.of(*(np.concatenate(each) for each in zip(*found, strict=True)), places=places)
         for name, found in pieces.items()
     }
 
