@@ -42,9 +42,7 @@ def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes
             torn = chunk[end:]
 
 
-def read_rare(
-    path: Path, *, block_bytes: int = BLOCK_BYTES
-) -> list[Header | Config | Metadata]:
+def read_rare(path: Path, *, block_bytes: int = BLOCK_BYTES) -> list[Header | Config | Metadata]:
     """Return what the segment at `path` says of the run itself, in order; parses no rows.
 
     Raises:

@@ -27,9 +27,7 @@ _FEW_RUNS = 8
 _PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many lines less is seen
 
 
-def read_curves(
-    runs: Sequence[LocalRun], patterns: Sequence[str] = ()
-) -> list[dict[str, Series]]:
+def read_curves(runs: Sequence[LocalRun], patterns: Sequence[str] = ()) -> list[dict[str, Series]]:
     """Return the lines of each run, those of long ones from the user's cache where they are there.
 
     Args:
@@ -65,9 +63,7 @@ def _size_bytes(run: LocalRun) -> int:
         return sum(path.stat().st_size for path in run.segments)
 
 
-def _read_rows(
-    run: LocalRun, is_wanted: Callable[[str], bool], places: int
-) -> dict[str, Series]:
+def _read_rows(run: LocalRun, is_wanted: Callable[[str], bool], places: int) -> dict[str, Series]:
     points: dict[str, tuple[array[float], array[float]]] = {}
     with readable(run.directory):
         for row in run.rows():

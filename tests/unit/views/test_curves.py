@@ -132,9 +132,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert repr(told(runs)) == repr(before)
 
 
-def test_the_oldest_of_too_many_files_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_oldest_of_too_many_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that nobody has to look after them."""
     monkeypatch.setattr(kept_curves, "_MOST_FILES", 10)
     directory = tmp_path / "home" / ".cache" / "fasttrack" / "curves"
