@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
 _LONGEST = (
+    "test_huggingface",
     "test_resume",
     "test_format_v1",
     "test_online",
@@ -25,6 +26,7 @@ _LONGEST = (
     "test_offline",
     "test_slurm",
     "test_deepspeed",
+    "test_accelerate",
     "test_artifacts",
     "test_demo",
     "test_docs",
