@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fasttrack.errors import DirectoryError as DirectoryError
     from fasttrack.errors import FasttrackError as FasttrackError
     from fasttrack.options import Options as Options
+    from fasttrack.runs.opened import open_run as open_run
+    from fasttrack.runs.opened import runs as runs
     from fasttrack.stats import Stats as Stats
     from fasttrack.tracker import ExperimentTracker as ExperimentTracker
     from fasttrack.utilities import compute_grad_norm as compute_grad_norm
@@ -39,6 +41,8 @@ __all__ = [
     "get_learning_rate",
     "get_metadata",
     "is_main_process",
+    "open_run",
+    "runs",
     "set_seeds",
 ]
 
@@ -55,6 +59,8 @@ _HOMES = {
     "get_learning_rate": "fasttrack.utilities",
     "get_metadata": "fasttrack.context.metadata",
     "is_main_process": "fasttrack.context.distributed",
+    "open_run": "fasttrack.runs.opened",
+    "runs": "fasttrack.runs",  # a module that can be called: its parts are imported, too
     "set_seeds": "fasttrack.context.seeds",
 }
 
@@ -64,7 +70,8 @@ if not TYPE_CHECKING:  # to a type checker it would mean that every name is ther
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'fasttrack' has no attribute {name!r}")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        home = importlib.import_module(_HOMES[name])
+        return home if home.__name__ == f"fasttrack.{name}" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

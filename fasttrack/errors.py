@@ -4,6 +4,7 @@
     ├── ConfigurationError (also a ValueError)   an argument or environment variable is wrong
     ├── DirectoryError     (also an OSError)     the run directory cannot be written
     ├── RunNotFoundError                         no run on disk is meant, or more than one
+    ├── RunUnreadableError (also an OSError)     a run on disk cannot be read
     ├── ValueRefusedError                        a value that was logged is not one real number
     ├── NvmlUnavailableError                     NVIDIA's management library does not start
     └── BackendError                             a destination of delivery:
@@ -13,7 +14,7 @@
         └── ArtifactRefusedError                 it does not take an artifact
 
 The constructor raises the first two and, where delivery cannot be started, the base; the functions
-of `fasttrack.runs` the third. The others never leave fasttrack: they become counts and warnings.
+of `fasttrack.runs` the next two. The others never leave fasttrack: they become counts and warnings.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class DirectoryError(FasttrackError, OSError):
 
 class RunNotFoundError(FasttrackError):
     """The run that was asked for is not there, or is not the only one that is meant."""
+
+
+class RunUnreadableError(FasttrackError, OSError):
+    """The run is there, and the system does not let us read it; the message says why."""
 
 
 class ValueRefusedError(FasttrackError):

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from fasttrack.command import spell_command
-from fasttrack.errors import FasttrackError
+from fasttrack.errors import FasttrackError, RunNotFoundError, RunUnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
     "audit": ("fasttrack.cli.audit", "Run a script and find what waits for the device."),
+    "compare": ("fasttrack.cli.compare", "Say in what runs differ: configuration, metrics."),
     "demo": ("fasttrack.cli.demo", "Track a small training run: no account, no network."),
     "doctor": ("fasttrack.cli.doctor", "Check this machine, the account and the network."),
     "export": ("fasttrack.cli.export", "Write the rows of runs as CSV, Parquet or JSON."),
@@ -71,6 +72,9 @@ class LazyGroup(click.Group):
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except (RunNotFoundError, RunUnreadableError) as error:
+            _say_error(str(error), None)
+            sys.exit(2)
         except (FasttrackError, OSError) as error:
             _say_error(str(error), None)
             sys.exit(1)
@@ -99,7 +103,8 @@ def cli(context: click.Context) -> None:
     from another machine), or "latest". Runs are looked for in wandb/fasttrack/ under --dir, else
     under WANDB_DIR, else here.
 
-    Exit codes: 0 all is well; 1 what was asked for failed; 2 wrong usage; 130 Ctrl-C.
+    Exit codes: 0 all is well; 1 what was asked for failed; 2 wrong usage, or no such run that can
+    be read; 130 Ctrl-C.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -11,7 +11,8 @@ import click
 
 from fasttrack.cli.shared import dir_option, warn_of_damage
 from fasttrack.runs.local import find_runs
-from fasttrack.views.table import WRITERS, read_table, require_pyarrow
+from fasttrack.runs.packages import require
+from fasttrack.views.table import WRITERS, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def export(texts: tuple[str, ...], form: str, output: Path | None, base: Path | 
     if form == "parquet":
         if output is None or str(output) == "-":
             raise click.UsageError("parquet needs a file: -o FILE", click.get_current_context())
-        require_pyarrow()  # before a file is made
+        require("pyarrow", "parquet")  # before a file is made
     runs = find_runs(texts, base)
     table = read_table(runs)
     with _opened(output) as file:

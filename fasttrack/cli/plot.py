@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fasttrack.cli.shared import dir_option, warn_of_damage
-from fasttrack.runs.local import find_runs
+from fasttrack.runs.local import find_runs, readable
 
 
 @click.command("plot")
@@ -41,7 +41,8 @@ def plot(
     from fasttrack.views.picture import draw
 
     runs = find_runs(texts, base)
-    path = output or Path(f"{runs[0].run_id}.png" if len(runs) == 1 else "runs.png")
+    with readable(runs[0].directory):
+        path = output or Path(f"{runs[0].run_id}.png" if len(runs) == 1 else "runs.png")
     draw(runs, path, metrics=patterns)
     warn_of_damage(runs)
     click.echo(path)

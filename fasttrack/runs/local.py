@@ -9,6 +9,7 @@ Reading takes no lock, changes nothing and needs little memory, however long the
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from fasttrack.command import spell_command
-from fasttrack.errors import RunNotFoundError
+from fasttrack.errors import RunNotFoundError, RunUnreadableError
 from fasttrack.journal.backwards import lines_backwards
 from fasttrack.journal.entries import Number, Row, decode, merge_headers
 from fasttrack.journal.follower import Follower
@@ -162,6 +163,19 @@ class LocalRun:
                 if isinstance(entry, Row) and metric in entry.values:
                     return RunRow.of(path, entry)
         return None
+
+
+@contextmanager
+def readable(directory: Path) -> Iterator[None]:
+    """Read a run in the block: that it cannot be read is an error that names the run.
+
+    Raises:
+        RunUnreadableError: what is read raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunUnreadableError(f"run {directory} cannot be read: {error}") from error
 
 
 def _started_s(header: Header | None, path: Path) -> float:

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError
+from fasttrack.runs.local import readable
 from fasttrack.runs.patterns import require_matches
 from fasttrack.views.fitting import fit
 from fasttrack.views.panel import Course, choose, draw_panel, letter_panel
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from fasttrack.runs.local import LocalRun
     from fasttrack.views.panel import DrawnPanel, Panel
+    from fasttrack.views.series import Series
 
 _WIDTH_INCHES, _ROW_INCHES = 8.0, 2.4
 _DPI = 200  # 1600 pixels wide: sharp where 800 are shown
@@ -50,9 +52,8 @@ def draw(runs: Sequence[LocalRun], path: Path, *, metrics: Sequence[str] = ()) -
             of loss, accuracy, learning rate, gradient norm and step time.
 
     Raises:
-        FasttrackError: matplotlib is missing, the runs have no such metric, or `path` cannot be
-            written.
-        OSError: a segment cannot be read.
+        FasttrackError: matplotlib is missing, the runs have no such metric, one cannot be read, or
+            `path` cannot be written.
     """
     figure = make_figure(runs, metrics)
     try:
@@ -68,7 +69,7 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = [read_series(run.rows()) for run in runs]
+    found = [_read(run) for run in runs]
     names = set().union(*found)
     require_matches(names, metrics, several_runs=len(runs) > 1)
     shades = colors(len(runs)) if len(runs) > 1 else [None]
@@ -79,6 +80,11 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
         body_inches = _add_body(figure, choose(names, metrics), courses, renderer)
         _add_head(figure, runs, shades, body_inches, renderer)
     return figure
+
+
+def _read(run: LocalRun) -> dict[str, Series]:
+    with readable(run.directory):
+        return read_series(run.rows())
 
 
 def _style() -> AbstractContextManager[None]:

@@ -8,15 +8,14 @@ before its name. True and False become 1 and 0.
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
-from fasttrack.errors import FasttrackError
 from fasttrack.journal.entries import Number, spell_non_finite
+from fasttrack.runs.patterns import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,30 +92,13 @@ def read_table(runs: Sequence[LocalRun]) -> Table:
                 all_integers[name] = all_integers.get(name, True) and integer
         counts.append(count)
     fixed = (_RUN, *_FIXED) if len(runs) > 1 else _FIXED
-    columns: dict[str, str] = {}
-    for name in all_integers:
-        column = name
-        while column in fixed or column in columns.values():
-            column = f"metric/{column}"
-        columns[name] = column
+    columns = columns_of(all_integers, fixed)
     return Table(
         runs=tuple(zip(runs, counts, strict=True)),
         fixed=fixed,
         columns=columns,
         integers=frozenset(columns[name] for name, yes in all_integers.items() if yes),
     )
-
-
-def require_pyarrow() -> None:
-    """Load what Parquet needs.
-
-    Raises:
-        FasttrackError: it is not installed; the message says how to install it.
-    """
-    try:
-        importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise FasttrackError("parquet needs pyarrow: pip install 'fasttrack[export]'") from error
 
 
 def write_csv(table: Table, file: BinaryIO) -> None:

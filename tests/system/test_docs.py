@@ -444,6 +444,38 @@ def test_several_runs_are_ranked_drawn_and_exported_together(
     assert (table.count("\n"), table.count(first), table.count(second)) == (7, 3, 3)
 
 
+# --- docs/reading-runs.md -------------------------------------------------------------------------
+
+
+@pages.runs("fasttrack.open_run")
+def test_runs_are_read_as_data(snippet: Snippet) -> None:
+    """All that the block asks for is there, in each form."""
+    with journal_tracker(config={"lr": 0.1}) as tracker:
+        for step in range(60):
+            tracker.log_training_step(step / 4, step)
+        tracker.log_metrics({"eval/accuracy": 0.5}, 60)
+    names = snippet.run({})
+
+    run, rows = names["run"], read_rows(directory_of(tracker))
+    assert run.id == tracker.get_run_id()
+    assert run.config == {"lr": 0.1}
+    assert run.summary["eval/accuracy"] == 0.5
+    assert names["frame"]["loss/total"].dropna().tolist() == [step / 4 for step in range(60)]
+    assert names["curve"].columns[4:] == ["loss/total", "eval/accuracy"]
+    assert [row.values for row in names["newest"]] == [row.values for row in rows[-50:]]
+
+
+@pages.runs("fasttrack compare 3fk2a1bc 9x0w7d2e\nfasttrack compare")
+def test_two_runs_are_compared(snippet: Snippet) -> None:
+    """A line for each metric, and the same as JSON."""
+    for run_id in ("3fk2a1bc", "9x0w7d2e"):
+        record(run_id, [0.5, 0.4])
+    lines, told = snippet.run_commands().values()
+
+    assert "eval/accuracy" in lines
+    assert [one["name"] for one in json.loads(told)["metrics"]] == ["loss/total"]
+
+
 # --- docs/audit.md --------------------------------------------------------------------------------
 
 

@@ -26,9 +26,12 @@ from fasttrack import (
     get_learning_rate,
     get_metadata,
     is_main_process,
+    open_run,
+    runs,
     set_seeds,
 )
 from fasttrack.audit.findings import Finding
+from fasttrack.runs import History, LocalRun, Run, find_run
 from fasttrack.testing import MemoryTracker, memory_tracker
 
 TAGS = {"model": "eo1", "dataset": "lego", "objective": "ar+fm", "experiment_group": "baseline"}
@@ -240,3 +243,16 @@ def test_of_somebodys() -> None:
     assert_type(tracker.config, dict[str, Any])
     assert_type(tracker.exit_code, int | None)
     assert_type([artifact.files for artifact in tracker.artifacts], list[dict[str, bytes]])
+
+
+def read_runs(directory: Path) -> None:
+    """`fasttrack.runs` is a function, and where the library is."""
+    assert_type(runs(), list[Run])
+    assert_type(fasttrack.runs(directory), list[Run])
+    run = open_run("latest", str(directory))
+    assert_type(run, Run)
+    assert_type(run.summary["loss/total"], float | int)
+    assert_type(run.config, dict[str, Any])
+    assert_type(run.history(["loss/*"], last=50), History)
+    assert_type(run.history("loss/total").rows()[0].values, dict[str, float | int])
+    assert_type(find_run("latest"), LocalRun)

@@ -115,13 +115,22 @@ def test_hint_at_the_help_can_be_typed_as_it_stands(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["show", "tail", "sync", "plot", "export --format=csv", "export latest --format=csv"]
+    "command",
+    [
+        "show",
+        "tail",
+        "sync",
+        "plot",
+        "export --format=csv",
+        "export latest --format=csv",
+        "compare",
+    ],
 )
-def test_unknown_run_is_one_line_and_code_1(base: Path, command: str) -> None:
+def test_unknown_run_is_one_line_and_code_2(base: Path, command: str) -> None:
     """It says where was looked and how to see what is there."""
     result = call(*command.split(), "nosuch")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith(f"fasttrack: no run 'nosuch' in {base}/wandb/fasttrack; '")
     assert result.stderr.endswith("fasttrack runs' lists what is there\n")
     assert result.stderr.count("\n") == 1

@@ -1,0 +1,70 @@
+"""Read a segment's whole lines in large pieces, for what reads a run to its end as it is now."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from fasttrack.journal.entries import Config, Header, Metadata, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCK_BYTES = 4 * 2**20
+_LONGEST_LINE_BYTES = 64 * 2**20  # as for `SegmentReader`: more is no line of ours
+_RARE = (Header, Config, Metadata)
+_RARE_STARTS = tuple(b'{"kind":"%b"' % kind.kind.encode() for kind in _RARE)
+
+
+def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the lines that the file at `path` has by now, in order, many in one piece.
+
+    Each piece ends with a newline; what stands behind the last one is left out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        torn = b""
+        while left and (chunk := file.read(min(block_bytes, left))):
+            left -= len(chunk)
+            end = chunk.rfind(b"\n") + 1
+            if not end:
+                torn = torn + chunk if len(torn) <= _LONGEST_LINE_BYTES else torn
+                continue
+            if len(torn) > _LONGEST_LINE_BYTES:
+                start = chunk.index(b"\n") + 1
+                torn, chunk, end = b"", chunk[start:], end - start
+            if end:
+                yield torn + chunk[:end]
+            torn = chunk[end:]
+
+
+def read_rare(path: Path) -> list[Header | Config | Metadata]:
+    """Return what the segment at `path` says of the run itself, in order; parses no rows.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found: list[Header | Config | Metadata] = []
+    for block in line_blocks(path):
+        places = sorted(place for start in _RARE_STARTS for place in _starts(block, start))
+        for place in places:
+            with contextlib.suppress(ValueError):  # what reads the rows tells of damage
+                entry = decode(block[place : block.index(b"\n", place)])
+                if isinstance(entry, _RARE):
+                    found.append(entry)
+    return found
+
+
+def _starts(block: bytes, start: bytes) -> Iterator[int]:
+    """Yield where lines begin that begin so."""
+    if block.startswith(start):
+        yield 0
+    place = block.find(b"\n" + start)
+    while place >= 0:
+        yield place + 1
+        place = block.find(b"\n" + start, place + 1)
