@@ -39,6 +39,7 @@ def idle_worker() -> Iterator[None]:
 
     worker.run_once = throw_away  # of this object: its thread looks it up every time
     try:
+        worker.flush(60.0)  # a round of the true one may be under way
         yield
         worker.flush(60.0)  # nothing is left over for the true one
     finally:

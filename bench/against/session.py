@@ -10,10 +10,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bench.against.internals import idle_worker, worker_cpu_s
-from bench.lib.measure import US, percentile, timed_loop
+from bench.lib.measure import US, percentile
 from bench.lib.processes import DescendantsWatch, signal_descendants
 from bench.lib.trackers import WORKER
-from bench.lib.ways import EmptyCall, Fasttrack, FasttrackNotLogged, FasttrackTraining, Way, train
+from bench.lib.ways import (
+    EmptyCall,
+    Fasttrack,
+    FasttrackNotLogged,
+    FasttrackTraining,
+    Way,
+    timed_calls,
+    train,
+)
 from bench.lib.workload import SIZES, Workload
 from bench.overhead.blocks import block_steps, run_block
 from bench.targets.gil import GilBursts
@@ -74,20 +82,14 @@ class Calls(Session):
 
     def turn(self, steps: int) -> dict[str, float]:
         """Return the median call in us; beside one that is not logged, that of an empty one."""
-        empty, log = EmptyCall(self._work), self._way.log
         total = steps + _LEAD_IN_STEPS
-        if self._key != "not-logged":
-            times = timed_loop(self._work.step, log, self._steps(total), total)
-            return {"call_us": percentile(times.call_s[_LEAD_IN_STEPS:], 50) * US}
-
-        def by_turns(scalars: Any, step: int) -> None:
-            (log if step % 2 else empty.log)(scalars, step)
-
         first = self._steps(total)
-        calls = timed_loop(self._work.step, by_turns, first, total).call_s
-        parity = (first + _LEAD_IN_STEPS) % 2
-        calls = calls[_LEAD_IN_STEPS + parity :]
-        empty_us, ours_us = (percentile(calls[which::2], 50) * US for which in (0, 1))
+        if self._key != "not-logged":
+            call_s = timed_calls(self._work, [self._way], first, total)
+            return {"call_us": percentile(call_s[_LEAD_IN_STEPS:], 50) * US}
+        call_s = timed_calls(self._work, [EmptyCall(self._work), self._way], first, total)
+        call_s = call_s[_LEAD_IN_STEPS + first % 2 :]  # an even step's, an empty call, comes first
+        empty_us, ours_us = (percentile(call_s[which::2], 50) * US for which in (0, 1))
         return {"call_us": ours_us, "above_us": ours_us - empty_us}
 
     def worker_s(self) -> float:

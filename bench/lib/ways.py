@@ -7,6 +7,7 @@ compare/peers.py.
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from functools import partial
@@ -17,7 +18,7 @@ from bench.lib.scalars import LOSS, TAGS
 from bench.lib.trackers import known_options, run_files, wait_for_delivery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 _WAIT_S = 120.0
 _LONG_INTERVAL = 100
+
+
+class Timed(NamedTuple):
+    """How long one call took, its arguments at hand, in seconds."""
+
+    call_s: float
+    """The clock's own cost is in it."""
+    clock_s: float
+    """Two readings with nothing in between."""
 
 
 class Way:
@@ -47,6 +57,13 @@ class Way:
 
     def log(self, scalars: Scalars, step: int) -> None:
         """Log one step."""
+
+    def timed(self, scalars: Scalars, step: int) -> Timed:
+        """Log one step."""
+        clock = time.perf_counter
+        before, start = clock(), clock()
+        self.log(scalars, step)
+        return Timed(clock() - start, start - before)
 
     def close(self) -> None:
         """End the run: what a user calls after the loop."""
@@ -88,6 +105,12 @@ class Fasttrack(Way):
 
     def log(self, scalars: Scalars, step: int) -> None:
         self._tracker.log_metrics(scalars, step)
+
+    def timed(self, scalars: Scalars, step: int) -> Timed:
+        clock, tracker = time.perf_counter, self._tracker
+        before, start = clock(), clock()
+        tracker.log_metrics(scalars, step)
+        return Timed(clock() - start, start - before)
 
     def flush(self) -> None:
         """Wait until all that was logged is in the journal."""
@@ -138,6 +161,9 @@ class FasttrackTraining(Fasttrack):
             model=self._model,
         )
 
+    def timed(self, scalars: Scalars, step: int) -> Timed:
+        return _timed_step(self._tracker, scalars[LOSS], step, self._work, self._model)
+
 
 class FasttrackEverything(Fasttrack):
     """The same, with the model and with what else the workload has to log."""
@@ -165,28 +191,21 @@ class FasttrackNotLogged(Fasttrack):
         super().__init__(work, log_interval=_LONG_INTERVAL, **options)
 
     def log(self, scalars: Scalars, step: int) -> None:
-        self._tracker.log_training_step(
-            loss=scalars[LOSS],
-            step=_left_out(step),
-            batch_size=self._work.batch_size,
-            optimizer=self._work.optimizer,
-            model=self._work.model,
-        )
+        self.timed(scalars, step)
+
+    def timed(self, scalars: Scalars, step: int) -> Timed:
+        work = self._work
+        return _timed_step(self._tracker, scalars[LOSS], _left_out(step), work, work.model)
 
 
 class EmptyCall(Way):
     """A method that does nothing, called as `FasttrackNotLogged` calls its: what a call costs."""
 
-    def log(self, scalars: Scalars, step: int) -> None:
-        self._log_training_step(
-            loss=scalars[LOSS],
-            step=_left_out(step),
-            batch_size=self._work.batch_size,
-            optimizer=self._work.optimizer,
-            model=self._work.model,
-        )
+    def timed(self, scalars: Scalars, step: int) -> Timed:
+        work = self._work
+        return _timed_step(self, scalars[LOSS], _left_out(step), work, work.model)
 
-    def _log_training_step(
+    def log_training_step(
         self,
         loss: Any,
         step: int,
@@ -200,7 +219,18 @@ class EmptyCall(Way):
         grad_norm: Any = None,
         extra: Any = None,
     ) -> None:
-        return
+        """Return at once."""
+
+
+def _timed_step(
+    tracker: Any, loss: Any, step: int, work: Workload, model: torch.nn.Module | None
+) -> Timed:
+    clock, batch_size, optimizer = time.perf_counter, work.batch_size, work.optimizer
+    before, start = clock(), clock()
+    tracker.log_training_step(
+        loss=loss, step=step, batch_size=batch_size, optimizer=optimizer, model=model
+    )
+    return Timed(clock() - start, start - before)
 
 
 class WandbInline(Way):
@@ -240,6 +270,16 @@ def rows_in_wandb_files() -> int:
         for file in run_files()
         for payload in read_payloads(file)
     )
+
+
+def timed_calls(work: Workload, ways: Sequence[Way], first_step: int, steps: int) -> list[float]:
+    """Train, and log by the `ways` in turn; return each call's seconds, less the clock's own."""
+    found = []
+    for step in range(first_step, first_step + steps):
+        scalars = work.step(step)
+        found.append(ways[step % len(ways)].timed(scalars, step))
+    clock_s = statistics.median(each.clock_s for each in found)
+    return [max(0.0, each.call_s - clock_s) for each in found]
 
 
 def train(work: Workload, way: Way, first_step: int, steps: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.lib.measure import MS, US, percentile, timed_loop
+from bench.lib.measure import MS, US, percentile
 from bench.lib.processes import call_in_new_process
 from bench.targets.figure import ROUNDS, Figure, over_rounds
 
@@ -113,29 +113,27 @@ def call_round(quick: bool) -> dict[str, float]:
 
 
 def _p50_us(way: Way, work: Workload, steps: int) -> float:
+    from bench.lib.ways import timed_calls
+
     way.open()
     try:
         way.settle()
-        timed_loop(work.step, way.log, 0, _WARM_UP_STEPS)
-        times = timed_loop(work.step, way.log, _WARM_UP_STEPS, steps)
+        call_s = timed_calls(work, [way], 0, _WARM_UP_STEPS + steps)
     finally:
         way.close()
-    return percentile(times.call_s, 50) * US
+    return percentile(call_s[_WARM_UP_STEPS:], 50) * US
 
 
 def _not_logged(work: Workload, steps: int) -> dict[str, float]:
     """Return the medians of a step that is not logged and of an empty call, taken in turns."""
-    from bench.lib.ways import EmptyCall, FasttrackNotLogged
+    from bench.lib.ways import EmptyCall, FasttrackNotLogged, timed_calls
 
-    empty, not_logged = EmptyCall(work), FasttrackNotLogged(work)
-
-    def log(scalars: Any, step: int) -> None:
-        (not_logged if step % 2 else empty).log(scalars, step)
-
+    not_logged = FasttrackNotLogged(work)
     not_logged.open()
     try:
         not_logged.settle()
-        call_s = timed_loop(work.step, log, 0, _WARM_UP_STEPS + 2 * steps).call_s
+        ways = [EmptyCall(work), not_logged]
+        call_s = timed_calls(work, ways, 0, _WARM_UP_STEPS + 2 * steps)
     finally:
         not_logged.close()
     return {
