@@ -15,15 +15,18 @@ from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.hotpath.records import RawRecord, ResolvedRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
+    _Row = tuple[int, float, dict[str, Scalar]]  # step, unix time, values
+
 _SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
 _MOST_NUMBERS = 160  # that are encoded in one go, for which the GIL is kept
+_FEW_NAMES = 16
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
@@ -92,7 +95,7 @@ class RowEncoder:
         if max(map(len, records)) <= STEP_FIELDS:
             return self._encode_short(records)
         lines: list[bytes] = []
-        rows: list[ResolvedRecord] = []  # that are to be encoded together
+        rows: list[_Row] = []  # that are to be encoded together
         numbers = 0  # in them
         training_steps = 0
         bursts = self._bursts
@@ -108,7 +111,7 @@ class RowEncoder:
                     or self._check(step, values)
                 ):
                     self._last_step = step
-                    rows.append(record)
+                    rows.append(record[:3])
                     numbers += len(values)
             except Exception as error:  # one record's trouble is no other's
                 self._go_on_after(error)
@@ -125,17 +128,19 @@ class RowEncoder:
     def _encode_short(self, records: list[Any]) -> list[bytes]:
         """Do what `encode` does, for short records alone: as most loops log, in one pass."""
         lines: list[bytes] = []
-        rows: list[Any] = []
+        rows: list[_Row] = []
         numbers = training_steps = 0
         meter, bursts, resolver = self._meter, self._bursts, self._resolver
-        watches = self._overhead.watches
+        watches, none_is_in = self._overhead.watches, _NAMES.isdisjoint
         started_s = clock_offset_s()
         values: dict[str, Scalar]
         for record in records:
             try:
                 if len(record) == METRICS_FIELDS:
                     step, at_s, values = record
-                    fit = values.keys().isdisjoint(_NAMES)
+                    # Of few names it is cheaper to look for each among the reserved ones.
+                    few = len(values) < _FEW_NAMES
+                    fit = none_is_in(values) if few else values.keys().isdisjoint(_NAMES)
                 else:
                     step, at_s, loss, rate, batch_size = record
                     training_steps += 1
@@ -165,7 +170,7 @@ class RowEncoder:
         self.rows = self._seq
         return lines
 
-    def _encode(self, rows: list[Any], lines: list[bytes]) -> None:
+    def _encode(self, rows: list[_Row], lines: list[bytes]) -> None:
         """Move `rows` to `lines`, except those of which nothing can be written."""
         if not rows:
             return
@@ -180,7 +185,7 @@ class RowEncoder:
                 for row in rows:
                     self._look_at_order(row[0])
         else:
-            for step, time_s, values, *_ in rows:
+            for step, time_s, values in rows:
                 try:
                     self._look_at_loss(step, values)
                     line = self._encode_alone(step, time_s, values)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.records import Scalar
 
 HANG_GUARD_S = 60.0
-CHUNK = 32  # records that the worker handles at a time
+CHUNK = 64  # records that the worker handles at a time
 
 
 class CountingDelivery(NoDelivery):
