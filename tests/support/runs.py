@@ -18,7 +18,7 @@ from support.journals import read_entries
 
 from fasttrack import ExperimentTracker, Options
 from fasttrack.delivery.backends.wandb.file import read_payloads
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 from fasttrack.worker.supervisor import DeliveryProcess
 
 if TYPE_CHECKING:
