@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from fasttrack.errors import FasttrackError
-from fasttrack.journal.entries import Number, spell_non_finite
+from fasttrack.journal.rows import Number, spell_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
 from fasttrack.hotpath.records import LEARNING_RATE, LOSS
-from fasttrack.journal.entries import encode_row, encode_rows
+from fasttrack.journal.rows import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s

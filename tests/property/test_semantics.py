@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fasttrack import ExperimentTracker
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
     from fasttrack.stats import Stats
 
 _CLOCKS_DIFFER_S = 0.05

@@ -13,7 +13,7 @@ from fasttrack.delivery.backends.wandb.pages import Pages
 from fasttrack.delivery.backends.wandb.proof import prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.journal.cursor import Ledger
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

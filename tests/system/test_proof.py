@@ -11,7 +11,7 @@ from support.runs import deliver, make_tracker, offline_dirs, run_dir, run_scrip
 from support.wandb_server import Fault
 
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import cursor_path
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from fasttrack.delivery.backends.wandb import in_step
 from fasttrack.delivery.backends.wandb.in_step import count_in_step
 from fasttrack.delivery.backends.wandb.pages import Pages
 from fasttrack.errors import BackendLostError, UnprovenError
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable

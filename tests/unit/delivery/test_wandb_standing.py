@@ -19,7 +19,7 @@ from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
 from fasttrack.delivery.backends.wandb.standing import Placed
 from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
 from fasttrack.errors import BackendLostError, UnprovenError
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,15 +19,17 @@ from fasttrack.journal.entries import (
     Finish,
     Header,
     Metadata,
-    Row,
     Unknown,
-    count_row_lines,
     decode,
     encode,
+    merge_headers,
+)
+from fasttrack.journal.rows import (
+    Row,
+    count_row_lines,
     encode_row,
     encode_rows,
     is_row,
-    merge_headers,
     spell_non_finite,
 )
 

@@ -20,8 +20,9 @@ from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.records import LEARNING_RATE, LOSS, Console, RawRecord, ResolvedRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal import entries
-from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, Row, decode
+from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, decode
 from fasttrack.journal.reader import read_segment
+from fasttrack.journal.rows import Row
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
 from fasttrack.worker.bursts import Bursts

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.delivery.contents import Held
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 STEP_KEY = "step"
 LOGGED_AT = "time/logged_at"

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY
-from fasttrack.journal.entries import spell_non_finite
+from fasttrack.journal.rows import spell_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from fasttrack.journal.entries import Names, Number, Row
+    from fasttrack.journal.rows import Names, Number, Row
 
 _FRAME = struct.Struct("<cI")  # of the client's socket: a letter and a length
 _ITEM, _KEY, _VALUE = b"\x0a", b"\x0a", b"\x82\x01"  # HistoryRecord.item, its key and value_json;

@@ -20,7 +20,7 @@ from fasttrack.delivery.backends.wandb.lines import Framing, Line, Lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 _MOST_LINES = 1024  # that are held back at a time
 _MOST_BYTES = 2**20

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.history import ServerHistory
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.contents import Held, Numbered
-    from fasttrack.journal.entries import Names, Number, Row
+    from fasttrack.journal.rows import Names, Number, Row
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
 
 MOST_BYTES = 10_000_000
 """Of a line as JSON; wandb-core 0.31 skips one above 10,383,360."""
