@@ -51,8 +51,11 @@ class StepMapper:
         fresh = frozenset(names)
         if size_bytes is None:
             size_bytes = size_limit(fresh)
-        fits = self._size_bytes + size_bytes <= MOST_BYTES
-        if user_step == self._user_step and fits and self._names.isdisjoint(fresh):
+        if (
+            user_step == self._user_step
+            and self._size_bytes + size_bytes <= MOST_BYTES
+            and self._names.isdisjoint(fresh)
+        ):
             self._names = self._names | fresh
             self._size_bytes += size_bytes
             return self.last
