@@ -112,11 +112,10 @@ class Recorder:
         """
         entry = self.update_config(config, "log_config")
         if self._takes_artifacts:
-            import yaml  # 0.8 MB, which most runs never need
+            # 0.8 MB, which most runs never need; nor does the constructor wait for ours
+            import yaml
 
-            from fasttrack.artifacts.staging import (
-                stage_text,
-            )  # the constructor does not wait for it
+            from fasttrack.artifacts.staging import stage_text
 
             text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
