@@ -148,7 +148,7 @@ def start_script(source: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def deliver(directory: Path) -> dict[str, Any]:
-    """Deliver a run by hand, as `fasttrack sync` does; return the last event.
+    """Deliver a run by hand, as `fasttrack sync` does; return its last event but for beats.
 
     A trainer's own delivery may outlive it; while that is at work, this waits.
     """
@@ -160,7 +160,8 @@ def deliver(directory: Path) -> dict[str, Any]:
             text=True,
             timeout=HANG_GUARD_S,
         )
-        done: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        told = [line for line in result.stdout.splitlines() if line != '{"event":"beat"}']
+        done: dict[str, Any] = json.loads(told[-1])  # a beat may come due at the very end
         if done["event"] == "done":
             assert result.returncode == int(not done["delivered"]), result.stdout
             return done
