@@ -238,7 +238,7 @@ class Worker:
         if self._lines:
             self._append([self._lines.popleft() for _ in range(len(self._lines))])
         bursts = self._bursts
-        bursts.begin()
+        bursts.begin(hurried=bool(self._flushes) or self._stopping)
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             if handled >= _BACKLOG:

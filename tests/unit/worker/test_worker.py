@@ -177,7 +177,7 @@ class TickingClock:
         self.now_s += 10e-6
         return self.now_s
 
-    def rest(self) -> None:
+    def rest(self, seconds: float) -> None:
         """Give up the GIL."""
         self.rests += 1
 
