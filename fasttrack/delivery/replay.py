@@ -14,9 +14,10 @@ from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress, StopAsked
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
-from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Row
+from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import ends_with_finish
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

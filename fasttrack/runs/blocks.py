@@ -15,7 +15,7 @@ from fasttrack.runs.patterns import columns_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 FIXED_COLUMNS = ("attempt", "seq", "step", "time")
 """Those before the metrics."""

@@ -21,8 +21,9 @@ import orjson
 import pyarrow as pa
 from pyarrow import compute, csv
 
-from fasttrack.journal.entries import Row, decode, is_row
+from fasttrack.journal.entries import decode
 from fasttrack.journal.lines import BLOCK_BYTES, line_blocks
+from fasttrack.journal.rows import Row, is_row
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.blocks import Block, block_of_rows, in_order
 

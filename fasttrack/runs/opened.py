@@ -25,7 +25,8 @@ from fasttrack.runs.status import find_delivery, find_status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.journal.entries import Config, Number
+    from fasttrack.journal.entries import Config
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.status import DeliveryStatus, RunStatus
 
 _LIVE = ("running", "running?")

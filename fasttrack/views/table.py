@@ -14,7 +14,7 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
-from fasttrack.journal.entries import Number, spell_non_finite
+from fasttrack.journal.rows import Number, spell_non_finite
 from fasttrack.runs.patterns import columns_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from support.journals import append, finish, row, write_attempt
 from support.version_1 import SCENARIOS, copy_run
 
 from fasttrack import ConfigurationError, FasttrackError, open_run
-from fasttrack.journal.entries import Config, Console, Row
+from fasttrack.journal.entries import Config, Console
+from fasttrack.journal.rows import Row
 from fasttrack.runs.blocks import table_of
 from fasttrack.runs.columns import read_blocks
 from fasttrack.runs.local import LocalRun

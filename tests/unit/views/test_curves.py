@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from support.journals import Line, append, finish, rows_of, write_attempt
 
-from fasttrack.journal.entries import Console, Row
+from fasttrack.journal.entries import Console
+from fasttrack.journal.rows import Row
 from fasttrack.runs import find_run, kept_curves
 from fasttrack.runs.kept_curves import load_curves, save_curves
 from fasttrack.views import curves
