@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fasttrack import process_hooks
 from fasttrack.artifacts.recorder import Recorder
 from fasttrack.context.identity import identify_trainer
-from fasttrack.context.metadata import get_metadata
 from fasttrack.delivery.backends.registry import BACKENDS
 from fasttrack.errors import DirectoryError, FasttrackError
 from fasttrack.handler_errors import is_handlers
@@ -22,7 +21,6 @@ from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.backwards import last_row
 from fasttrack.journal.entries import FORMAT_VERSION, Header, Page, merge_headers
-from fasttrack.journal.reader import read_header
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.life import Life
@@ -138,7 +136,7 @@ class Engine:
             copy_wait_s=options.checkpoint_wait_s,
             is_offline=lambda: self.offline,
         )
-        self._recorder.record_metadata(get_metadata)
+        self._recorder.record_metadata(_find_metadata)
         self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
             _point_out_open_runs()
@@ -333,7 +331,15 @@ def _open_journal(run_dir: Path, settings: RunSettings) -> SegmentWriter:
         ) from error
 
 
+def _find_metadata() -> dict[str, Any]:
+    from fasttrack.context.metadata import get_metadata  # its thread's to load, and not waited for
+
+    return get_metadata()
+
+
 def _earlier_name(run_dir: Path) -> str | None:
+    from fasttrack.journal.reader import read_header  # only a resumed run needs it
+
     headers = [header for path in segments(run_dir) if (header := read_header(path))]
     merged = merge_headers(headers)
     return None if merged is None else merged.name

@@ -41,6 +41,14 @@ def spell(value: object) -> str:
         return f"<{type(value).__name__} whose repr() raises>"
 
 
+def gb(size_bytes: int) -> str:
+    """Return a size for people."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 

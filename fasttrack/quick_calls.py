@@ -10,6 +10,7 @@ can know is left for the worker: the numbers, and the clock. Whatever is not qui
 
 from __future__ import annotations
 
+from operator import countOf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from contextlib import AbstractContextManager
 
-_FEW = 16  # metrics; in more, those that are no floats are found in a quicker way
+_FEW = 16  # metrics; of more, those that are no floats are found in a quicker way
 
 
 class Logger(Protocol):
@@ -43,8 +44,8 @@ class Logger(Protocol):
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """Log metrics."""
 
-    def not_floats(self, values: dict[Any, Any]) -> Collection[Any]:
-        """Return the names of all that are no floats."""
+    def not_floats(self, values: dict[Any, Any], metrics: dict[Any, Any]) -> Collection[Any]:
+        """Return the names of `values` that are no floats; note those of `metrics`."""
 
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
@@ -70,6 +71,7 @@ class QuickCalls:
         "_interval",
         "_logger",
         "_metrics_step",
+        "_not_floats",
         "_plain_optimizer",
         "_room",
         "_step",
@@ -101,6 +103,8 @@ class QuickCalls:
         """How many it may hold; 0: a call may not add to it by itself."""
         self._tensor: Any = None
         """The type of tensors whose number is read at once where it lies in the host's memory."""
+        self._not_floats: tuple[str, ...] = ()
+        """Each once, the metrics that were no floats when there were last others in a long call."""
         self._plain_optimizer: Any = None
         """One of torch's own: these have no loss scale, and raise nothing."""
         self._untimed_steps = self._untimed_metrics = 1
@@ -174,7 +178,7 @@ class QuickCalls:
             names: Any = values
             try:
                 if len(values) > _FEW:
-                    names = self._logger.not_floats(values)  # type: ignore[union-attr]
+                    names = self._others(values, metrics)
                 for name in names:
                     value = values[name]
                     if type(value) is float:
@@ -201,6 +205,32 @@ class QuickCalls:
         logger = self._logger
         if logger is not None:
             logger.metrics(metrics, step)
+
+    def _others(self, values: dict[Any, Any], metrics: dict[Any, Any]) -> Collection[Any]:
+        """Make floats of the tensors among many `values` where the last ones were.
+
+        To count the floats is the quickest way of Python's to look at all types (`marshal`, whose
+        format tells them, takes twice as long in a training loop).
+
+        Returns:
+            The names of what else has to be looked at.
+        """
+        integers = 0
+        for name in self._not_floats:
+            value = values.get(name, 0.0)
+            if (
+                type(value) is self._tensor
+                and value.get_device() < 0
+                and type(number := value.item()) is float
+            ):
+                values[name] = number
+            elif type(value) is int:
+                integers += 1
+            elif type(value) is not float:
+                return (name,)
+        if countOf(map(type, values.values()), float) + integers == len(values):
+            return ()
+        return self._logger.not_floats(values, metrics)  # type: ignore[union-attr]
 
 
 def log_training_step(

@@ -8,7 +8,6 @@ whose names look secret, well-known forms of tokens, private keys, and passwords
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import re
 import urllib.parse
@@ -64,9 +63,10 @@ _PRIVATE_KEY = re.compile(
     r"(?P<end>-----END [A-Z0-9 ]*KEY[A-Z ]*-----|\Z)",
     re.DOTALL,
 )
-# What services say that their tokens look like; looked for only where the beginning occurs.
+# What services say that their tokens look like; looked for, and compiled, only where the beginning
+# occurs.
 _FORMS = tuple(
-    (begin, re.compile(rf"(?<![A-Za-z0-9])(?:{form})"))
+    (begin, rf"(?<![A-Za-z0-9])(?:{form})")
     for begin, form in (
         ("gh", r"gh[pousr]_[A-Za-z0-9]{30,}"),  # GitHub
         ("github_pat_", r"github_pat_\w{22,}"),
@@ -209,7 +209,7 @@ def _redact_text(text: str, secrets: Sequence[str]) -> str:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     for begin, form in _FORMS:
         if begin in text:
-            text = form.sub(REDACTED, text)
+            text = re.sub(form, REDACTED, text)
     return _redact_named(text)
 
 
@@ -299,6 +299,8 @@ def _client_keys() -> Iterator[str]:
 
 
 def _keys_in(path: Path) -> list[str]:
+    import netrc  # most have no such file, and `shlex` with it
+
     try:
         if path.name == "settings":
             keys = re.findall(r"(?m)^\s*api_key\s*[=:]\s*(\S+)", path.read_text("utf-8", "replace"))

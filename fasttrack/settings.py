@@ -354,6 +354,12 @@ def resolve_base_dir(directory: str | None = None) -> Path:
         return base
 
 
+def resolve_cache_dir() -> Path:
+    """Return where we keep what can be made again: under XDG_CACHE_HOME, else ~/.cache."""
+    parent = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(parent, "fasttrack")
+
+
 def resolve_sweep_parameters() -> dict[str, Any]:
     """Return what the sweep's agent has chosen; {} where it has left no file, which is said."""
     from fasttrack.context.sweep import read_parameters

@@ -28,7 +28,7 @@ from fasttrack.tracker import ExperimentTracker
 
 if TYPE_CHECKING:
     from fasttrack.delivery.backends.memory import Store, StoredArtifact
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
 
 __all__ = ["MemoryTracker", "memory_tracker"]
 

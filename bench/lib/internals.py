@@ -14,8 +14,9 @@ from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.norms import fused_norm
 from fasttrack.hotpath.ring import Ring
-from fasttrack.journal.entries import Header, encode_row
+from fasttrack.journal.entries import Finish, Header, encode
 from fasttrack.journal.reader import count_rows, read_segment
+from fasttrack.journal.rows import encode_row
 from fasttrack.journal.run_directory import segments
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Capture",
+    "Finish",
     "GradientSource",
     "Notices",
     "Ring",
     "StepMapper",
     "StepMeter",
     "count_rows",
+    "encode",
     "encode_row",
     "fused_norm",
     "make_record",

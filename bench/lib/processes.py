@@ -88,12 +88,14 @@ def imported(name: str) -> Any:
 def environment(path: Path | None, directory: str) -> dict[str, str]:
     """Return this process's environment for one that imports from `path`, and has one thread.
 
-    What it makes for the time being lies in `directory`: it may be killed.
+    What it makes for the time being lies in `directory`: it may be killed. Bytecode is kept, as
+    Python does if nobody forbids it: else what is imported is compiled in every process.
     """
+    kept = {n: value for n, value in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
     changed = {"OMP_NUM_THREADS": "1", "TMPDIR": directory}
     if path:
         changed |= {"PYTHONPATH": str(path), _BUILD: str(path)}
-    return {**os.environ, **changed}
+    return {**kept, **changed}
 
 
 def check_build() -> None:

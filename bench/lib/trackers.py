@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.lib.processes import descendants, kill_descendants
+from bench.lib.processes import DescendantsWatch, descendants, kill_descendants
 from bench.lib.scalars import TAGS
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WORKER = "fasttrack-worker"
 """The name of the worker's thread."""
 _START_TIMEOUT_S = 60.0
+_LOOK_S, _AT_REST_S = 0.4, 0.01  # so much CPU time in so long is what it takes to wait for rows
 
 
 def known_options(**wanted: Any) -> Options:
@@ -38,7 +39,7 @@ def run_files(mode: str = "offline") -> set[Path]:
 
 
 def wait_for_delivery(runs_before: set[Path], mode: str = "offline") -> None:
-    """Wait until delivery, which imports wandb at first, has opened a run.
+    """Wait until delivery, which imports wandb at first, has opened a run and is at rest.
 
     Raises:
         TimeoutError: it has not, in a minute.
@@ -48,7 +49,13 @@ def wait_for_delivery(runs_before: set[Path], mode: str = "offline") -> None:
         if time.monotonic() > deadline_s:
             raise TimeoutError("delivery did not start")
         time.sleep(0.05)
-    time.sleep(0.5)
+    watch, used_s = DescendantsWatch(), -1.0
+    while used_s < 0 or watch.total().cpu_s - used_s > _AT_REST_S:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("delivery does not come to rest")
+        used_s = watch.total().cpu_s
+        time.sleep(_LOOK_S)
+        watch.look()
 
 
 def signal_delivery(number: signal.Signals) -> None:

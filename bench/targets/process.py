@@ -114,6 +114,7 @@ def one_run(rows: int, rows_per_s: int | None) -> dict[str, Any]:
     """Import, construct, log, finish; return how long each but the logging took."""
     import torch  # noqa: F401  # what a training script has done before
 
+    gc.collect()  # torch's; else it comes due somewhere in the constructor
     start_s = time.perf_counter()
     from fasttrack import ExperimentTracker
 

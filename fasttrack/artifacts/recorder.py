@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.artifacts.snapshot import gb
-from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.context.config import as_config, config_refusal
 from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata, Page
 from fasttrack.journal.run_directory import staged_directory
 from fasttrack.latch import Latch
-from fasttrack.notices import say
+from fasttrack.notices import gb, say
 from fasttrack.redaction import redact
 
 if TYPE_CHECKING:
@@ -126,7 +124,10 @@ class Recorder:
         """
         entry = self.update_config(config, "log_config")
         if self._takes_artifacts:
-            import yaml  # 0.8 MB, which most runs never need
+            # 0.8 MB, which most runs never need; nor does the constructor wait for ours
+            import yaml
+
+            from fasttrack.artifacts.staging import stage_text
 
             text = yaml.safe_dump(entry.values, sort_keys=False, allow_unicode=True)
             number, directory = self._next_directory()
@@ -173,6 +174,8 @@ class Recorder:
                 "force=True to log_checkpoint for one",
             )
             return
+        from fasttrack.artifacts.staging import stage  # few runs need it
+
         number, directory = self._next_directory()
         staged = stage(Path(path), directory)
         # One after another: versions, and with them aliases, follow in the order of the calls.

@@ -21,6 +21,7 @@ import orjson
 
 from fasttrack.artifacts.copying import ChangedError, CutShortError, copy, try_clone
 from fasttrack.journal.run_directory import files_directory, manifest_path, scratch_path
+from fasttrack.notices import gb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,14 +177,6 @@ def changed_files(directory: Path) -> list[str]:
         )
     except (OSError, ValueError, TypeError, AttributeError, LookupError):
         return [manifest_path(directory).name]
-
-
-def gb(size_bytes: int) -> str:
-    """Return a size for people."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes} bytes"
 
 
 def _private(path: str, flags: int) -> int:

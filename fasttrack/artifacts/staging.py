@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fasttrack.artifacts.copying import ChangedError
-from fasttrack.artifacts.snapshot import Foreign, Staged, gb
+from fasttrack.artifacts.snapshot import Foreign, Staged
 from fasttrack.errors import ConfigurationError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import files_directory
+from fasttrack.notices import gb
 
 _SMALL_BYTES = 2**20  # up to this a file is copied at once, in less than a millisecond,
 _AT_ONCE_BYTES = 64 * 2**20  # until it is so much together

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fasttrack.cli.shared import dir_option, format_number, json_option, print_json
-from fasttrack.journal.entries import spell_non_finite
+from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_runs
 from fasttrack.runs.opened import Run
 from fasttrack.views.comparison import compare_runs
@@ -16,7 +16,7 @@ from fasttrack.views.comparison import compare_runs
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.views.comparison import ComparedMetric, ComparedSetting, Comparison
 
 _WIDEST = 28  # letters of a setting's value; more of it is in --json

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.local import LocalRun
     from fasttrack.views.report import Overview
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fasttrack.journal.entries import spell_non_finite
+from fasttrack.journal.rows import spell_non_finite
 from fasttrack.settings import resolve_base_dir
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.local import LocalRun
 
 dir_option = click.option(

@@ -17,7 +17,7 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
-from fasttrack.journal.entries import spell_non_finite
+from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
 from fasttrack.views.report import flatten, read_report
 

@@ -18,8 +18,9 @@ from fasttrack.cli.shared import (
     warn_of_damage,
 )
 from fasttrack.errors import FasttrackError
-from fasttrack.journal.entries import Finish, Row
+from fasttrack.journal.entries import Finish
 from fasttrack.journal.follower import Follower
+from fasttrack.journal.rows import Row
 from fasttrack.runs.local import LocalRun, RunRow, find_run
 from fasttrack.runs.patterns import matching, require_matches
 from fasttrack.runs.status import find_status

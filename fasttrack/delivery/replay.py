@@ -16,9 +16,10 @@ from fasttrack.delivery.events import LeftOut, Progress, StopAsked
 from fasttrack.delivery.shown import Shown
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
-from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Page, Row
+from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadata, Page
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import ends_with_finish
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

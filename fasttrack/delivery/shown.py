@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.journal.entries import Number, Page, Row
+    from fasttrack.journal.entries import Page
+    from fasttrack.journal.rows import Number, Row
 
 AGGREGATES = ("first", "last", "max", "mean", "min")
 

@@ -33,7 +33,7 @@ class Bystander:
         """Ignore metrics."""
         self.late_call()
 
-    def not_floats(self, values: dict[Any, Any]) -> dict[Any, Any]:
+    def not_floats(self, values: dict[Any, Any], metrics: object) -> dict[Any, Any]:
         """Return all."""
         return values
 

@@ -12,7 +12,10 @@ import bisect
 import itertools
 import math
 from collections import deque
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # log_training_step that logs, that does not; log_metrics; the first of those that log. That one is
 # timed so that there is a time from then on; it finds nothing in the caches, and stands for itself.
@@ -53,11 +56,18 @@ class CallMeter:
 
         Every timed call stands for as many as were not timed beside it (nearest rank).
         """
-        timed = self.timed.copy()
+        timed = list(self.timed)
         if not timed:
             return None
-        kinds, seconds, _ = zip(*timed, strict=True)
-        order = sorted(range(len(seconds)), key=seconds.__getitem__)
-        reached = list(itertools.accumulate([_WEIGHTS[kinds[i]] for i in order]))
+        weights = [_WEIGHTS[call[0]] for call in timed]
+        seconds = [call[1] for call in timed]
+        reached: Sequence[int]
+        if weights.count(weights[0]) == len(weights):  # as a rule; this is done in most rounds
+            seconds.sort()
+            reached = range(weights[0], sum(weights) + 1, weights[0])
+        else:
+            order = sorted(range(len(seconds)), key=seconds.__getitem__)
+            seconds = [seconds[i] for i in order]
+            reached = list(itertools.accumulate([weights[i] for i in order]))
         p50, p99 = (bisect.bisect_left(reached, share * reached[-1]) for share in (0.50, 0.99))
-        return seconds[order[p50]] * 1e6, seconds[order[p99]] * 1e6
+        return seconds[p50] * 1e6, seconds[p99] * 1e6

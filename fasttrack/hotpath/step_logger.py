@@ -259,9 +259,21 @@ class StepLogger:
                 raise
             self.failed_call("log_metrics", error)
 
-    def not_floats(self, values: dict[Any, Any]) -> Collection[Any]:
-        """Return the names of all that are no floats."""
-        return self._capture.not_floats(values)
+    def not_floats(self, values: dict[Any, Any], metrics: dict[Any, Any]) -> Collection[Any]:
+        """Return the names of `values` that are no floats; note those of `metrics`.
+
+        Args:
+            values: a copy of `metrics`, some of its tensors read.
+            metrics: the caller's.
+        """
+        names = [name for name in values if type(values[name]) is not float]
+        again = [
+            name for name in self._hot._not_floats if type(metrics.get(name, 0.0)) is not float
+        ]
+        # Each name once, and none that is equal to another in a way of its own: they are counted.
+        texts = [name for name in (*again, *names) if type(name) is str]
+        self._hot._not_floats = tuple(dict.fromkeys(texts))
+        return names
 
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""

@@ -65,7 +65,6 @@ class FasttrackTracker(tracking.GeneralTracker):  # type: ignore[misc]
         self._arguments: dict[str, Any] = {"project": project, **arguments}
         check_arguments(self._arguments)
         self._tracker: ExperimentTracker | None = None
-        self._logged = False
 
     @property
     def tracker(self) -> ExperimentTracker:
@@ -97,7 +96,6 @@ class FasttrackTracker(tracking.GeneralTracker):  # type: ignore[misc]
         tracker = self._tracker
         if tracker is None:
             tracker = self.tracker
-        self._logged = True
         tracker.log_metrics(values, step)
 
     def finish(self) -> None:

@@ -85,6 +85,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.first_nonfinite_step: int | None = None
         """The first step of the run whose loss was NaN or infinite."""
         self._own = tracker is None
+        self._ended = False
         self._tracker = tracker
         self._arguments = arguments
         self._training = False
@@ -117,6 +118,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             if type(earlier) is type(self):
                 self.__dict__.update(vars(earlier))
                 self._watch = LossWatch(self._found)
+                _trained.discard(earlier)
                 return
 
     def _remember(self, state: Any) -> None:
@@ -140,10 +142,8 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             return None
         if tracker is not None:
             here = tracker.get_run_id()
-            if not self._own or (tracker.is_active() and self.run_id in (None, here)):
+            if not self._own or (not self._ended and self.run_id in (None, here)):
                 self.run_id = here
-                return tracker
-            if self.run_id is None:  # disabled
                 return tracker
             tracker.finish()  # of a run that began before the checkpoint's was known
         for other in list(_trained):
@@ -155,9 +155,10 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             if tracker is None or is_handlers(error):  # the first raises, as a constructor does
                 raise
             say(f"the run does not go on: {error}")
+            self._ended, self.run_id = False, tracker.get_run_id()  # what comes is counted
         else:
-            if self._tracker.is_active():
-                self.run_id = self._tracker.get_run_id()
+            self._ended = False
+            self.run_id = self._tracker.get_run_id() or self.run_id
         return self._tracker
 
     def _make(self, args: Any, state: Any, model: Any) -> ExperimentTracker:
@@ -183,6 +184,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._training = False
         self._resume_clock()
         if self._own and self._tracker is not None:
+            self._ended = True
             self._tracker.finish(exit_code)
 
     def training_raised(self, error: BaseException) -> None:

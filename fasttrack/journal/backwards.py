@@ -6,7 +6,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.entries import Row, decode, is_row
+from fasttrack.journal.entries import decode
+from fasttrack.journal.rows import Row, is_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The journal's lines as values: what each kind holds; the one place that reads and writes them.
+"""The journal's lines as values: what each kind holds, and how they are written and read.
+
+All about lines stands here and, for rows, in `rows.py`.
 
 A line is one JSON object with a key `kind`. Its other keys are the fields below, under the names
 given here in quotes where they differ; times are unix seconds. A segment's first line is its
@@ -13,41 +15,19 @@ JSON knows no NaN or infinity: where a number may be one, it stands as the strin
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import dataclass, field, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import orjson
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from fasttrack.journal.rows import Row, row_of
 
 FORMAT_VERSION = 2
 """2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
 
 DEFAULT_BACKENDS = ("wandb",)
 """Where rows go of a run that does not say so."""
-
-Number: TypeAlias = "float | int"
-
-
-class Names:
-    """The metrics of rows that are alike: there is one object for all of them.
-
-    Threads: any.
-    """
-
-    __slots__ = ("as_set", "in_order")
-
-    def __init__(self, in_order: tuple[str, ...]) -> None:
-        """Be these names."""
-        self.in_order = in_order
-        self.as_set = frozenset(in_order)
-
-
-_ROW_START = b'{"kind":"row"'
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,69 +84,6 @@ class Header:
     """The file of `__main__`; None where there is none."""
     program_relpath: str | None = None
     cwd: str = ""
-
-
-class Row:
-    """The metrics of one logged call. Nobody changes one; its values are read when asked for.
-
-    Threads: one at a time.
-    """
-
-    kind: ClassVar[str] = "row"
-    __slots__ = ("_values", "names", "seq", "spelled", "step", "time_s")
-
-    def __init__(
-        self,
-        seq: int,
-        step: int,
-        time_s: float,
-        values: dict[str, Number] | None = None,
-        names: Names | None = None,
-        spelled: tuple[bytes, ...] | None = None,
-    ) -> None:
-        """Be a row.
-
-        Args:
-            seq: the row's number in its segment, from 0.
-            step: the user's training step.
-            time_s: "time": when it was logged.
-            values: metric name to number; None: they stand in `spelled`.
-            names: those of its metrics, where they are known to many rows.
-            spelled: number, step, time and the values of `names`, each as the journal spells it.
-        """
-        self.seq: Final = seq
-        self.step: Final = step
-        self.time_s: Final = time_s
-        self.names: Final = names
-        self.spelled: Final = spelled
-        self._values = values
-
-    @property
-    def values(self) -> dict[str, Number]:
-        """Metric name to number."""
-        if self._values is None:
-            assert self.names is not None
-            assert self.spelled is not None
-            numbers = map(_read_number, self.spelled[3:])
-            self._values = dict(zip(self.names.in_order, numbers, strict=True))
-        return self._values
-
-    def with_values(self, values: dict[str, Number]) -> Row:
-        """Return the same row with other values."""
-        return Row(self.seq, self.step, self.time_s, values)
-
-    def __eq__(self, other: object) -> bool:
-        """Compare all that the journal holds of it."""
-        if not isinstance(other, Row):
-            return NotImplemented
-        mine = (self.seq, self.step, self.time_s, self.values)
-        return mine == (other.seq, other.step, other.time_s, other.values)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        """Return it as it is written in code."""
-        return f"Row({self.seq}, {self.step}, {self.time_s}, {self.values})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +198,6 @@ Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
 _CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Page, Finish)}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
-_NUMBERS = frozenset((float, int, bool))
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation
     "bool": frozenset((bool,)),
     "int": frozenset((int,)),
@@ -301,7 +217,7 @@ _FIELDS = {
 
 
 def encode(entry: Header | Console | Recorded | Finish) -> bytes:
-    """Return `entry` as one line, newline included. A row: see `encode_row`.
+    """Return `entry` as one line, newline included. A row: see `rows.encode_row`.
 
     Raises:
         TypeError: something in it is not representable in JSON, or a key is not a string
@@ -311,46 +227,6 @@ def encode(entry: Header | Console | Recorded | Finish) -> bytes:
     for name, key, _ in _FIELDS[type(entry)]:
         line[key] = getattr(entry, name)
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def encode_row(seq: int, step: int, time_s: float, values: dict[str, Number]) -> bytes:
-    """Return the line of one row; the fields are those of `Row`, which the worker need not make.
-
-    Raises:
-        TypeError: a key is not a string, or an integer exceeds 64 bits.
-    """
-    row = {"kind": "row", "seq": seq, "step": step, "time": time_s, "values": values}
-    line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    # orjson writes a non-finite float as null; `find` costs half of what `in` does.
-    if line.find(b'":null') >= 0:
-        row["values"] = spell_non_finite(values)
-        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    return line
-
-
-def encode_rows(first_seq: int, rows: Sequence[tuple[Any, ...]]) -> bytes | None:
-    """Return the lines of rows that follow one another: those of `encode_row`, at half the cost.
-
-    Args:
-        first_seq: the number of the first.
-        rows: of each the step, the time and the values; what else a tuple holds is passed over.
-
-    Returns:
-        None where it looks as if a number were not finite: they are to be encoded one by one.
-
-    Raises:
-        TypeError: as in `encode_row`, because of one of them.
-    """
-    array = orjson.dumps(
-        [
-            {"kind": "row", "seq": seq, "step": row[0], "time": row[1], "values": row[2]}
-            for seq, row in enumerate(rows, first_seq)
-        ]
-    )
-    if array.find(b'":null') >= 0:
-        return None
-    # Only between rows: quotes in a name are escaped, and values are numbers.
-    return array[1:-1].replace(b"," + _ROW_START, b"\n" + _ROW_START) + b"\n"
 
 
 def decode(line: bytes) -> Entry:
@@ -365,13 +241,7 @@ def decode(line: bytes) -> Entry:
     try:
         kind = found["kind"]
         if kind == "row":
-            seq, step, time_s = found["seq"], found["step"], found["time"]
-            values = found["values"]
-            if not _NUMBERS.issuperset(map(type, values.values())):
-                values = {name: _as_number(value) for name, value in values.items()}
-            if type(seq) is not int or type(step) is not int or type(time_s) not in _NUMBERS:
-                raise ValueError("its number, step or time is none")
-            return Row(seq, step, time_s, values)
+            return row_of(found)
         cls = _CLASSES.get(kind)
         if cls is None:
             return Unknown(_checked("kind", kind, _JSON_TYPES["str"]))
@@ -405,19 +275,6 @@ def salvage_header(line: bytes, run_id: str) -> Header:
     return Header(**whole)
 
 
-def _read_number(text: bytes) -> Number:
-    return int(text) if text.lstrip(b"-").isdigit() else float(text)
-
-
-def _as_number(value: Any) -> Number:
-    """Return a value of a row, which may be one that JSON knows no number for."""
-    if type(value) is str and value in _NON_FINITE:
-        return _NON_FINITE[value]
-    if type(value) not in _NUMBERS:
-        raise ValueError("a value is no number")
-    return value  # type: ignore[no-any-return]
-
-
 def _checked(key: str, value: Any, types: frozenset[type]) -> Any:
     """Return the value of a field; what is read later on relies on its type."""
     kind = type(value)
@@ -440,27 +297,6 @@ def _deeper_than(value: object, levels: int) -> bool:
         level = [each for group in inner for each in group if type(each) in (dict, list)]  # type: ignore[attr-defined]
         levels -= 1
     return bool(level)
-
-
-def is_row(line: bytes) -> bool:
-    """Return whether a whole, undamaged line is a row's. Parses nothing."""
-    return line.startswith(_ROW_START)
-
-
-def count_row_lines(lines: bytes) -> int:
-    """Return how many rows stand in whole lines, the first of which is preceded by a newline."""
-    return lines.count(b"\n" + _ROW_START)
-
-
-def spell_non_finite(value: Any) -> Any:
-    """Return `value` with strings for the floats that JSON does not know, at every depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, dict):
-        return {name: spell_non_finite(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [spell_non_finite(inner) for inner in value]
-    return value
 
 
 def merge_headers(headers: list[Header]) -> Header | None:

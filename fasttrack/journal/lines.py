@@ -35,22 +35,21 @@ def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes
             if not end:
                 torn = torn + chunk if len(torn) <= _LONGEST_LINE_BYTES else torn
                 continue
-            if len(torn) > _LONGEST_LINE_BYTES:
-                start = chunk.index(b"\n") + 1
+            if len(torn) > _LONGEST_LINE_BYTES:  # an empty line stands for it
+                start = chunk.index(b"\n")
                 torn, chunk, end = b"", chunk[start:], end - start
-            if end:
-                yield torn + chunk[:end]
+            yield torn + chunk[:end]
             torn = chunk[end:]
 
 
-def read_rare(path: Path) -> list[Header | Config | Metadata]:
+def read_rare(path: Path, *, block_bytes: int = BLOCK_BYTES) -> list[Header | Config | Metadata]:
     """Return what the segment at `path` says of the run itself, in order; parses no rows.
 
     Raises:
         OSError: it cannot be read.
     """
     found: list[Header | Config | Metadata] = []
-    for block in line_blocks(path):
+    for block in line_blocks(path, block_bytes=block_bytes):
         places = sorted(place for start in _RARE_STARTS for place in _starts(block, start))
         for place in places:
             with contextlib.suppress(ValueError):  # what reads the rows tells of damage

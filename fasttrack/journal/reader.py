@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from fasttrack.journal.entries import (
-    Finish,
-    Header,
-    Metadata,
-    count_row_lines,
-    decode,
-    salvage_header,
-)
+from fasttrack.journal.entries import Finish, Header, Metadata, decode, salvage_header
+from fasttrack.journal.rows import count_row_lines
 from fasttrack.journal.shapes import decode_line
 
 if TYPE_CHECKING:

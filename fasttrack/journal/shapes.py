@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from fasttrack.journal.entries import Names, Row, decode
+from fasttrack.journal.entries import decode
+from fasttrack.journal.rows import Names, Row
 
 if TYPE_CHECKING:
     from fasttrack.journal.entries import Entry

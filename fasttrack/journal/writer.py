@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fasttrack.handler_errors import is_handlers
-from fasttrack.journal.entries import encode, is_row
+from fasttrack.journal.entries import encode
+from fasttrack.journal.rows import is_row
 from fasttrack.journal.run_directory import attempt, segment_name, segments
 
 if TYPE_CHECKING:

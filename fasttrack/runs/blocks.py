@@ -15,7 +15,7 @@ from fasttrack.runs.patterns import columns_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 FIXED_COLUMNS = ("attempt", "seq", "step", "time")
 """Those before the metrics."""
@@ -29,6 +29,7 @@ class Block:
 
     attempt: int
     seq: Any
+    """None where only steps were asked for; `time_s`, too."""
     step: Any
     time_s: Any
     metrics: dict[str, Any]
@@ -39,7 +40,7 @@ class Block:
     @property
     def count(self) -> int:
         """How many rows there are."""
-        return len(self.seq)
+        return len(self.step)
 
     def values(self, metric: str) -> Any:
         """Return the values of `metric`, nulls where no row has it."""
@@ -87,6 +88,8 @@ def in_order(number: int, found: list[tuple[list[int], Block]], bad_lines: int) 
     names = dict.fromkeys(name for block in blocks for name in block.metrics)
 
     def ordered(arrays: list[Any]) -> Any:
+        if arrays[0] is None:
+            return None
         return join(arrays).combine_chunks().take(pa.array(order))
 
     return Block(

@@ -1,11 +1,12 @@
 """A run's rows as columns, many at once: what tables are made of.
 
-Rows that are alike differ in their numbers only. So a block of such lines is read as what it is
-nearly, a table with commas between: pyarrow's parser of CSV takes the numbers, and everything
-between them is compared, byte by byte, with how the first line spells it. A block of rows of
-several kinds is sorted by kind first; what still does not fit is read line by line, as everywhere
-else. So what is a row is decided as `decode` does it, with one exception: a number that damage has
-turned into one that JSON does not know and pyarrow does ("05", "+1") is taken as a number.
+Rows that are alike differ in their numbers only. So a block of such lines is split at its commas,
+as a table without quotes is; what stands before each number is compared, byte by byte, with how the
+first line spells it, and the rest read as a number. pyarrow does all three, and lets other threads
+run meanwhile. A block of rows of several kinds is sorted by kind first; what still does not fit is
+read line by line, as everywhere else. So what is a row is decided as `decode` does it, but for two
+kinds of damage: a number that JSON does not know and pyarrow does ("05", "+1") is taken as one, and
+of what is not asked for the number is not looked at.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 from pyarrow import compute, csv
 
-from fasttrack.journal.entries import Row, decode, is_row
+from fasttrack.journal.entries import decode
 from fasttrack.journal.lines import BLOCK_BYTES, line_blocks
+from fasttrack.journal.rows import Row, is_row
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.blocks import Block, block_of_rows, in_order
 
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
 
 _MOST_THREADS = 4
 _FEW_LINES = 32  # to parse so many as a table takes as long as to read them one by one
-_COMMAS = bytes.maketrans(b":}", b",,")
-_DIGITS = b"0123456789.-+e"
-_UNFIT = frozenset(b",:}\\\n\r")  # characters of a name that a table with commas cannot have
-_FIXED_HEADS = (b'{"kind"', b'"row"', b'"seq"', None, b'"step"', None, b'"time"', None, b'"values"')
-_FIXED_COLUMNS = ("3", "5", "7")  # number, step, time
+_START, _END = b'{"kind":"row"', b"}}"
+_NO_STOP = 2**31  # without one pyarrow 26 refuses to cut an even number of texts
+_SEQ, _STEP, _TIME, _VALUES = 1, 2, 3, 4  # columns; metrics begin with the last
+_KINDS: tuple[Callable[[bytes], object], ...] = (  # by which rows are sorted, the quickest first
+    lambda line: line.count(b","),
+    lambda line: line.translate(None, b"0123456789.-+e"),
+)
 _SPELLED = (b"NaN", b"Infinity", b"-Infinity")
 _INT64 = 2**63
 
@@ -46,6 +50,7 @@ def read_blocks(
     run: LocalRun,
     is_wanted: Callable[[str], bool],
     *,
+    steps_only: bool = False,
     threads: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Block]:
@@ -54,6 +59,7 @@ def read_blocks(
     Args:
         run: the run.
         is_wanted: of a metric's name, whether its values are asked for.
+        steps_only: whether neither the numbers nor the times of rows are asked for.
         threads: how many read at a time; None: as many as there are processors, up to four.
         block_bytes: about how much of a segment is read as one block.
 
@@ -61,7 +67,7 @@ def read_blocks(
         OSError: a segment cannot be read.
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
-    parser = _Parser(is_wanted)
+    parser = _Parser(is_wanted, steps_only)
     with ThreadPoolExecutor(threads, "fasttrack-columns") as pool:
         waiting: deque[Future[Block]] = deque()
         for path in run.segments:
@@ -83,25 +89,103 @@ class _Layout:
     """How rows of the same metrics in the same order are spelled."""
 
     names: tuple[str, ...]
-    heads: tuple[bytes | None, ...]
-    """What stands between two commas; None: a number."""
-    columns: list[str] = field(init=False)
-    """A name for each, and for what is behind the two braces at the end."""
-
-    def __post_init__(self) -> None:
-        """Name the columns."""
-        object.__setattr__(self, "columns", [str(i) for i in range(len(self.heads) + 2)])
+    heads: tuple[bytes, ...]
+    """What stands before the number in each column but the first."""
 
     @classmethod
     def of(cls, names: tuple[str, ...]) -> _Layout | None:
-        """Return the layout of rows of these metrics; None: they cannot be read as a table."""
-        heads = list(_FIXED_HEADS)
-        for name in names:
-            spelled = orjson.dumps(name)
-            if not name or _UNFIT.intersection(spelled):
-                return None
-            heads += [spelled if name is not names[0] else b"{" + spelled, None]
-        return cls(names, tuple(heads)) if names else None
+        """Return the layout of rows of these metrics; None: they cannot be split at commas."""
+        spelled = [orjson.dumps(name) + b":" for name in names]
+        if not names or b"," in b"".join(spelled):
+            return None
+        spelled[0] = b'"values":{' + spelled[0]
+        return cls(names, (b'"seq":', b'"step":', b'"time":', *spelled))
+
+    def split(self, lines: bytes) -> _Texts:
+        """Return the columns of `lines`.
+
+        Raises:
+            _Unlike: a line is not spelled so.
+        """
+        names = [str(place) for place in range(1 + len(self.heads))]
+        types = {**dict.fromkeys(names, pa.binary()), names[0]: pa.binary(len(_START))}
+        try:
+            table = csv.read_csv(
+                pa.BufferReader(lines),
+                csv.ReadOptions(column_names=names, use_threads=False, block_size=len(lines) + 1),
+                csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
+                csv.ConvertOptions(
+                    column_types=types,
+                    null_values=[],
+                    strings_can_be_null=False,
+                    check_utf8=False,
+                ),
+            )
+        except pa.ArrowInvalid:
+            raise _Unlike from None
+        columns = [column.chunk(0) for column in table.columns]  # as it was read as one block
+        if not (
+            _is_constant(columns[0], _START)
+            and all(map(_all_start_with, columns[1:], self.heads))
+            and compute.all(compute.ends_with(columns[-1], _END)).as_py()
+        ):
+            raise _Unlike
+        return _Texts(self, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The columns of rows that are alike, as they are spelled."""
+
+    layout: _Layout
+    columns: list[Any]
+
+    def numbers(self, place: int, kind: Any) -> Any:
+        """Return what stands in a column as numbers of a type of Arrow's.
+
+        Raises:
+            _Unlike: one of them is none.
+        """
+        start = len(self.layout.heads[place - 1])
+        stop = -len(_END) if place == len(self.columns) - 1 else _NO_STOP
+        text = compute.binary_slice(self.columns[place], start, stop).view(pa.string())
+        try:
+            return text.cast(kind)
+        except pa.ArrowInvalid:
+            raise _Unlike from None
+
+    def metric(self, place: int, *, whole: bool) -> Any:
+        """Return a metric's values.
+
+        Args:
+            place: of the metric in the layout.
+            whole: whether the first is an integer.
+
+        Raises:
+            _Unlike: they cannot be read so.
+        """
+        place += _VALUES
+        if whole:
+            try:
+                return self.numbers(place, pa.int64())
+            except _Unlike:  # not all are whole, or one needs another type
+                pass
+        values = self.numbers(place, pa.float64())
+        if whole and compute.max(compute.abs(values)).as_py() >= _INT64:
+            raise _Unlike
+        return values
+
+
+def _all_start_with(column: Any, head: bytes) -> bool:
+    found: bool = compute.all(compute.starts_with(column, head)).as_py()
+    return found
+
+
+def _is_constant(column: Any, value: bytes) -> bool:
+    """Return whether a column of binaries of one size holds one value only."""
+    whole = value * len(column)
+    found: bool = column.buffers()[1].slice(0, len(whole)).equals(pa.py_buffer(whole))
+    return found
 
 
 class _Parser:
@@ -110,8 +194,9 @@ class _Parser:
     Threads: any.
     """
 
-    def __init__(self, is_wanted: Callable[[str], bool]) -> None:
+    def __init__(self, is_wanted: Callable[[str], bool], steps_only: bool) -> None:
         self._is_wanted = is_wanted
+        self._steps_only = steps_only
         self._layouts: dict[tuple[str, ...], _Layout | None] = {}
 
     def parse(self, number: int, lines: bytes) -> Block:
@@ -124,27 +209,40 @@ class _Parser:
         return self._parse_mixed(number, lines.split(b"\n")[:-1])
 
     def _parse_mixed(self, number: int, lines: list[bytes]) -> Block:
-        """Sort lines by what they are without their digits, and put the rows in order again."""
-        kinds: dict[bytes, list[int]] = {}
-        others: list[int] = []
-        for place, line in enumerate(lines):
-            if is_row(line):
-                kinds.setdefault(line.translate(None, _DIGITS), []).append(place)
-            else:
-                others.append(place)
+        """Read rows of several kinds, and others' lines between them; put them in order again."""
+        rows = [place for place, line in enumerate(lines) if line.startswith(_START)]
+        others = sorted(set(range(len(lines))).difference(rows)) if len(rows) < len(lines) else []
         found: list[tuple[list[int], Block]] = []
-        for places in kinds.values():
-            if len(places) < _FEW_LINES:
-                others += places
-                continue
-            joined = b"\n".join([lines[place] for place in places]) + b"\n"
-            try:
-                found.append((places, self._parse_alike(number, joined)))
-            except _Unlike:
-                others += places
+        self._sort(number, lines, rows, _KINDS, found, others)
         places, block = self._decode(number, lines, sorted(others))
         found.append((places, block))
         return in_order(number, found, block.bad_lines)
+
+    def _sort(
+        self,
+        number: int,
+        lines: list[bytes],
+        places: list[int],
+        kinds: Sequence[Callable[[bytes], object]],
+        found: list[tuple[list[int], Block]],
+        others: list[int],
+    ) -> None:
+        """Read the lines at `places` kind by kind; what is not `found` so goes to `others`."""
+        sorted_by: dict[object, list[int]] = {}
+        for place in places:
+            sorted_by.setdefault(kinds[0](lines[place]), []).append(place)
+        for group in sorted_by.values():
+            if len(group) < _FEW_LINES:
+                others += group
+                continue
+            joined = b"\n".join([lines[place] for place in group]) + b"\n"
+            try:
+                found.append((group, self._parse_alike(number, joined)))
+            except _Unlike:
+                if len(kinds) > 1:
+                    self._sort(number, lines, group, kinds[1:], found, others)
+                else:
+                    others += group
 
     def _decode(
         self, number: int, lines: list[bytes], places: list[int]
@@ -163,6 +261,8 @@ class _Parser:
                 kept.append(place)
         block = block_of_rows(number, rows, self._is_wanted)
         block.bad_lines = bad_lines
+        if self._steps_only:
+            block.seq = block.time_s = None
         return kept, block
 
     def _parse_alike(self, number: int, lines: bytes) -> Block:
@@ -175,33 +275,28 @@ class _Parser:
             first = decode(lines[: lines.index(b"\n")])
         except ValueError:
             raise _Unlike from None
-        assert isinstance(first, Row)
+        if not isinstance(first, Row) or b"\r" in lines:  # which would end a line, too
+            raise _Unlike
         layout = self._layout(tuple(first.values))
         if layout is None:
             raise _Unlike
-        table = _parse(_bare_non_finite(lines).translate(_COMMAS), layout, first, self._is_wanted)
-        count = table.num_rows
-        if lines.count(b":") != count * (len(layout.names) + 5) or lines.count(b"}") != 2 * count:
-            raise _Unlike
-        for column, head in zip(layout.columns, layout.heads, strict=False):
-            if head is not None and not _is_constant(table.column(column), head):
-                raise _Unlike
-        values = {
-            name: _numbers(table, _value_column(place))
-            for place, name in enumerate(layout.names)
-            if self._is_wanted(name)
-        }
-        seq, step, time_s = (_numbers(table, column) for column in _FIXED_COLUMNS)
-        return Block(number, seq, step, time_s, values)
+        texts = layout.split(_bare_non_finite(lines))
+        return Block(
+            number,
+            None if self._steps_only else texts.numbers(_SEQ, pa.int64()),
+            texts.numbers(_STEP, pa.int64()),
+            None if self._steps_only else texts.numbers(_TIME, pa.float64()),
+            {
+                name: texts.metric(place, whole=type(first.values[name]) is int)
+                for place, name in enumerate(layout.names)
+                if self._is_wanted(name)
+            },
+        )
 
     def _layout(self, names: tuple[str, ...]) -> _Layout | None:
         if names not in self._layouts:
             self._layouts[names] = _Layout.of(names)
         return self._layouts[names]
-
-
-def _value_column(metric: int) -> str:
-    return str(len(_FIXED_HEADS) + 2 * metric + 1)
 
 
 def _bare_non_finite(lines: bytes) -> bytes:
@@ -213,71 +308,3 @@ def _bare_non_finite(lines: bytes) -> bytes:
             raise _Unlike
         lines = lines.replace(b':"%b"' % spelled, b":" + spelled)
     return lines
-
-
-def _parse(data: bytes, layout: _Layout, first: Row, is_wanted: Callable[[str], bool]) -> Any:
-    """Return the columns of `data`, which has commas between all.
-
-    Raises:
-        _Unlike: a line has other columns than the first.
-    """
-    types = dict(zip(_FIXED_COLUMNS, (pa.int64(), pa.int64(), pa.float64()), strict=True))
-    for column, head in zip(layout.columns, layout.heads, strict=False):
-        if head is not None:
-            types[column] = pa.binary(len(head))
-    integers: list[str] = []
-    for place, name in enumerate(layout.names):
-        if is_wanted(name):
-            column = _value_column(place)
-            is_integer = type(first.values[name]) is int
-            types[column] = pa.int64() if is_integer else pa.float64()
-            integers += [column] if is_integer else []
-    try:
-        return _read_csv(data, layout.columns, types)
-    except pa.ArrowInvalid:
-        if not integers:
-            raise _Unlike from None
-    try:  # the first is a whole number, others may not be
-        table = _read_csv(data, layout.columns, types, inferred=integers)
-    except pa.ArrowInvalid:
-        raise _Unlike from None
-    for column in integers:
-        values = table.column(column)
-        if values.type == pa.float64():
-            greatest = compute.max(compute.abs(values)).as_py()
-            if greatest >= _INT64:  # maybe integers that need another type
-                raise _Unlike
-        elif values.type != pa.int64():
-            raise _Unlike
-    return table
-
-
-def _read_csv(
-    data: bytes, columns: list[str], types: dict[str, Any], inferred: Sequence[str] = ()
-) -> Any:
-    return csv.read_csv(
-        pa.BufferReader(data),
-        csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(data) + 1),
-        csv.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False),
-        csv.ConvertOptions(
-            column_types={name: kind for name, kind in types.items() if name not in inferred},
-            include_columns=list(types),
-            null_values=[],
-            strings_can_be_null=False,
-            check_utf8=False,
-        ),
-    )
-
-
-def _is_constant(column: Any, value: bytes) -> bool:
-    """Return whether a column of binaries of one size holds one value only."""
-    return all(
-        chunk.buffers()[1]
-        .slice(chunk.offset * len(value), len(chunk) * len(value))
-        .equals(pa.py_buffer(value * len(chunk)))
-        for chunk in column.chunks
-    )
-
-
-def _numbers(table: Any, column: str) -> Any:
-    return table.column(column).combine_chunks()

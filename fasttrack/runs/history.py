@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.journal.backwards import lines_backwards
-from fasttrack.journal.entries import Row, decode
+from fasttrack.journal.entries import decode
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.local import RunRow, readable
 from fasttrack.runs.packages import require

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from fasttrack.journal.entries import Row, decode, is_row
+from fasttrack.journal.entries import decode
 from fasttrack.journal.lines import line_blocks
 from fasttrack.journal.reader import read_segment
+from fasttrack.journal.rows import Row, is_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.local import LocalRun
 
 _VALUES = 11  # the piece between quotes from which on they hold a row's metrics

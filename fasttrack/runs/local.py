@@ -19,9 +19,10 @@ import orjson
 from fasttrack.command import spell_command
 from fasttrack.errors import RunNotFoundError, RunUnreadableError
 from fasttrack.journal.backwards import lines_backwards
-from fasttrack.journal.entries import Number, Row, decode, merge_headers
+from fasttrack.journal.entries import decode, merge_headers
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header
+from fasttrack.journal.rows import Number, Row
 from fasttrack.journal.run_directory import attempt, run_directory, segments
 from fasttrack.settings import resolve_base_dir
 

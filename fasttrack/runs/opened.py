@@ -25,7 +25,8 @@ from fasttrack.runs.status import find_delivery, find_status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.journal.entries import Config, Number
+    from fasttrack.journal.entries import Config
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.status import DeliveryStatus, RunStatus
 
 _LIVE = ("running", "running?")
@@ -154,7 +155,7 @@ class Run:
             return last_values(local)
 
     def history(
-        self, metrics: Sequence[str] | str | None = None, *, last: int | None = None
+        self, metrics: Sequence[str] | str | None = None, last: int | None = None
     ) -> History:
         """Return its rows, to be had as pandas, polars, Arrow, or as they are.
 

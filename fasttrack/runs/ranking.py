@@ -10,7 +10,7 @@ from fasttrack.runs.patterns import require_matches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.local import LocalRun
 
 

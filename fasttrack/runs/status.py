@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from fasttrack.journal.cursor import Ledger, SegmentLedger, load_cursor
 from fasttrack.journal.destinations import segments_by_backend
-from fasttrack.journal.entries import DEFAULT_BACKENDS, Row
+from fasttrack.journal.entries import DEFAULT_BACKENDS
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import count_rows, last_written_s, read_finish
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import attempt, base_directory, cursor_path
 from fasttrack.journal.trainer import trainer_runs
 

@@ -13,7 +13,7 @@ from fasttrack.views.report import flatten
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
     from fasttrack.runs.opened import Run
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,8 @@ _OVERVIEW = {
     "Step time": (f"{STEP_TIME}p50", f"{STEP_TIME}p99"),
 }
 """The panels drawn where no metric is asked for, as far as the run has them."""
+OVERVIEW_PATTERNS = tuple(pattern for globs in _OVERVIEW.values() for pattern in globs)
+"""The metrics of these."""
 _MOST_PANELS = 12  # of a run that has nothing of the overview
 _MANY_POINTS = 150  # from here on the line is thin
 _PLAIN_FROM, _PLAIN_BELOW = 1e-4, 1e6  # values beyond are written as 2e-05
@@ -100,7 +101,7 @@ def draw_panel(axes: Axes, panel: Panel, courses: Sequence[Course]) -> DrawnPane
                 continue
             series = course.series[name]
             _draw_line(axes, series, course.color or color, dashes if course.color else "-")
-            finite += filter(math.isfinite, series.values)
+            finite += series.range()
             bad.update(series.non_finite_steps())
     _scale(axes, finite, unit)
     if bad:

@@ -12,11 +12,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError
-from fasttrack.runs.local import readable
-from fasttrack.runs.patterns import require_matches
+from fasttrack.runs.patterns import matching, require_matches
 from fasttrack.views.fitting import fit
-from fasttrack.views.panel import Course, choose, draw_panel, letter_panel
-from fasttrack.views.series import read_series
+from fasttrack.views.panel import OVERVIEW_PATTERNS, Course, choose, draw_panel, letter_panel
 from fasttrack.views.style import FAINT, STYLE, colors
 
 if TYPE_CHECKING:
@@ -69,9 +67,8 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = [_read(run) for run in runs]
+    found = _read(runs, metrics)
     names = set().union(*found)
-    require_matches(names, metrics, several_runs=len(runs) > 1)
     shades = colors(len(runs)) if len(runs) > 1 else [None]
     courses = [Course(series, shade) for series, shade in zip(found, shades, strict=True)]
     with _style():
@@ -82,9 +79,18 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
     return figure
 
 
-def _read(run: LocalRun) -> dict[str, Series]:
-    with readable(run.directory):
-        return read_series(run.rows())
+def _read(runs: Sequence[LocalRun], metrics: Sequence[str]) -> list[dict[str, Series]]:
+    """Return each run's lines, as far as they are drawn."""
+    from fasttrack.views.curves import read_curves  # with numpy, as matplotlib has it
+
+    found = read_curves(runs, metrics or OVERVIEW_PATTERNS)
+    if not metrics and not any(found):  # nothing of the overview: then of all that is there
+        found = read_curves(runs)
+    names = set().union(*found)
+    if not names or not all(matching(names, [pattern]) for pattern in metrics):
+        names = {name for run in runs for name in run.metrics()}
+        require_matches(names, metrics, several_runs=len(runs) > 1)
+    return found
 
 
 def _style() -> AbstractContextManager[None]:
@@ -188,12 +194,15 @@ def _legend_of_runs(
             text.set_parse_math(False)
         return legend
 
-    for columns in range(min(len(runs), _MOST_COLUMNS), 1, -1):
+    single = make(1)
+    narrowest = min(text.get_window_extent(renderer).width for text in single.get_texts())
+    most = min(len(runs), _MOST_COLUMNS, int(width / max(narrowest, 1.0)))
+    for columns in range(most, 1, -1):
         legend = make(columns)
         if legend.get_window_extent(renderer).width <= width:
+            single.remove()
             return legend
         legend.remove()
-    single = make(1)
     for text in single.get_texts():
         fit(text, width - _HANDLE_INCHES * _DPI, renderer, smallest=_SMALLEST_DETAILS)
     return single
@@ -229,8 +238,7 @@ def _add_panels(
         for name in panel.metrics
         for course in courses
         if name in course.series
-        for step in course.series[name].steps
-        if step == step
+        for step in course.series[name].span()
     ]
     first, last = min(steps), max(steps)
     margin = (last - first) * 0.02 or 1

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from fasttrack.journal.entries import Artifact, Config, Header, Metadata, Row, encode
+from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
+from fasttrack.journal.rows import Row
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 

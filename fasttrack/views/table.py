@@ -14,7 +14,7 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
-from fasttrack.journal.entries import Number, spell_non_finite
+from fasttrack.journal.rows import Number, spell_non_finite
 from fasttrack.runs.patterns import columns_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Record: TypeAlias = "dict[str, Number | str]"
 
 _RUN = "run"
 _FIXED = ("attempt", "seq", "step", "time")
-_BATCH_ROWS = 16_384
 _INT64 = 2**63
 
 
@@ -125,6 +124,8 @@ def write_parquet(table: Table, file: BinaryIO) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
+    from fasttrack.runs.columns import read_blocks
+
     kinds = {_RUN: pa.string(), "time": pa.float64()}
     fixed = [(name, kinds.get(name, pa.int64())) for name in table.fixed]
     metrics = [
@@ -132,13 +133,27 @@ def write_parquet(table: Table, file: BinaryIO) -> None:
         for name in table.columns.values()
     ]
     schema = pa.schema([*fixed, *metrics])
-    doubles = [name for name, kind in metrics if kind == pa.float64()]
-    records = table.records()
     with ParquetWriter(file, schema) as writer:
-        while batch := list(islice(records, _BATCH_ROWS)):
-            for record in batch:  # pyarrow takes no great integer for a double
-                record.update({name: float(record[name]) for name in doubles if name in record})
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+        for run, count in table.runs:
+            left = count
+            for block in read_blocks(run, lambda name: name in table.columns):
+                arrays = {
+                    _RUN: pa.repeat(run.run_id, block.count),
+                    "attempt": pa.repeat(block.attempt, block.count),
+                    "seq": block.seq,
+                    "step": block.step,
+                    "time": block.time_s,
+                    **{table.columns[name]: block.values(name) for name in block.metrics},
+                }
+                missing = pa.nulls(block.count)
+                columns = [
+                    arrays.get(field.name, missing).cast(field.type, safe=False) for field in schema
+                ]
+                batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+                batch = batch.slice(0, left)  # more may have been written by now
+                left -= batch.num_rows
+                if batch.num_rows:
+                    writer.write_batch(batch)
 
 
 WRITERS: dict[str, Callable[[Table, BinaryIO], None]] = {

@@ -1,8 +1,9 @@
 """When the worker gives up the GIL.
 
 What it does under the GIL is what training pays for, so it works in short bursts: after `_BURST_S`
-it sleeps for no time at all, which takes long enough that a thread that waits for the GIL gets it.
-Releasing the GIL alone, as `write` does, is over before that thread has woken up.
+it sleeps for `_PAUSE_S`, so that no training step of a millisecond has to wait for many of them. In
+a hurry it sleeps for no time at all, which takes long enough that a thread that waits for the GIL
+gets it. Releasing the GIL alone, as `write` does, is over before that thread has woken up.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BURST_S = 100e-6
+_PAUSE_S = 500e-6
 _BACKLOG_BURST_S = 1e-3
 
 
-def _rest() -> None:
-    time.sleep(0)
+def _rest(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 class Bursts:
@@ -30,30 +32,33 @@ class Bursts:
     Threads: worker only.
     """
 
-    __slots__ = ("_length_s", "_rest", "clock", "end_s")
+    __slots__ = ("_length_s", "_pause_s", "_rest", "clock", "end_s")
 
     def __init__(
-        self, clock: Callable[[], float] = perf_counter, rest: Callable[[], None] = _rest
+        self, clock: Callable[[], float] = perf_counter, rest: Callable[[float], None] = _rest
     ) -> None:
-        """Measure bursts with `clock`, in seconds; call `rest` between them."""
+        """Measure bursts with `clock`, in seconds; sleep by `rest`, in seconds, between them."""
         self.clock = clock
         self._rest = rest
         self._length_s = _BURST_S
+        self._pause_s = 0.0
         self.end_s = 0.0
         """Until when the burst may last."""
 
-    def begin(self) -> None:
-        """Begin a round."""
+    def begin(self, *, hurried: bool = False) -> None:
+        """Begin a round; `hurried` where somebody waits for its end."""
         self._length_s = _BURST_S
+        self._pause_s = 0.0 if hurried else _PAUSE_S
         self.end_s = self.clock() + _BURST_S
 
     def lengthen(self) -> None:
         """Make the further bursts of this round long ones: catching up matters more."""
         self._length_s = _BACKLOG_BURST_S
+        self._pause_s = 0.0
 
     def rest(self) -> None:
         """Give up the GIL, and begin the next burst."""
-        self._rest()
+        self._rest(self._pause_s)
         self.end_s = self.clock() + self._length_s
 
     def rest_if_due(self) -> None:

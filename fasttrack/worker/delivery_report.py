@@ -5,22 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fasttrack.artifacts.snapshot import gb
-from fasttrack.delivery.events import (
-    Done,
-    LeftOut,
-    Offline,
-    Online,
-    Progress,
-    StopAsked,
-    Trouble,
-    Upload,
-)
+from fasttrack.notices import gb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fasttrack.delivery.events import Event
+    from fasttrack.delivery.events import Done, Event, Upload
 
 OFFLINE_MESSAGE = "Offline mode. Run 'wandb sync' to upload later."
 
@@ -59,39 +49,41 @@ class DeliveryReport:
 
     def apply(self, event: Event, warn: Callable[[str, str], None]) -> None:
         """Take one report in, and tell the user, through `warn(key, text)`, what is news."""
-        if isinstance(event, StopAsked):
+        from fasttrack.delivery import events  # the constructor does not wait for it
+
+        if isinstance(event, events.StopAsked):
             self.stop_asked = True
-        if not isinstance(event, (Online, Offline, Trouble, Progress, Upload, LeftOut, Done)):
+        if isinstance(event, (events.StopAsked, events.Beat, events.Busy)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())
         name = f"{event.backend}: " if len(self.backends) > 1 else ""
-        if isinstance(event, Online):
+        if isinstance(event, events.Online):
             known.offline = False
             known.url, known.directory = event.url, event.directory
             if known.url is not None:
                 warn(f"online:{event.backend}", f"View run at: {known.url}")
             elif known.directory is not None:
                 warn(f"online:{event.backend}", f"{event.backend}: rows go to {known.directory}")
-        elif isinstance(event, Offline):
+        elif isinstance(event, events.Offline):
             known.offline, known.directory = True, event.directory
             if event.reason:
                 what = "Network unavailable" if event.network else "Not online"
                 text = f"{name}{what}, logging offline: {event.reason}"
                 warn(f"offline_reason:{event.backend}", text)
             warn("offline", OFFLINE_MESSAGE)
-        elif isinstance(event, Trouble):
+        elif isinstance(event, events.Trouble):
             known.rows, known.trouble = event.rows, event.reason
             warn(
                 f"trouble:{event.backend}:{event.reason}",
                 f"{name}delivery was interrupted ({event.reason}); "
                 "all rows are safe in the journal; training goes on",
             )
-        elif isinstance(event, Progress):
+        elif isinstance(event, events.Progress):
             known.rows, known.uploaded_bytes = event.rows, event.uploaded_bytes
-        elif isinstance(event, LeftOut):
+        elif isinstance(event, events.LeftOut):
             text = f"{name}left out of delivery: {event.what}"
             warn(f"left_out:{event.backend}:{event.what}", text)
-        elif isinstance(event, Upload):
+        elif isinstance(event, events.Upload):
             _note_upload(known, event, warn)
         else:
             known.done, known.rows = event, event.rows

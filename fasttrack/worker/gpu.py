@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,8 +43,10 @@ def _is_nvidia() -> bool:
 
 def find_initialised_cuda() -> Any:
     """Return `torch.cuda` when this process has initialised CUDA, else None. Never does so."""
-    cuda: Any = importlib.import_module("torch").cuda
-    return cuda if _is_nvidia() and cuda.is_initialized() else None
+    torch: Any = sys.modules.get("torch")  # not imported: nobody has; and asked in most rounds
+    if torch is None or not torch.cuda.is_initialized() or not _is_nvidia():
+        return None
+    return torch.cuda
 
 
 def _utilization(nvml: Any, gpu: _Gpu, cuda: Any) -> float:

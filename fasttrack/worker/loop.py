@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.resolve import Resolver
     from fasttrack.worker.supervisor import Delivery
 
-_CHUNK = 32  # records that are written together
+_CHUNK = 64  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
@@ -231,13 +231,14 @@ class Worker:
         that was pushed before it began.
         """
         handled = 0
-        pieces = self._console.pop(self._console.capacity)
-        if (pieces or self._printed.holds) and (printed := self._printed.encode(pieces)):
-            self._append(printed)
+        if self._console.items or self._printed.holds:
+            printed = self._printed.encode(self._console.pop(self._console.capacity))
+            if printed:
+                self._append(printed)
         if self._lines:
             self._append([self._lines.popleft() for _ in range(len(self._lines))])
         bursts = self._bursts
-        bursts.begin()
+        bursts.begin(hurried=bool(self._flushes) or self._stopping)
         while handled < self._ring.capacity and (records := self._ring.pop(_CHUNK)):
             handled += len(records)
             if handled >= _BACKLOG:

@@ -79,7 +79,8 @@ class StepMeter:
             `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the first step of a
             run: no interval has ended yet.
         """
-        if len(ticks) == 1 and (metrics := self._usual_step(*ticks[0])) is not None:
+        metrics: dict[str, float] = {}
+        if len(ticks) == 1 and self.add_usual(metrics, *ticks[0]):
             return metrics
         fell_out = bool(ticks) and ticks[0][1] is FellOut
         if fell_out:
@@ -107,29 +108,29 @@ class StepMeter:
             self.paused_s += self._unmarked_s(durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
 
-    def _usual_step(self, at_s: float, batch_size: Any) -> dict[str, float] | None:
-        """Return the metrics of an interval of one step, in which nothing is to be looked into.
+    def add_usual(self, metrics: dict[str, float], at_s: float, batch_size: Any) -> bool:
+        """Add the metrics of an interval of one step, where nothing is to be looked into.
 
-        None where something is; nothing has changed then.
+        Returns:
+            Whether that is so. If not, nothing has changed, and `measure` has to look.
         """
         if type(batch_size) is not int or self._last_s is None or not self._world_size:
-            return None
+            return False
         took_s = at_s - self._last_s
         if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
-            return None
+            return False
         self._last_s = at_s
         self.steps, self.paused_s = 1, 0.0
         if self._find_pauses:
             self._long_in_a_row = 0
             self._recent.append(took_s)
+        metrics["perf/steps_per_sec"] = 1 / took_s
+        metrics[SAMPLES_PER_SEC] = float(batch_size) * self._world_size / took_s
         took_ms = took_s * 1e3
-        return {
-            "perf/steps_per_sec": 1 / took_s,
-            SAMPLES_PER_SEC: float(batch_size) * self._world_size / took_s,
-            "perf/step_time_ms/p50": took_ms,
-            "perf/step_time_ms/p99": took_ms,
-            "perf/step_time_ms/max": took_ms,
-        }
+        metrics["perf/step_time_ms/p50"] = took_ms
+        metrics["perf/step_time_ms/p99"] = took_ms
+        metrics["perf/step_time_ms/max"] = took_ms
+        return True
 
     def _rates(
         self, trained_s: float, durations: list[float], batches: Sequence[Any]

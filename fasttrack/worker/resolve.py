@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     _Target = tuple[dict[str, Scalar], str]
 
 
-_STEP_FIELDS, _METRICS_FIELDS = 5, 3  # of a StepRecord, of a MetricsRecord
+STEP_FIELDS, METRICS_FIELDS = 5, 3  # of a StepRecord, of a MetricsRecord
 
 
 class Resolver:
@@ -58,7 +58,8 @@ class Resolver:
 
         `ticks` are those of training steps that were not logged.
         """
-        self._ticks = [] if ticks is None else ticks
+        self.ticks: list[AnyTick] = [] if ticks is None else ticks
+        """Those that no logged step has taken yet."""
         self._capture = capture
         self._gradients = gradients
         self._notices = notices
@@ -74,7 +75,7 @@ class Resolver:
         unread = [
             Record._make(raw)
             for raw in given
-            if len(raw) > _STEP_FIELDS and (raw[PENDING] or raw[GRADIENTS] is not None)
+            if len(raw) > STEP_FIELDS and (raw[PENDING] or raw[GRADIENTS] is not None)
         ]
         if unread:
             try:
@@ -83,17 +84,17 @@ class Resolver:
                 for record in unread:
                     if record.gradients is not None:
                         self._gradients.was_read(record.gradients)
-        started_s = time() - perf_counter()  # of the clock that the short ones have read
-        waiting = self._ticks
+        started_s = clock_offset_s()
+        waiting = self.ticks
         resolved: list[ResolvedRecord] = []
         ticks: Ticks | None
         for raw in given:
             fields = len(raw)
-            if fields == _METRICS_FIELDS:
+            if fields == METRICS_FIELDS:
                 step, at_s, values = raw
                 resolved.append((step, started_s + at_s, values, None))
                 continue
-            if fields == _STEP_FIELDS:
+            if fields == STEP_FIELDS:
                 step, at_s, loss, rate, batch_size = raw
                 time_s = started_s + at_s
                 values = {LOSS: loss} if rate is None else {LOSS: loss, LEARNING_RATE: rate}
@@ -101,13 +102,13 @@ class Resolver:
             else:
                 step, time_s, values, _, ticks, _, _ = raw
             if waiting and ticks is not None:
-                ticks = self._with_earlier(ticks)
+                ticks = self.with_earlier(ticks)
             resolved.append((step, time_s, values, ticks))
         return resolved
 
-    def _with_earlier(self, own: Ticks) -> Ticks:
+    def with_earlier(self, own: Ticks) -> Ticks:
         """Return a training step's ticks, with those before it, which are taken."""
-        waiting, at_s = self._ticks, own[0][0]
+        waiting, at_s = self.ticks, own[0][0]
         count = 0
         for earlier_s, _ in waiting:
             if earlier_s > at_s:
@@ -184,6 +185,11 @@ class Resolver:
         self._notices.count("stale")
         self._gradients.was_stale()
         return None
+
+
+def clock_offset_s() -> float:
+    """Return what makes unix time of the clock that short records have read."""
+    return time() - perf_counter()
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,23 +6,27 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.hotpath.records import LOSS
-from fasttrack.journal.entries import encode_row, encode_rows
+from fasttrack.hotpath.records import LEARNING_RATE, LOSS
+from fasttrack.journal.rows import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
+from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.hotpath.records import RawRecord, ResolvedRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
+    _Row = tuple[int, float, dict[str, Scalar]]  # step, unix time, values
+
 _SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
-_MOST_NUMBERS = 80  # that are encoded in one go, for which the GIL is kept
+_MOST_NUMBERS = 160  # that are encoded in one go, for which the GIL is kept
+_FEW_NAMES = 16
 _LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
@@ -88,8 +92,10 @@ class RowEncoder:
 
         Where anything is raised, which is while they are resolved, none has become a row.
         """
+        if max(map(len, records)) <= STEP_FIELDS:
+            return self._encode_short(records)
         lines: list[bytes] = []
-        rows: list[ResolvedRecord] = []  # that are to be encoded together
+        rows: list[_Row] = []  # that are to be encoded together
         numbers = 0  # in them
         training_steps = 0
         bursts = self._bursts
@@ -105,7 +111,7 @@ class RowEncoder:
                     or self._check(step, values)
                 ):
                     self._last_step = step
-                    rows.append(record)
+                    rows.append(record[:3])
                     numbers += len(values)
             except Exception as error:  # one record's trouble is no other's
                 self._go_on_after(error)
@@ -119,7 +125,52 @@ class RowEncoder:
         self.rows = self._seq
         return lines
 
-    def _encode(self, rows: list[ResolvedRecord], lines: list[bytes]) -> None:
+    def _encode_short(self, records: list[Any]) -> list[bytes]:
+        """Do what `encode` does, for short records alone: as most loops log, in one pass."""
+        lines: list[bytes] = []
+        rows: list[_Row] = []
+        numbers = training_steps = 0
+        meter, bursts, resolver = self._meter, self._bursts, self._resolver
+        watches, none_is_in = self._overhead.watches, _NAMES.isdisjoint
+        started_s = clock_offset_s()
+        values: dict[str, Scalar]
+        for record in records:
+            try:
+                if len(record) == METRICS_FIELDS:
+                    step, at_s, values = record
+                    # Of few names it is cheaper to look for each among the reserved ones.
+                    few = len(values) < _FEW_NAMES
+                    fit = none_is_in(values) if few else values.keys().isdisjoint(_NAMES)
+                else:
+                    step, at_s, loss, rate, batch_size = record
+                    training_steps += 1
+                    values = {LOSS: loss} if rate is None else {LOSS: loss, LEARNING_RATE: rate}
+                    fit = True
+                    if watches or resolver.ticks or not meter.add_usual(values, at_s, batch_size):
+                        ticks = resolver.with_earlier(((at_s, batch_size),))
+                        self._add_training_metrics(step, values, ticks)
+                        bursts.rest_if_due()  # there may be thousands of ticks
+                    elif step // self._gpu_stats_interval != self._gpu_period:
+                        self._add_samples(step, values)
+                if (fit and self._last_step <= step <= _LARGEST_STEP and values) or (
+                    values and self._check(step, values)
+                ):
+                    self._last_step = step
+                    rows.append((step, started_s + at_s, values))
+                    numbers += len(values)
+            except Exception as error:  # one record's trouble is no other's
+                self._go_on_after(error)
+            if numbers >= _MOST_NUMBERS:
+                self._encode(rows, lines)
+                numbers = 0
+                bursts.rest_if_due()
+        self._encode(rows, lines)
+        self._overhead.add_metrics_calls(len(records) - training_steps)
+        self.training_steps += training_steps
+        self.rows = self._seq
+        return lines
+
+    def _encode(self, rows: list[_Row], lines: list[bytes]) -> None:
         """Move `rows` to `lines`, except those of which nothing can be written."""
         if not rows:
             return
@@ -134,7 +185,7 @@ class RowEncoder:
                 for row in rows:
                     self._look_at_order(row[0])
         else:
-            for step, time_s, values, _ in rows:
+            for step, time_s, values in rows:
                 try:
                     self._look_at_loss(step, values)
                     line = self._encode_alone(step, time_s, values)
@@ -182,10 +233,13 @@ class RowEncoder:
             self._overhead.add_steps(
                 step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s
             )
-        period = step // self._gpu_stats_interval
-        if period != self._gpu_period:  # the first logged step of each interval
-            _add(values, self._samples(first=self._gpu_period is None))
-            self._gpu_period = period
+        if step // self._gpu_stats_interval != self._gpu_period:
+            self._add_samples(step, values)
+
+    def _add_samples(self, step: int, values: dict[str, Scalar]) -> None:
+        """Add what is sampled at the first logged step of each interval."""
+        _add(values, self._samples(first=self._gpu_period is None))
+        self._gpu_period = step // self._gpu_stats_interval
 
     def _samples(self, *, first: bool) -> dict[str, float]:
         """Return the GPU's statistics and, but for the first time, what fasttrack costs."""

@@ -8,13 +8,11 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.artifacts.snapshot import gb
 from fasttrack.delivery.children import kill_children
-from fasttrack.delivery.events import Progress, decode
 from fasttrack.delivery.spawn import delivery_command, delivery_environment
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.run_directory import log_path
-from fasttrack.notices import say
+from fasttrack.notices import gb, say
 from fasttrack.worker.delivery_report import DeliveryReport
 from fasttrack.worker.restarts import Restarts
 
@@ -237,6 +235,8 @@ class DeliveryProcess:
             if not data:
                 self._close_reports()
                 return
+            from fasttrack.delivery.events import Progress, decode  # the constructor needs it not
+
             self._heard, self._silent_s = True, 0.0
             *lines, self._partial = (self._partial + data).split(b"\n")
             for line in lines:

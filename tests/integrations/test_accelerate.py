@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def test_what_is_logged_is_in_the_run_with_its_values(tmp_path: Path) -> None:
     assert (header.name, header.project, header.config["lr"]) == ("a run", "digits", 0.05)
     assert "hunter2" not in segments(run)[0].read_text()
     assert read_entries(run, Finish)[-1].exit_code == 0
+
+
+def test_a_loss_that_is_no_number_is_logged_as_it_is(tmp_path: Path) -> None:
+    """At its step; accelerate changes nothing in it."""
+    training = Training()
+    for step, loss in enumerate((0.5, math.nan, -math.inf)):
+        training.accelerator.log({"loss": torch.tensor(loss)}, step=step)
+    training.accelerator.end_training()
+
+    assert str(rows_of(only_run(tmp_path))) == "[(0, 0.5), (1, nan), (2, -inf)]"
 
 
 def test_an_object_may_be_passed_and_configured_later(tmp_path: Path) -> None:

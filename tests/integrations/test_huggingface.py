@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from support.tiny_trainer import (
     runs_of,
 )
 from support.trackers import journal_only
+from transformers.integrations import integration_utils
 
 from fasttrack import ConfigurationError
+from fasttrack.integrations import huggingface
 from fasttrack.integrations.huggingface import FasttrackCallback
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.run_directory import segments
@@ -386,3 +389,60 @@ def test_importing_the_package_imports_no_framework() -> None:
         "assert not {'transformers', 'accelerate'} & set(sys.modules)"
     )
     assert "transformers" in sys.modules
+
+
+def test_each_trial_of_a_search_is_a_run(tmp_path: Path) -> None:
+    """Under the trial's name, in the group of the search."""
+    trainer = make_trainer(tmp_path / "out", callback(), max_steps=2, run_name="search")
+    trainer.hp_name = lambda trial: f"lr {trial['learning_rate']}"
+    for rate in (0.1, 0.2):
+        trainer.train(trial={"learning_rate": rate})
+    end(trainer)
+
+    found = {read_headers(run)[0].name: run for run in runs_of(tmp_path)}
+    assert sorted(map(str, found)) == ["lr 0.1", "lr 0.2"]
+    for run in found.values():
+        assert read_headers(run)[0].group == "search"
+        assert [row.step for row in recorded_losses(run)] == [2]
+        assert [ending.exit_code for ending in read_entries(run, Finish)] == [0]
+
+
+def test_a_version_that_lacks_a_hook_is_used_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says what is missing, and what to do instead."""
+    monkeypatch.delattr(integration_utils, "INTEGRATION_TO_CALLBACK")
+    huggingface._make_known()
+
+    assert "pass callbacks=[FasttrackCallback()]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("huggingface", "transformers"), ("accelerate", "accelerate")]
+)
+def test_a_missing_framework_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
+    """The extra's name."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"pip install 'fasttrack\[{module}\]'"):
+        runpy.run_module(f"fasttrack.integrations.{module}")
+
+
+def test_a_disabled_attempt_leaves_the_run_alone_and_hands_its_id_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one goes on with it."""
+    first = make_trainer(tmp_path / "out", callback(), max_steps=6, save_steps=3)
+    first.train()
+    end(first)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    second = make_trainer(tmp_path / "out", callback(), max_steps=9, save_steps=3)
+    second.train(resume_from_checkpoint=True)
+    end(second)
+    monkeypatch.delenv("WANDB_MODE")
+    third = make_trainer(tmp_path / "out", callback(), max_steps=12, save_steps=3)
+    third.train(resume_from_checkpoint=True)
+    end(third)
+
+    assert [row.step for row in recorded_losses(only_run(tmp_path))] == [2, 4, 6, 10, 12]

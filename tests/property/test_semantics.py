@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from support.journals import read_entries, read_rows
 from support.model import RESERVED, STEP_TIMES, ExpectedRow, Model
 from support.model_calls import Call, Flush, Metrics, Mixed, Step
-from support.model_scripts import KEPT, Script, scripts, scripts_of_threads, thread_of
+from support.model_scripts import (
+    GRAD_NORMS,
+    KEPT,
+    Script,
+    scripts,
+    scripts_of_threads,
+    thread_of,
+)
 from support.runs import make_tracker, offline_dirs, wandb_rows
 from support.trackers import journal_only
 
@@ -27,13 +35,14 @@ from fasttrack.journal.entries import Config
 from fasttrack.worker.gpu import GpuSampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from fasttrack import ExperimentTracker
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
     from fasttrack.stats import Stats
 
 _CLOCKS_DIFFER_S = 0.05
+_FEWEST_NORMS = 20
 _GPU = frozenset(GpuSampler(print).sample(None))
 
 
@@ -189,11 +198,23 @@ def merged(rows: Iterable[tuple[int, dict[str, float]]]) -> list[tuple[int, dict
     ]
 
 
+@pytest.fixture
+def norms(grad_norm: str) -> Iterator[list[float]]:
+    """The norms of gradients that were found in rows; there must be many, or none."""
+    found: list[float] = []
+    yield found
+    assert len(found) >= _FEWEST_NORMS if grad_norm != "off" else not found
+
+
 @pytest.mark.timeout(900)  # where it fails, the script is made short
-@examples(45)
-@given(scripts())
-def test_any_sequence_of_calls_leaves_the_rows_and_counts_of_the_model(script: Script) -> None:
+@pytest.mark.parametrize("grad_norm", GRAD_NORMS)
+@examples(12)
+@given(st.data())
+def test_any_sequence_of_calls_leaves_the_rows_and_counts_of_the_model(
+    grad_norm: str, norms: list[float], data: st.DataObject
+) -> None:
     """The journal row by row, names, steps and values exactly, and what `stats()` counts."""
+    script = data.draw(scripts(grad_norm))
     with tempfile.TemporaryDirectory() as directory:
         tracker, model = make(script, directory), model_of(script)
         play = Play(tracker, model, spoils=script.spoils)
@@ -209,6 +230,11 @@ def test_any_sequence_of_calls_leaves_the_rows_and_counts_of_the_model(script: S
 
         rows = read_rows(run_dir)
         check_rows(rows, model, play)
+        norms += [
+            row.values["train/grad_norm"]
+            for row, expected in zip(rows, model.rows, strict=True)
+            if expected.norm
+        ]
         assert [row.seq for row in rows] == list(range(len(rows)))
         assert [entry.values for entry in read_entries(run_dir, Config)] == model.configs
         check_stats(tracker.stats(), model, script.log_interval)

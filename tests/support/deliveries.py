@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.delivery.backends.memory import MemoryBackend, MemoryDestination
 from fasttrack.delivery.run_delivery import RunDelivery
-from fasttrack.journal.entries import (
-    Artifact,
-    Config,
-    Console,
-    Finish,
-    Header,
-    Metadata,
-    encode,
-    encode_row,
-)
+from fasttrack.journal.entries import Artifact, Config, Console, Finish, Header, Metadata, encode
+from fasttrack.journal.rows import encode_row
 from fasttrack.journal.run_directory import files_directory, staged_directory
 from fasttrack.journal.writer import SegmentWriter
 

@@ -17,11 +17,10 @@ from fasttrack.journal.entries import (
     Finish,
     Header,
     Metadata,
-    Row,
     encode,
-    encode_row,
 )
 from fasttrack.journal.reader import count_rows, read_header, read_segment
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import (
     cursor_path,
     run_directory,

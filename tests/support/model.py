@@ -51,6 +51,8 @@ class ExpectedRow:
     """Names of ours that must be there, too, with whatever value."""
     ours_perhaps: set[str] = field(default_factory=set)
     """Names that may be there."""
+    norm: bool = False
+    """Whether `train/grad_norm` is among the values because it was computed from gradients."""
     samples_per_step: float | None = None
     """The ratio of `perf/samples_per_sec` to `perf/steps_per_sec`."""
     steps: int = 0
@@ -133,9 +135,12 @@ class Model:
             told["train/grad_norm"] = call.grad_norm.outcome
         elif call.model is not None and self._norms:
             told.update(call.model.tells)
+        norm = told.get("train/grad_norm") if call.grad_norm is None else None
         if call.extra is not None:
             self._read(call.extra, told, "extra")
-        self._expect_row(step, told, training=True)
+        row = self._expect_row(step, told, training=True)
+        if row is not None and told.get("train/grad_norm") is norm:
+            row.norm = isinstance(norm, float)
 
     def metrics(self, call: Metrics) -> None:
         """Expect what `log_metrics` leaves."""
@@ -213,7 +218,7 @@ class Model:
 
     def _expect_row(
         self, step: int, told: dict[Any, Number | Refused], *, training: bool = False
-    ) -> None:
+    ) -> ExpectedRow | None:
         row = ExpectedRow(step, {}, called=self.call)
         if training:
             self._expect_perf(row)
@@ -226,10 +231,10 @@ class Model:
                 known[name] = outcome
         row.ours -= known.keys()
         if not known and not row.ours:
-            return
+            return None
         if abs(step) > LARGEST_STEP:
             self.refused["step", "too large"] += 1
-            return
+            return None
         for name, number in known.items():
             if not isinstance(name, str):
                 self.refused[_shown(name), "names are strings"] += 1
@@ -240,10 +245,11 @@ class Model:
             else:
                 row.values[str(name)] = number
         if not row.values and not row.ours:
-            return
+            return None
         if self.rows and step < self.rows[-1].step:
             self.out_of_order += 1
         self.rows.append(row)
+        return row
 
     def _expect_perf(self, row: ExpectedRow) -> None:
         ticks, self._ticks = self._ticks, []

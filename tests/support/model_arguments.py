@@ -169,9 +169,10 @@ no_optimizers = st.sampled_from(("adam", 5, [], {}, NoGroups())).map(
 
 
 @st.composite
-def models(draw: st.DrawFn, *, live: bool, spoil: bool) -> Told:
+def models(draw: st.DrawFn, *, live: bool, spoil: bool, odd: bool = True) -> Told:
     """Return what is passed as `model`; `live` gradients are multiplied by 8."""
-    form = draw(st.sampled_from(("good", "good", "good", "no gradients", "no model", "broken")))
+    forms = ("good", "good", "good", "no gradients", "no model", "broken")
+    form = draw(st.sampled_from(forms)) if odd else "good"
     if form == "no model":
         return Told(form, {}, lambda _: "net")
     if form == "broken":

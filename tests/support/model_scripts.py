@@ -22,11 +22,13 @@ from support.model_calls import (
     TrainingStep,
 )
 
+_FEWEST_CALLS = 12
 _MOST_CALLS = 40
 THREAD = "thread"
 MOST_OF_A_THREAD = 1_000
 """A thread's number times this is the loss that its next call begins from, where all else it logs
 is what all log."""
+GRAD_NORMS = ("auto", "inline", "worker", "off")
 KEPT = ("kept", values.number_itself(1.0))
 
 
@@ -101,6 +103,8 @@ class _Drawer:
             loss=loss,
             batch_size=self._size(),
             optimizer=self.maybe(given.usual_optimizers, one_in=2),
+            model=(model := self.maybe(self._models(odd=False), one_in=2)),
+            scaler=None if model is None else self._live,
         )
 
     def usual_metrics(self) -> Metrics:
@@ -119,15 +123,14 @@ class _Drawer:
             return self.draw(given.good_sizes)
         return self.maybe(self._sizes, one_in=2)  # type: ignore[no-any-return]
 
+    def _models(self, *, odd: bool = True) -> Any:
+        # By the worker gradients are read later.
+        spoil = self._script.spoils and self._script.grad_norm != "worker"
+        return given.models(live=self._live is not None, spoil=spoil, odd=odd)
+
     def training_step(self) -> TrainingStep:
         draw, maybe = self.draw, self.maybe
-        model = maybe(
-            given.models(
-                live=self._live is not None,
-                spoil=self._script.spoils and self._script.grad_norm != "worker",
-            ),
-            one_in=1 if self._script.grad_norm == "worker" else 2,
-        )
+        model = maybe(self._models(), one_in=2)
         scaler = maybe(given.scalers)
         if model is not None and self._live is not None:
             scaler = self._live
@@ -204,13 +207,13 @@ def thread_of(values: dict[str, float]) -> int:
 
 
 @st.composite
-def _settings(draw: st.DrawFn) -> Script:
+def _settings(draw: st.DrawFn, grad_norm: str | None = None) -> Script:
     capture = draw(st.sampled_from(("snapshot", "snapshot", "snapshot", "reference")))
     return Script(
         log_interval=draw(st.sampled_from((1, 1, 2, 3, 10))),
         gpu_stats_interval=draw(st.sampled_from((1, 2, 5, 50))),
         capture=capture,
-        grad_norm=draw(st.sampled_from(("auto", "inline", "worker", "worker", "off"))),
+        grad_norm=draw(st.sampled_from(GRAD_NORMS)) if grad_norm is None else grad_norm,
         flush_interval_s=draw(st.sampled_from((0.002, 0.02, 0.2))),
         spoils=capture == "snapshot" and draw(st.booleans()),
         calls=(),
@@ -219,11 +222,11 @@ def _settings(draw: st.DrawFn) -> Script:
 
 
 @st.composite
-def scripts(draw: st.DrawFn, *, fewest: int = 12, most: int = _MOST_CALLS) -> Script:
-    """Return a script for one thread."""
-    script = draw(_settings())
+def scripts(draw: st.DrawFn, grad_norm: str | None = None) -> Script:
+    """Return a script for one thread, with any `grad_norm` if none is given."""
+    script = draw(_settings(grad_norm))
     drawer = _Drawer(draw, script)
-    calls = tuple(drawer.call() for _ in range(draw(st.integers(fewest, most))))
+    calls = tuple(drawer.call() for _ in range(draw(st.integers(_FEWEST_CALLS, _MOST_CALLS))))
     late = tuple(drawer.call() for _ in range(draw(st.integers(0, 4))))
     return dataclasses.replace(script, calls=calls, late=late)
 

@@ -62,7 +62,7 @@ class Bench:
         record = Record._make(raw)
         if record.ticks is None or not self.hot._ticks:
             return record
-        return record._replace(ticks=self.resolver._with_earlier(record.ticks))
+        return record._replace(ticks=self.resolver.with_earlier(record.ticks))
 
     def records(self) -> list[tuple[int, dict[str, Any]]]:
         """Return step and values of what was pushed."""

@@ -25,7 +25,7 @@ from fasttrack.journal.reader import read_finish
 from fasttrack.journal.run_directory import cursor_path, segments
 
 if TYPE_CHECKING:
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import signal
 import sys
@@ -453,46 +454,57 @@ def test_a_data_loader_takes_a_dataset_that_holds_the_tracker(tmp_path: Path, me
 # --- exit codes of the program --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("ending", "exit_code", "returncode"),
-    [
-        ("sys.exit(3)", 3, 3),
-        ("sys.exit()", 0, 0),
-        ("sys.exit(True)", 1, 1),
-        ("sys.exit('enough')", 1, 1),
-        ("sys.exit(10**30)", 1, 255),
-        ("def main():\n    local = tracker\n    sys.exit(3)\nmain()", 3, 3),
-        ("try:\n    sys.exit(3)\nfinally:\n    print('on the way')", 3, 3),
-        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    pass", 0, 0),
-        ("try:\n    sys.exit(3)\nexcept SystemExit as error:\n    kept = error", 0, 0),
-        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    sys.exit(4)", 4, 4),
-        ("try:\n    sys.exit(3)\nexcept SystemExit:\n    raise ValueError", 1, 1),
-        ("import threading\nt = threading.Thread(target=sys.exit, args=(3,))\nt.start()", 0, 0),
-        ("import _thread, time\n_thread.start_new_thread(sys.exit, (3,))\ntime.sleep(0.2)", 0, 0),
-        ("raise KeyboardInterrupt", 130, 130),
-        ("from sys import exit\ntracker.finish(5)\nexit(3)", 5, 3),
-    ],
-)
-def test_exit_code_of_a_program_without_a_block(
-    tmp_path: Path, ending: str, exit_code: int, returncode: int
-) -> None:
-    """`sys.exit(n)` that nobody catches is what the run ends with, and nothing else is."""
-    source = f"""
-import sys
-from support.trackers import journal_only
-from support.runs import make_tracker
-tracker = make_tracker(resume_id="one", options=journal_only())
-tracker.log_metrics({{"a": 1}}, step=0)
-{ending}
-"""
-    result = run_script(source, check=False)
+# What ends the program, the run's exit code, the program's.
+_ENDS_OF_PROGRAMS: list[tuple[str, int, int]] = [
+    ("sys.exit(3)", 3, 3),
+    ("sys.exit()", 0, 0),
+    ("sys.exit(True)", 1, 1),
+    ("sys.exit('enough')", 1, 1),
+    ("sys.exit(10**30)", 1, 255),
+    ("def main():\n    local = tracker\n    sys.exit(3)\nmain()", 3, 3),
+    ("try:\n    sys.exit(3)\nfinally:\n    print('on the way')", 3, 3),
+    ("try:\n    sys.exit(3)\nexcept SystemExit:\n    pass", 0, 0),
+    ("try:\n    sys.exit(3)\nexcept SystemExit as error:\n    kept = error", 0, 0),
+    ("try:\n    sys.exit(3)\nexcept SystemExit:\n    sys.exit(4)", 4, 4),
+    ("try:\n    sys.exit(3)\nexcept SystemExit:\n    raise ValueError", 1, 1),
+    ("import threading\nt = threading.Thread(target=sys.exit, args=(3,))\nt.start()", 0, 0),
+    ("import _thread, time\n_thread.start_new_thread(sys.exit, (3,))\ntime.sleep(0.2)", 0, 0),
+    ("raise KeyboardInterrupt", 130, 130),
+    ("from sys import exit\ntracker.finish(5)\nexit(3)", 5, 3),
+]
 
-    assert _finish_of(tmp_path, "one").exit_code == exit_code
-    if returncode == 130:
-        assert result.returncode in (130, -signal.SIGINT)
-    else:
-        assert result.returncode == returncode, result.stderr
-    assert len(journal_rows(tmp_path, "one")) == 1
+
+def test_exit_code_of_a_program_without_a_block(tmp_path: Path) -> None:
+    """`sys.exit(n)` that nobody catches is what the run ends with, and nothing else is.
+
+    The programs are forks of one that has imported everything and has no tracker.
+    """
+    result = run_script(
+        """
+        import json, os, sys
+        from support.trackers import journal_only
+        from support.runs import make_tracker
+        ends = []
+        for number, ending in enumerate(json.loads(sys.argv[1])):
+            child = os.fork()
+            if not child:
+                tracker = make_tracker(resume_id=f"run-{number}", options=journal_only())
+                tracker.log_metrics({"a": 1}, step=0)
+                exec(ending)
+                break
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        else:
+            print(json.dumps(ends))
+        """,
+        json.dumps([ending for ending, _, _ in _ENDS_OF_PROGRAMS]),
+    )
+    ends = json.loads(result.stdout.splitlines()[-1])
+
+    for number, (ending, exit_code, returncode) in enumerate(_ENDS_OF_PROGRAMS):
+        assert _finish_of(tmp_path, f"run-{number}").exit_code == exit_code, ending
+        expected = {130, -signal.SIGINT} if returncode == 130 else {returncode}
+        assert ends[number] in expected, (ending, result.stderr)
+        assert len(journal_rows(tmp_path, f"run-{number}")) == 1
 
 
 def test_sys_exit_is_as_it_was_after_the_last_tracker(make: Trackers) -> None:

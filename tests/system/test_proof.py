@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from support.runs import deliver, make_tracker, offline_dirs, run_dir, run_scrip
 from support.wandb_server import Fault
 
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import cursor_path
 
 if TYPE_CHECKING:
@@ -155,6 +156,49 @@ def test_a_server_that_shows_nothing_proves_nothing(server: WandbServer, tmp_pat
     server.fault = None
     assert deliver(directory)["delivered"]
     assert losses(server, tracker.get_run_id()) == [(step, float(step)) for step in range(20)]
+
+
+def test_pages_and_the_public_api_show_the_same(server: WandbServer, tmp_path: Path) -> None:
+    """What proof rests on first is what it rested on before."""
+    values = {"loss": [0.0, 1.5, float("nan"), 2.0**60], "acc": [1.0, float("inf"), 0.0, -1e-9]}
+    write_attempt(tmp_path, "same0001", *rows_of(values), finish(), mode="online")
+    assert deliver(run_dir(tmp_path, "same0001"))["delivered"]
+
+    told = run_script(
+        """
+        import json
+        import sys
+        import wandb
+        from fasttrack.delivery.backends.wandb.history import ServerHistory
+        history = ServerHistory(sys.argv[1])
+        wandb.setup()
+        pages = history.pages
+        # Of NaN there are two, which are not equal; their texts are.
+        both = [repr([sorted(line.items()) for line in lines])
+                for lines in (pages.read(0, 4), history.rows(0, 4))]
+        print(json.dumps([pages.last_step(), both[0] == both[1], pages.read(1, 3)]))
+        """,
+        "tester/vla-lego/same0001",
+        warnings="default",
+    ).stdout.splitlines()[-1]
+
+    last_step, same, some = json.loads(told)
+    assert (last_step, same) == (3, True)
+    assert [line["step"] for line in some] == [1, 2]
+    assert (some[0]["loss"], some[0]["acc"]) == (1.5, float("inf"))
+
+
+def test_a_server_that_refuses_pages_is_read_by_the_public_api(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """They are a shorter way to the same proof."""
+    tracker = make_tracker(mode="online")
+    log(tracker, range(20))
+    wait_until(lambda: tracker.get_run_url() is not None)
+    server.fault = Fault("error", "graphql", times=1, operation="HistoryPage")
+    tracker.finish()
+
+    assert proof_of(run_dir(tmp_path, tracker.get_run_id())) == "20 rows read back from the server"
 
 
 def test_a_row_above_the_clients_limit_arrives_in_parts(

@@ -27,8 +27,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fasttrack import Options
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import Row
 from fasttrack.journal.reader import read_segment
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import cursor_path, segments
 
 ALONE = Options(backends=("tensorboard",))

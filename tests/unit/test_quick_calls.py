@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 import time
 from collections import OrderedDict
 from typing import Any
@@ -105,6 +106,52 @@ def test_metrics_are_the_same_by_either_way(capsys: pytest.CaptureFixture[str], 
             values["nested"] = {"a": 1.0} if step % 3 else 2.0
             bench.metrics(values if step % 4 else OrderedDict(values), step)
             values.update(dict.fromkeys(values, 9.0))  # too late
+
+    assert repr(whole(quick)) == repr(whole(long))
+    assert quick.notices.reasons() == long.notices.reasons()
+
+
+class Name(str):
+    """A name that is not quite usual."""
+
+    __slots__ = ()
+
+
+ODD: list[Any] = [
+    torch.tensor(0.25, requires_grad=True),
+    torch.tensor(2),
+    torch.tensor(True),
+    torch.ones(3),
+    3,
+    True,
+    np.float64(0.5),
+    np.ones(1),
+    "0.5",
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_many_metrics_of_changing_types_are_the_same_by_either_way(
+    capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
+    """What is no float stands now here, now there, and for some calls where it stood before."""
+    draw = random.Random(seed)
+    quick, long = Bench(), Bench()
+    long.hot._room = 0
+    size = draw.randrange(16, 24)
+    names: list[Any] = [f"m{number}" for number in range(size)]
+    names[draw.randrange(size)] = Name("m_own")
+    odd: dict[Any, Any] = {}
+    for step in range(30):
+        if draw.random() < 0.4:
+            kinds = draw.sample(ODD, draw.randrange(1, 4))
+            odd = {name: draw.choice(kinds) for name in draw.sample(names, draw.randrange(8))}
+            draw.shuffle(names)
+        values = dict.fromkeys(names, step + 0.5) | odd
+        given = dict(values)
+        for bench in (quick, long):
+            bench.metrics(values, step)
+        assert list(map(id, values.values())) == list(map(id, given.values()))
 
     assert repr(whole(quick)) == repr(whole(long))
     assert quick.notices.reasons() == long.notices.reasons()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from support.trackers import Trackers
 
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
 
 
 class Model(torch.nn.Module):

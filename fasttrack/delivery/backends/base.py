@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.contents import Held
     from fasttrack.journal.cursor import Ledger
-    from fasttrack.journal.entries import Artifact, Header, Page, Row
+    from fasttrack.journal.entries import Artifact, Header, Page
+    from fasttrack.journal.rows import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,11 @@ from support.interrupts import interrupt
 
 from fasttrack.artifacts import snapshot, staging
 from fasttrack.artifacts.copying import ChangedError, CutShortError
-from fasttrack.artifacts.snapshot import Staged, changed_files, gb
+from fasttrack.artifacts.snapshot import Staged, changed_files
 from fasttrack.artifacts.staging import stage, stage_text
 from fasttrack.errors import ConfigurationError
 from fasttrack.journal.run_directory import files_directory, staging_directory
+from fasttrack.notices import gb
 
 LARGE = b"w" * 2_000_000  # above what is copied at once
 

@@ -18,7 +18,7 @@ from support.journals import finish, write_attempt
 from support.runs import run_dir, script_environment
 
 from fasttrack.cli.app import cli
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import segments
 
 if TYPE_CHECKING:

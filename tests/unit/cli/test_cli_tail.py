@@ -21,7 +21,7 @@ from support.runs import HANG_GUARD_S, make_tracker, run_dir, script_environment
 
 from fasttrack import Options
 from fasttrack.cli.app import cli
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import segments
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from fasttrack.delivery.contents import (
     spell_steps,
     step_ranges,
 )
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 SEGMENT = Path("segment-0001.jsonl")
 

@@ -11,8 +11,9 @@ import pytest
 from support.journals import write_attempt
 
 from fasttrack.delivery.courtesy import NICENESS, Courtesy
-from fasttrack.journal.entries import Finish, Row, encode, encode_row
+from fasttrack.journal.entries import Finish, encode
 from fasttrack.journal.reader import ends_with_finish
+from fasttrack.journal.rows import Row, encode_row
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from support.runs import offline_dirs, run_script, wandb_rows
 
 from fasttrack.delivery.backends.wandb.file import read_payloads
 from fasttrack.delivery.backends.wandb.outbox import Outbox
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ BOTH_WAYS = """
 import math, time, wandb
 from fasttrack.delivery.backends.wandb.backend import WandbBackend
 from fasttrack.delivery.backends.wandb.outbox import Outbox
-from fasttrack.journal.entries import Row, encode_row
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.shapes import decode_line
 
 rows = [

@@ -21,7 +21,8 @@ from fasttrack.delivery.ledger import CursorFile
 from fasttrack.delivery.run_lock import locked
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import Finish, encode, encode_row
+from fasttrack.journal.entries import Finish, encode
+from fasttrack.journal.rows import encode_row
 from fasttrack.journal.run_directory import cursor_path, lock_path, segment_name
 
 

@@ -30,7 +30,8 @@ from fasttrack.delivery.backends.tensorboard.backend import TensorBoardBackend
 from fasttrack.delivery.backends.tensorboard.event_files import EventFile
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, BackendUnavailableError
 from fasttrack.journal.cursor import Ledger
-from fasttrack.journal.entries import Artifact, Header, Row
+from fasttrack.journal.entries import Artifact, Header
+from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import run_directory, segment_name
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ MAKE_BACKEND = """
     from fasttrack.delivery.backends.registry import make_backend
     from fasttrack.errors import BackendUnavailableError
     from fasttrack.journal.cursor import Ledger
-    from fasttrack.journal.entries import Header, Row
+    from fasttrack.journal.entries import Header
+    from fasttrack.journal.rows import Row
     from fasttrack.journal.run_directory import run_directory
 
     header = Header(run_id="ab12")

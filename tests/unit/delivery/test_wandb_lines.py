@@ -18,13 +18,13 @@ from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.witness import Witness
 from fasttrack.errors import BackendLostError
 from fasttrack.journal.cursor import Ledger
-from fasttrack.journal.entries import Row, encode_row
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.shapes import RowShapes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
 
 ALTERED = """
 import sys

@@ -8,106 +8,25 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.journals import write_attempt
+from support.listed_server import Scene, make_rows
 from support.unprivileged import run_unprivileged
 
-from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.wandb import proof
-from fasttrack.delivery.backends.wandb.history import Extent, FileHistory, ServerHistory
+from fasttrack.delivery.backends.wandb.history import Extent, FileHistory
 from fasttrack.delivery.backends.wandb.neighbours import Presence
-from fasttrack.delivery.backends.wandb.notes import Notes
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced, online_directories
 from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
-from fasttrack.delivery.backends.wandb.standing import Placed, Standing
+from fasttrack.delivery.backends.wandb.standing import Placed
 from fasttrack.delivery.backends.wandb.steps import MOST_BYTES, StepMapper, fits_alone, parts
 from fasttrack.errors import BackendLostError, UnprovenError
-from fasttrack.journal.cursor import Ledger
-from fasttrack.journal.entries import Row
+from fasttrack.journal.rows import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 LONG = MOST_READ + 1000
-
-
-class Lines(ServerHistory):
-    """A server's history as a list; what was read of it is counted."""
-
-    def __init__(self) -> None:
-        super().__init__("tester/p/r")
-        self.kept: list[dict[str, object]] = []
-        self.read = 0
-        self.width = 0  # of all ranges that were asked for
-
-    def extent(self) -> Extent:
-        """Return how much there is."""
-        last = max((int(str(line["_step"])) for line in self.kept), default=-1)
-        return Extent(len(self.kept), last)
-
-    def rows(
-        self, first: int, end: int | None = None, *, closely: bool = False
-    ) -> Iterator[dict[str, object]]:
-        """Yield the lines between two steps."""
-        last = self.extent().last_step
-        self.width += (last if end is None else min(end, last)) - first
-        for line in self.kept:
-            if first <= int(str(line["_step"])) and (end is None or int(str(line["_step"])) < end):
-                self.read += 1
-                yield line
-
-
-class Scene:
-    """A run of one segment, its ledger and its server."""
-
-    def __init__(self, base: Path, rows: list[Row]) -> None:
-        self.rows = rows
-        self.segment = write_attempt(base, "r", *rows)
-        self.ledger = Ledger()
-        self.notes = Notes()
-        self.server = Lines()
-
-    def session(self, progress: Callable[[], None] = lambda: None) -> Standing:
-        """Open the run, as a client that was started anew."""
-        place = Place(
-            run_dir=self.segment.parent,
-            ledger=self.ledger,
-            save=lambda: None,
-            in_trainer=False,
-            progress=progress,
-        )
-        standing = Standing(
-            place,
-            self.notes,
-            history=self.server,
-            starting_step=self.server.extent().last_step + 1,
-            wandb_dir=self.segment.parent,
-        )
-        standing.settle([self.segment], [self.segment])
-        standing.begin_segment(self.segment.name)
-        return standing
-
-    def deliver(self, standing: Standing, *, losing: frozenset[int] = frozenset()) -> int:
-        """Hand over all rows; those numbered in `losing` get lost. Return how many were sent."""
-        sent = 0
-        for number, row in enumerate(self.rows):
-            for placed in standing.place(row):
-                sent += 1
-                if number not in losing:
-                    self.server.kept.append(
-                        {**placed.values, "step": row.step, "_step": placed.step}
-                    )
-        return sent
-
-    def prove(self, standing: Standing) -> str:
-        """Prove at once."""
-        return prove_online(self.server, standing, alone=True, timeout_s=0.0)
-
-
-def make_rows(count: int, sign: int = 1) -> list[Row]:
-    """Return rows whose values tell them apart."""
-    return [Row(seq, seq, 0.0, {"loss": float(sign * seq)}) for seq in range(count)]
 
 
 def test_a_long_run_is_proven_by_its_count_and_samples(tmp_path: Path) -> None:

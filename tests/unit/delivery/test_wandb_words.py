@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import urllib.error
@@ -126,3 +127,18 @@ def test_a_key_with_a_files_newline_is_a_key(monkeypatch: pytest.MonkeyPatch) ->
     import os
 
     assert os.environ["WANDB_API_KEY"] == "a" * 40
+
+
+def test_what_the_user_lets_the_clients_helper_have_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it takes one core and some memory of a machine that trains."""
+    for name in ("GOGC", "GOMEMLIMIT", "GOMAXPROCS"):
+        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GOMAXPROCS", "8")
+    client.spare_the_cores()
+
+    told = {name: os.environ[name] for name in ("GOGC", "GOMEMLIMIT", "GOMAXPROCS")}
+    assert told == {"GOGC": "400", "GOMEMLIMIT": "256MiB", "GOMAXPROCS": "8"}
+    monkeypatch.delenv("GOMAXPROCS")
+    client.spare_the_cores()
+    assert os.environ["GOMAXPROCS"] == "1"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.journal.entries import Finish, Header, Row, encode, encode_row
+from fasttrack.journal.entries import Finish, Header, encode
 from fasttrack.journal.follower import Batch, Follower
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import segment_name
 
 HEADER = Header(run_id="ab12")

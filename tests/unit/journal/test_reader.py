@@ -7,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.journal.entries import (
-    Console,
-    Finish,
-    Header,
-    Metadata,
-    Row,
-    Unknown,
-    encode,
-    encode_row,
-)
+from fasttrack.journal.entries import Console, Finish, Header, Metadata, Unknown, encode
 from fasttrack.journal.reader import (
     SegmentReader,
     count_rows,
@@ -26,6 +17,7 @@ from fasttrack.journal.reader import (
     read_metadata,
     read_segment,
 )
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import segment_name
 from fasttrack.journal.writer import SegmentWriter
 

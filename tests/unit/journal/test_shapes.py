@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fasttrack.journal.entries import Row, decode, encode_row
+from fasttrack.journal.entries import decode
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.shapes import RowShapes
 
 if TYPE_CHECKING:

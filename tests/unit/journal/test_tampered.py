@@ -17,15 +17,9 @@ from support.journals import make_header
 
 from fasttrack.cli.app import cli
 from fasttrack.delivery.events import LeftOut
-from fasttrack.journal.entries import (
-    Config,
-    Console,
-    Finish,
-    Metadata,
-    encode,
-    encode_row,
-)
+from fasttrack.journal.entries import Config, Console, Finish, Metadata, encode
 from fasttrack.journal.reader import count_rows, read_header, read_segment
+from fasttrack.journal.rows import encode_row
 from fasttrack.journal.run_directory import run_directory, segment_name
 from fasttrack.runs.local import LocalRun
 from fasttrack.runs.status import find_delivery

@@ -16,7 +16,7 @@ from support.version_1 import SCENARIOS, copy_run
 
 from fasttrack.artifacts.snapshot import changed_files
 from fasttrack.journal.cursor import SegmentLedger, load_cursor
-from fasttrack.journal.entries import Artifact, Entry, Header, Metadata, Row, merge_headers
+from fasttrack.journal.entries import Artifact, Entry, Header, Metadata, merge_headers
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import (
     count_rows,
@@ -26,6 +26,7 @@ from fasttrack.journal.reader import (
     read_metadata,
     read_segment,
 )
+from fasttrack.journal.rows import Row
 
 NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 KEYS = {"time_s": "time", "deadline_s": "deadline"}

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fasttrack.journal.entries import Entry, Header, Row, encode, encode_row
+from fasttrack.journal.entries import Entry, Header, encode
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header, read_segment
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import segment_name, segments
 from fasttrack.journal.writer import SegmentWriter
 

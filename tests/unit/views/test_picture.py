@@ -275,10 +275,7 @@ def test_text_is_broken_between_the_words_of_a_name(
 
 def series_of(*points: tuple[int, float]) -> Series:
     """Return a series with these (step, value) points."""
-    series = Series()
-    for step, value in points:
-        series.add(step, value)
-    return series
+    return Series(points)
 
 
 def test_line_is_broken_where_steps_go_back_and_only_there() -> None:

@@ -20,13 +20,13 @@ class Setup:
     def __init__(self) -> None:
         """Begin a round at one second."""
         self.now_s = 1.0
-        self.rests = 0
+        self.rests: list[float] = []
         self.bursts = Bursts(lambda: self.now_s, self.rest)
         self.bursts.begin()
 
-    def rest(self) -> None:
-        """Take a second."""
-        self.rests += 1
+    def rest(self, seconds: float) -> None:
+        """Take a second, whatever is asked for."""
+        self.rests.append(seconds)
         self.now_s += 1.0
 
 
@@ -40,11 +40,11 @@ def test_a_burst_lasts_100_us(setup: Setup) -> None:
     """Not a moment before, and the next one counts from the end of the rest."""
     setup.now_s += 99e-6
     setup.bursts.rest_if_due()
-    early = setup.rests
+    early = len(setup.rests)
     setup.now_s += 2e-6
     setup.bursts.rest_if_due()
 
-    assert (early, setup.rests) == (0, 1)
+    assert (early, setup.rests) == (0, [500e-6])
     assert setup.bursts.end_s == pytest.approx(setup.now_s + 100e-6)
 
 
@@ -59,6 +59,17 @@ def test_far_behind_bursts_are_1_ms_until_the_round_ends(setup: Setup) -> None:
     assert running_s == pytest.approx(1.0 + 100e-6)
     assert lengthened_s == pytest.approx(1e-3)
     assert setup.bursts.end_s - setup.now_s == pytest.approx(100e-6)
+    assert setup.rests == [0.0]
+
+
+def test_where_somebody_waits_there_is_no_pause(setup: Setup) -> None:
+    """The GIL is given up all the same, in this round; in the next one as before."""
+    setup.bursts.begin(hurried=True)
+    setup.bursts.rest()
+    setup.bursts.begin()
+    setup.bursts.rest()
+
+    assert setup.rests == [0.0, 500e-6]
 
 
 @pytest.fixture
@@ -71,7 +82,7 @@ def no_switches() -> Iterator[None]:
 
 
 def test_a_thread_that_waits_for_the_gil_gets_it(no_switches: None) -> None:
-    """By the default rest, which lasts no time at all."""
+    """Also by a rest that lasts no time at all."""
     gate, ran = threading.Event(), threading.Event()
 
     def run() -> None:
@@ -81,7 +92,7 @@ def test_a_thread_that_waits_for_the_gil_gets_it(no_switches: None) -> None:
     waiting = threading.Thread(target=run)
     waiting.start()
     bursts = Bursts()
-    bursts.begin()
+    bursts.begin(hurried=True)
     gate.set()
     deadline = time.monotonic() + HANG_GUARD_S
     while not ran.is_set() and time.monotonic() < deadline:

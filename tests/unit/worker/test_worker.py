@@ -17,11 +17,12 @@ from fasttrack.delivery.events import Progress
 from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.gradients import GradientSource
-from fasttrack.hotpath.records import LOSS, Console, RawRecord, ResolvedRecord
+from fasttrack.hotpath.records import LEARNING_RATE, LOSS, Console, RawRecord, ResolvedRecord
 from fasttrack.hotpath.ring import Ring
 from fasttrack.journal import entries
-from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, Row, decode
+from fasttrack.journal.entries import Artifact, Config, Finish, Header, Metadata, decode
 from fasttrack.journal.reader import read_segment
+from fasttrack.journal.rows import Row
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
 from fasttrack.worker.bursts import Bursts
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from fasttrack.hotpath.records import Scalar
+
 HANG_GUARD_S = 60.0
-CHUNK = 32  # records that the worker handles at a time
+CHUNK = 64  # records that the worker handles at a time
 
 
 class CountingDelivery(NoDelivery):
@@ -174,7 +177,7 @@ class TickingClock:
         self.now_s += 10e-6
         return self.now_s
 
-    def rest(self) -> None:
+    def rest(self, seconds: float) -> None:
         """Give up the GIL."""
         self.rests += 1
 
@@ -383,6 +386,46 @@ def test_a_step_beyond_64_bits_takes_no_other_row_along(setup: Setup, step: int)
     assert setup.values() == [{"a": 1}, {"a": 3}, {"a": 4}]
     assert [row.seq for row in setup.rows()] == [0, 1, 2]
     assert sum(setup.notices.counts().values()) >= 1
+
+
+def test_short_records_become_the_rows_that_whole_ones_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is usual and what is not, in one order; all that is told of it, too."""
+    short: list[Any] = []
+    for number in range(4 * CHUNK):
+        at_s = number * 0.01 + (0.7 if number % 9 == 0 else 0)
+        if number % 3:
+            loss = math.nan if number == 50 else number / 7
+            batch_size = {5: None, 10: -1, 25: 2**70, 40: True}.get(number, 32)
+            short.append((number, at_s, loss, None if number < 20 else 0.1, batch_size))
+        else:
+            odd: dict[int, Any] = {3: {}, 6: {5: 1.0, "a": 1}, 9: {"step": 1, "a": 2}}
+            odd |= {60: {"_step": 1}, 63: {"a": 2**64}, 66: {"a": math.inf}}
+            step = number - 7 if number % 30 == 0 else number
+            short.append((step, at_s, odd.get(number, {"a": number, "b": 0.5})))
+
+    def whole(record: Any) -> Any:
+        step, at_s, what, *rest = record
+        if not rest:
+            return (step, at_s, dict(what), {}, None, None, ())
+        values = {LOSS: what} if rest[0] is None else {LOSS: what, LEARNING_RATE: rest[0]}
+        return (step, at_s, values, {}, ((at_s, rest[1]),), None, ())
+
+    def outcome(name: str, records: list[Any]) -> Any:
+        setup = Setup(tmp_path / name, gpu=WarmGpu(lambda text: None))
+        setup.worker._rows._own_metrics = dict  # they hold times
+        for record in records:
+            assert setup.ring.push(record)
+        setup.worker.run_once()
+        rows = [(row.seq, row.step, repr(list(row.values.items()))) for row in setup.rows()]
+        steps = setup.worker.training_steps, setup.worker.rows_written
+        told = sorted(capsys.readouterr().err.splitlines())
+        return rows, steps, told, sorted(setup.notices.reasons()), setup.notices.counts()
+
+    by_short = outcome("short", [(*r[:2], dict(r[2])) if len(r) == 3 else r for r in short])
+    assert len(by_short[0]) > 3 * CHUNK
+    assert by_short == outcome("whole", [whole(record) for record in short])
 
 
 def test_training_steps_get_their_perf_metrics(setup: Setup) -> None:
@@ -744,6 +787,20 @@ def test_a_delivery_that_cannot_be_looked_after_costs_no_rows(
     assert setup.worker.flush(HANG_GUARD_S)
     assert setup.values() == [{"a": 1}]
     assert capsys.readouterr().err.count("no more processes") == 1
+
+
+def test_gil_is_given_up_between_short_records_too(tmp_path: Path) -> None:
+    """The clock is read once for many of them, and each reading here takes 10 us."""
+    clock = TickingClock()
+    setup = Setup(tmp_path / "run", capacity=8192, bursts=Bursts(clock.read, clock.rest))
+    for step in range(3200):
+        values: dict[str, Scalar] = dict.fromkeys("abcde", step)
+        assert setup.ring.push((step, 1.0, values))
+    setup.worker.run_once()
+
+    readings = clock.now_s / 10e-6
+    assert readings >= 3200 / CHUNK
+    assert clock.rests >= readings / 12
 
 
 def test_gil_is_given_up_every_100_us_and_less_often_far_behind(

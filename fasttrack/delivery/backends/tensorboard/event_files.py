@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fasttrack.delivery.contents import Held
-    from fasttrack.journal.entries import Row
+    from fasttrack.journal.rows import Row
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.(segment-\d+)\.fasttrack")
 _VERSION = "brain.Event:2"  # from 2 on, a step that goes back does not purge what stands before it

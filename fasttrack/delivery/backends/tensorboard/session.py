@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.backends.base import Place
     from fasttrack.delivery.contents import Comparison
-    from fasttrack.journal.entries import Artifact, Header, Row
+    from fasttrack.journal.entries import Artifact, Header
+    from fasttrack.journal.rows import Row
 
 
 class TensorBoardSession:

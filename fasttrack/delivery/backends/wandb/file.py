@@ -8,6 +8,7 @@ is a serialized `wandb_internal.Record`, which this module leaves undecoded: it 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ _HEADER = struct.Struct("<IHB")
 _HISTORY, _EXIT = 2, 18  # fields of a `Record`
 _NUMBER, _BYTES = 0, 2  # kinds of fields
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_VARINT = rb"[\x80-\xff]*[\x00-\x7f]"
+_AFTER_TAG = re.compile(b"." + _VARINT, re.DOTALL)
 
 
 def find_field(payload: bytes, field: int) -> tuple[int, int] | None:
@@ -53,27 +56,20 @@ class HistoryFinder:
 
     def __init__(self) -> None:
         """Know no record yet."""
-        self._between = b""
+        self._known: re.Pattern[bytes] | None = None
 
     def find(self, payload: bytes) -> tuple[int, int] | None:
         """Return where its `HistoryRecord` begins and ends; None: it has none."""
-        place = _after_number(payload)
-        if self._between and payload.startswith(self._between, place):
-            _, start = _varint(payload, place + len(self._between))
-            return start, len(payload)
+        if self._known is not None and (begin := self._known.match(payload)) is not None:
+            return begin.end(), len(payload)
         found = find_field(payload, _HISTORY)
         if found is not None and found[1] == len(payload):
-            length = found[1] - found[0]
-            tag = found[0] - _varint_bytes(length) - 1
-            self._between = payload[place : tag + 1] if tag >= place else b""
+            tag = found[0] - _varint_bytes(found[1] - found[0]) - 1
+            number = _AFTER_TAG.match(payload)
+            if number is not None and number.end() <= tag:
+                between = re.escape(payload[number.end() : tag + 1])
+                self._known = re.compile(_AFTER_TAG.pattern + between + _VARINT, re.DOTALL)
         return found
-
-
-def _after_number(payload: bytes) -> int:
-    place = 1
-    while payload[place : place + 1] >= b"\x80":
-        place += 1
-    return place + 1
 
 
 def _varint_bytes(number: int) -> int:
@@ -117,9 +113,14 @@ def read_payloads(path: Path, first_block: int = 0) -> Iterator[bytes]:
                 if kind not in (_FULL, _FIRST, _MIDDLE, _LAST) or len(payload) < length:
                     return
                 offset += length
-                if kind in (_FULL, _FIRST):
+                if kind == _FULL:
+                    parts = []
+                    began = True
+                    yield payload
+                    continue
+                if kind == _FIRST:
                     parts = []
                     began = True
                 parts.append(payload)
-                if kind in (_FULL, _LAST) and began:
+                if kind == _LAST and began:
                     yield b"".join(parts)

@@ -17,6 +17,7 @@ from fasttrack.delivery.backends.wandb.file import (
     ends_with_exit,
     read_payloads,
 )
+from fasttrack.delivery.backends.wandb.pages import Pages
 from fasttrack.delivery.backends.wandb.steps import fits_alone
 from fasttrack.errors import BackendLostError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.delivery.contents import Held
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 STEP_KEY = "step"
 LOGGED_AT = "time/logged_at"
@@ -55,6 +56,8 @@ class ServerHistory:
 
     def __init__(self, path: str, timeout_s: float = 60.0) -> None:
         """Be ready to ask for `entity/project/id`; no request takes longer than `timeout_s`."""
+        self.pages = Pages(path)
+        """The same, where it can be read so."""
         self._path = path
         self._timeout_s = timeout_s
         self._run: Any = None

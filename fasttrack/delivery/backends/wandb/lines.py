@@ -11,7 +11,6 @@ are W&B's `wandb_internal.proto`; they must stay as they are for files that exis
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY
-from fasttrack.journal.entries import spell_non_finite
+from fasttrack.journal.rows import spell_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from fasttrack.journal.entries import Names, Number, Row
+    from fasttrack.journal.rows import Names, Number, Row
 
 _FRAME = struct.Struct("<cI")  # of the client's socket: a letter and a length
 _ITEM, _KEY, _VALUE = b"\x0a", b"\x0a", b"\x82\x01"  # HistoryRecord.item, its key and value_json;
@@ -91,10 +90,13 @@ def spell(value: Number) -> bytes:
 
 def items(row: Row, part: Mapping[str, Number] | None) -> bytes:
     """Return what a row has for a line, or a part of it."""
-    if part is None and row.spelled is not None and row.names is not None:
-        pairs = zip(_starts(row.names), row.spelled[3:], strict=True)
-        with contextlib.suppress(IndexError):  # a long name; or so many digits, written by hand
-            return b"".join([part for starts, text in pairs for part in (starts[len(text)], text)])
+    spelled, names = row.spelled, row.names
+    if part is None and spelled is not None and names is not None:
+        try:
+            pairs = zip(_starts(names), spelled[3:], strict=True)
+            return b"".join([starts[len(text)] + text for starts, text in pairs])
+        except IndexError:  # a long name; or so many digits, written by hand
+            pass
     given = row.values if part is None else part
     return b"".join([_column(name).item(spell(value)) for name, value in given.items()])
 

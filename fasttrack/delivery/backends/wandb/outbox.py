@@ -20,7 +20,7 @@ from fasttrack.delivery.backends.wandb.lines import Framing, Line, Lines
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from fasttrack.journal.entries import Number, Row
+    from fasttrack.journal.rows import Number, Row
 
 _MOST_LINES = 1024  # that are held back at a time
 _MOST_BYTES = 2**20
@@ -65,6 +65,7 @@ class Outbox:
         self._size_bytes = 0
         # Kinds of lines, the last one of each: its items, or what is there already.
         self._latest: dict[Hashable, bytes | Line] = {}
+        self._last_kind: Hashable = None
         self._summary_at_s = clock()
         self.first: Line | None = None
         """The first line that was posted; with it, a summary."""
@@ -101,7 +102,9 @@ class Outbox:
 
     def _note(self, line: Line, items: bytes | None = None) -> None:
         kind = line.kind
-        self._latest.pop(kind, None)  # the order is that of the last ones
+        if kind is not self._last_kind:
+            self._latest.pop(kind, None)  # the order is that of the last ones
+            self._last_kind = kind
         self._latest[kind] = line if items is None else items
         if len(self._latest) > _MOST_SUMMARIES:
             self._summarize()

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.backends.wandb.history import FileHistory, as_held, kept
+from fasttrack.delivery.backends.wandb.in_step import count_in_step
 from fasttrack.delivery.backends.wandb.line_by_line import count_equal
 from fasttrack.delivery.contents import compare
 from fasttrack.errors import BackendLostError, UnprovenError
@@ -52,6 +53,8 @@ def prove_online(
         try:
             if (told := _by_samples(history, standing, late=late)) is not None:
                 return told
+            if rows := count_in_step(standing, history.pages):
+                return _told(rows)
             found = standing.compare_with(history)
         except BackendLostError as error:
             if late:
@@ -95,7 +98,11 @@ def _judge(found: Comparison, standing: Standing, *, alone: bool) -> str:
         raise BackendLostError(f"{found.gaps()}, although the client has finished")
     if alone and found.others.total() > standing.others_before:
         raise UnprovenError(f"rows of another origin came meanwhile: {_ANOTHER_WRITES}")
-    return f"{found.rows:,} rows read back from the server" if found.rows else "no rows"
+    return _told(found.rows) if found.rows else "no rows"
+
+
+def _told(rows: int) -> str:
+    return f"{rows:,} rows read back from the server"
 
 
 def prove_file(directory: Path, standing: Standing, *, artifacts: int, timeout_s: float) -> str:

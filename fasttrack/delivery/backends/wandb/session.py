@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
-    from fasttrack.journal.entries import Artifact, Number, Page, Row
+    from fasttrack.journal.entries import Artifact, Page
+    from fasttrack.journal.rows import Number, Row
 
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 

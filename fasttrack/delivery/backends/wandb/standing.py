@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.history import ServerHistory
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.contents import Held, Numbered
-    from fasttrack.journal.entries import Names, Number, Row
+    from fasttrack.journal.rows import Names, Number, Row
 
 T = TypeVar("T")
 
@@ -98,7 +98,8 @@ class Standing:
         """
         self._ledger = place.ledger
         self._save = place.save
-        self._progress = place.progress
+        self.progress = place.progress
+        """To be called whenever something was read."""
         self._notes = notes
         self._history = history
         self._starting_step = starting_step
@@ -222,7 +223,12 @@ class Standing:
 
     def watched(self, read: Iterable[T]) -> Iterator[T]:
         """Yield what is read, each of which is progress."""
-        return watched(read, self._progress)
+        return watched(read, self.progress)
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the rows that must be there stand where a replay puts them."""
+        return not (self.by_content or self._whole)
 
     def steps(self) -> Iterator[tuple[Numbered, int]]:
         """Yield the same rows with the `_step`s of a replay, that of its last part each."""

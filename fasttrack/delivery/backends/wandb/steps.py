@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from fasttrack.journal.entries import Number
+    from fasttrack.journal.rows import Number
 
 MOST_BYTES = 10_000_000
 """Of a line as JSON; wandb-core 0.31 skips one above 10,383,360."""
@@ -51,8 +51,11 @@ class StepMapper:
         fresh = frozenset(names)
         if size_bytes is None:
             size_bytes = size_limit(fresh)
-        fits = self._size_bytes + size_bytes <= MOST_BYTES
-        if user_step == self._user_step and fits and self._names.isdisjoint(fresh):
+        if (
+            user_step == self._user_step
+            and self._size_bytes + size_bytes <= MOST_BYTES
+            and self._names.isdisjoint(fresh)
+        ):
             self._names = self._names | fresh
             self._size_bytes += size_bytes
             return self.last

@@ -1,0 +1,1 @@
+"""How quickly runs are read: `python -m bench.reading`."""
