@@ -120,6 +120,11 @@ def main() -> int:
     environment = dict(os.environ)
     parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
+    parser.add_argument(
+        "--meanwhile",
+        action="store_true",
+        help="leave the run itself to its own delivery, which fills a local stand-in as it goes on",
+    )
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--signals-fd", type=int, help=argparse.SUPPRESS)
@@ -154,7 +159,11 @@ def main() -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    delivered = delivery.follow() if trainer_pid is not None else delivery.deliver_now()
+    if trainer_pid is not None:
+        delivered = delivery.follow()
+    else:
+        by_hand = delivery.deliver_meanwhile if arguments.meanwhile else delivery.deliver_now
+        delivered = by_hand()
     watchdog.stop()
     return BUSY if delivered is None else int(not delivered)
 

@@ -195,6 +195,16 @@ def list_runs(base: Path | None = None) -> list[LocalRun]:
     return sorted(found, key=lambda run: (run.resumed_s, run.run_id))
 
 
+def run_directories(base: Path | None = None) -> list[Path]:
+    """Return the directories under `base` that may hold a run; none is looked into.
+
+    Raises:
+        OSError: the directory of runs cannot be read.
+    """
+    parent = _parent(base)
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+
+
 def find_run(text: str, base: Path | None = None) -> LocalRun:
     """Return the run that `text` means.
 

@@ -21,12 +21,14 @@ class Known(NamedTuple):
     """Of the backend, which is called with a `Place`."""
     takes_artifacts: bool
     """As the class says; the trainer stages files for those that do."""
+    has_offline: bool = False
+    """As the class says; rows of an offline run can be sent to those beside its own delivery."""
 
 
 BACKENDS = {
-    "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True),
+    "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True, has_offline=True),
     "tensorboard": Known("tensorboard.backend", "TensorBoardBackend", takes_artifacts=False),
-    "memory": Known("memory", "MemoryBackend", takes_artifacts=True),
+    "memory": Known("memory", "MemoryBackend", takes_artifacts=True, has_offline=True),
 }
 
 MEMORY = "memory"
