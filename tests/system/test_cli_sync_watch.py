@@ -71,7 +71,6 @@ def test_rows_arrive_while_an_offline_run_is_written(server: WandbServer, tmp_pa
         pace_s=0.1,
     )
     thread = threading.Thread(target=watch.watch)
-    thread.start()
     directory = run_dir(tmp_path, "ab12")
     seen = []
     try:
@@ -83,7 +82,8 @@ def test_rows_arrive_while_an_offline_run_is_written(server: WandbServer, tmp_pa
         wait_until(lambda: is_proven(LocalRun(directory)))
     finally:
         watch.stopped.set()
-        thread.join(HANG_GUARD_S)
+        if thread.ident is not None:
+            thread.join(HANG_GUARD_S)
 
     assert seen == [5, 10]
     assert arrived(server, "ab12") == [{"loss": step / 4} for step in range(10)]
