@@ -225,8 +225,6 @@ trainer.fit(module, batches())
 """
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended")
-@pytest.mark.filterwarnings("ignore:.*was configured.*:UserWarning")
 def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +233,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(
     assert killed.returncode == -9, killed.stderr
     assert "the loss is inf at step 6" in killed.stderr
     logger = make_logger()
-    trainer = make_trainer(tmp_path, logger)
+    saves = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=4)
+    trainer = make_trainer(tmp_path, logger, callbacks=[saves], enable_checkpointing=True)
     trainer.fit(TinyModule(), batches(), ckpt_path=str(tmp_path / "last.ckpt"))
     logger.finish()
 
