@@ -578,6 +578,22 @@ def test_every_snippet_is_run_by_a_test() -> None:
     assert pages.unknown() == []
 
 
+def test_every_test_and_script_that_the_traps_name_is_there() -> None:
+    """What is relied on is tested, and what is claimed can be run."""
+    page = (ROOT / "docs" / "traps.md").read_text(encoding="utf-8")
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    scripts = re.findall(r"`(findings/\w+\.sh)`", page)
+
+    assert page.count("tests/") == len(tests) + 1  # one is the words "tests/..."
+    assert page.count("findings/") == len(scripts) + 1
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+    assert [
+        f"{path}::{name}"
+        for path, name in tests
+        if not (ROOT / path).is_file() or f"def {name}(" not in (ROOT / path).read_text("utf-8")
+    ] == []
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)
 def test_everything_that_a_page_names_is_there(page: Path) -> None:
     """Files and links within the repository, headings included."""
