@@ -24,10 +24,12 @@ from mlflow.tracking import MlflowClient
 from trackio import utils
 from trackio.sqlite_storage import SQLiteStorage
 
+from fasttrack.artifacts.staging import stage
 from fasttrack.delivery.contents import canonical
 from fasttrack.delivery.events import Done
 from fasttrack.delivery.run_delivery import RunDelivery
-from fasttrack.journal.run_directory import segments
+from fasttrack.journal.entries import Artifact
+from fasttrack.journal.run_directory import segments, staged_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,9 +53,11 @@ class Heap:
     Attributes:
         backend: its name.
         project: the test's own.
+        database: the file that it is in.
     """
 
     backend: str
+    database: Path
 
     def __init__(self, project: str) -> None:
         """Take the runs of `project`."""
@@ -132,6 +136,11 @@ class TrackioHeap(Heap):
     backend = "trackio"
     directory: Path = utils.TRACKIO_DIR
 
+    def __init__(self, project: str) -> None:
+        """Take the runs of `project`."""
+        super().__init__(project)
+        self.database = SQLiteStorage.get_project_db_path(project)
+
     def environment(self) -> dict[str, str]:
         """Return the variables that say where it is."""
         return {"TRACKIO_DIR": str(self.directory)}
@@ -160,3 +169,22 @@ def deliver_here(run_dir: Path, to: tuple[str, ...] = ()) -> dict[str, Done]:
     delivery = RunDelivery(newest, trainer_alive=lambda: False, report=told.append, in_trainer=True)
     delivery.deliver_now(to)
     return {event.backend: event for event in told if isinstance(event, Done)}
+
+
+def staged(segment: Path, files: dict[str, str], *, number: int = 1) -> Artifact:
+    """Stage files as a checkpoint of the attempt that writes `segment`; return its entry."""
+    folder = staged_directory(segment, number)
+    source = segment.parents[3] / f"checkpoint-{number}"
+    for name, text in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    stage(source, folder).finish()
+    return Artifact(
+        number=number,
+        type="model",
+        name="model-ab12",
+        aliases=("latest", f"step{number}"),
+        directory=str(folder.relative_to(segment.parent)),
+        files=len(files),
+    )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.heaps import Heap, MlflowHeap, TrackioHeap, counted, deliver_here
+from support.heaps import Heap, MlflowHeap, TrackioHeap, counted, deliver_here, staged
 from support.journals import append, finish, row, rows_of, write_attempt
 
-from fasttrack.artifacts.staging import stage
 from fasttrack.delivery.backends.mlflow.names import name_for
 from fasttrack.delivery.backends.trackio.database import name_for as trackio_name_for
+from fasttrack.delivery.verification import recheck, verify
+from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import Artifact, Config, Metadata
+from fasttrack.journal.entries import Config, Metadata
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import cursor_path, staged_directory
 
@@ -283,29 +286,11 @@ def test_without_an_address_the_database_is_beside_wandb(tmp_path: Path, store: 
     assert notes == {"store": store.uri, "run_id": store.runs()[0]}
 
 
-def _stage(segment: Path, number: int, files: dict[str, str]) -> Artifact:
-    folder = staged_directory(segment, number)
-    source = segment.parents[3] / f"checkpoint-{number}"
-    for name, text in files.items():
-        path = source / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    stage(source, folder).finish()
-    return Artifact(
-        number=number,
-        type="model",
-        name="model-ab12",
-        aliases=("latest", f"step{number}"),
-        directory=str(folder.relative_to(segment.parent)),
-        files=len(files),
-    )
-
-
 def test_checkpoints_are_folders_of_the_runs_artifacts(tmp_path: Path, store: MlflowHeap) -> None:
     """None replaces another; the aliases are tags that say which is which."""
     segment = record(tmp_path, store, row(0, 0, loss=1.0))
-    first = _stage(segment, 1, {"weights.pt": "old", "optimizer/state.pt": "state"})
-    second = _stage(segment, 2, {"weights.pt": "newer"})
+    first = staged(segment, {"weights.pt": "old", "optimizer/state.pt": "state"})
+    second = staged(segment, {"weights.pt": "newer"}, number=2)
     append(segment, first, second, finish())
 
     done = deliver_here(segment.parent)["mlflow"]
@@ -332,7 +317,7 @@ def test_files_that_are_gone_hold_up_no_run_that_is_added_later(
 ) -> None:
     """They were removed once W&B had them."""
     segment = record(tmp_path, store, row(0, 0, loss=1.0), backends=("wandb",))
-    entry = _stage(segment, 1, {"weights.pt": "old"})
+    entry = staged(segment, {"weights.pt": "old"})
     append(segment, entry, finish())
     shutil.rmtree(staged_directory(segment, 1))
 
@@ -432,3 +417,36 @@ def test_a_project_that_trackio_does_not_take_is_said(tmp_path: Path) -> None:
     assert not done.delivered
     assert done.reason is not None
     assert "registry-" in done.reason
+
+
+# --- what was there and is no more --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [1, 20])
+def test_rows_that_vanish_are_found_and_sent_again(tmp_path: Path, heap: Heap, lost: int) -> None:
+    """`fasttrack verify --repair`: each value once; nothing else is touched."""
+    rows = [row(seq, seq, 1e9 + seq, loss=float(seq)) for seq in range(20)]
+    segment = record(tmp_path, heap, *rows, finish())
+    deliver_here(segment.parent)
+    with closing(sqlite3.connect(heap.database)) as connection, connection:
+        connection.execute("DELETE FROM metrics WHERE step < ?", (lost,))
+
+    (before,) = verify(segment.parent, Watchdog())
+    recheck(segment.parent)
+    done = deliver_here(segment.parent)[heap.backend]
+    (after,) = verify(segment.parent, Watchdog())
+
+    assert (before["missing"], before["missing_steps"]) == (lost, [[0, lost - 1]])
+    assert done.delivered, done.reason
+    assert (after["missing"], after["doubled"], after["rows"]) == (0, 0, 20)
+    assert heap.values_of_the_run() == spelled(heap, rows)
+
+
+def test_a_destination_that_is_not_there_lacks_everything(tmp_path: Path, heap: Heap) -> None:
+    """Looking for a run makes none."""
+    segment = record(tmp_path, heap, row(0, 0, loss=1.0), finish())
+
+    (place,) = verify(segment.parent, Watchdog())
+
+    assert (place["rows"], place["missing"]) == (1, 1)
+    assert heap.runs() == []
