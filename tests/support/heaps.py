@@ -21,6 +21,7 @@ if "trackio" not in sys.modules:
     atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 from mlflow.tracking import MlflowClient
+from support.journals import write_attempt
 from trackio import utils
 from trackio.sqlite_storage import SQLiteStorage
 
@@ -33,6 +34,8 @@ from fasttrack.journal.run_directory import segments, staged_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from support.journals import Line
 
     from fasttrack.delivery.events import Event
 
@@ -62,6 +65,17 @@ class Heap:
     def __init__(self, project: str) -> None:
         """Take the runs of `project`."""
         self.project = project
+
+    def record(self, base: Path, *entries: Line, **changes: Any) -> Path:
+        """Write the next attempt of a run under `base` that is to go there; return its segment.
+
+        Args:
+            base: the parent of `wandb/`.
+            entries: what follows the header.
+            changes: fields of the header.
+        """
+        told = {"backends": (self.backend,), "project": self.project, **changes}
+        return write_attempt(base, "ab12", *entries, **told)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that say where it is."""
