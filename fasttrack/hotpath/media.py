@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
 
 _MIB = 2**20
+_FEW = 8  # times what waits fits the budget, while nobody is woken for it
 _LONGEST_NAME = 200  # bytes; W&B's client makes a file name of it
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
 _LARGEST_STEP = 2**53
@@ -101,7 +102,8 @@ class MediaIntake:
         if not pushed:
             self._budget.give_back(job.size_bytes)
             self._notices.warn("ring", "the ring is full (the worker hangs?); rows are dropped")
-        self._wake()
+        if self._budget.waiting_bytes > self._budget.limit_bytes // _FEW:
+            self._wake()
 
     def _check(self, name: Any, step: int) -> None:
         if not isinstance(name, str) or not name or name in _RESERVED:
