@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fasttrack.delivery.contents import Known, compare, numbered_rows, watched
 from fasttrack.errors import BackendLostError
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,7 @@ class ReadBack:
         self._kept = kept
         self._segments: list[Path] = []
         self._known = Known()
+        self._media_said = False
         self.segment: Path | None = None
         """Whose rows come now."""
         self.number = 0
@@ -92,6 +94,11 @@ class ReadBack:
         """
         assert self.segment is not None
         number, self.number = self.number, self.number + 1
+        if isinstance(row, MediaRow):
+            if not self._media_said:
+                self._media_said = True
+                self._place.leave_out(f"media, such as {row.name!r}: it is given none")
+            return None
         kept = row.with_values(dict(self._kept(row)[1]))  # type: ignore[arg-type]
         return self._known.lacking(self.segment.name, number, kept)
 
