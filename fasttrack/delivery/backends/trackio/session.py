@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrack.delivery.backends.read_back import ReadBack
 from fasttrack.delivery.backends.trackio import database as trackio
 from fasttrack.errors import ArtifactRefusedError
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ class TrackioSession:
         for row in rows:
             number = self._back.number
             lacking = self._back.lacking(row)
+            if isinstance(row, MediaRow):
+                continue
             self._last = (self._row_id(number, row, lacking), lacking or row)
             if lacking is not None:
                 self._rows.append(self._last)
