@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +70,35 @@ def test_an_accelerator_logs_with_fasttrack(snippet: Snippet, tmp_path: Path) ->
     assert [row.step for row in rows] == list(range(25))
     assert isinstance(names["loss"], torch.Tensor)
     assert rows[-1].values["loss"] == names["loss"].item()
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's, with torch 2.13
+@pages.runs("trainer.test(module", "FasttrackCallback(name=", "Fabric(loggers=")
+def test_lightning_logs_with_fasttrack(snippets: tuple[Snippet, ...], tmp_path: Path) -> None:
+    """By a logger, by a callback, or by Fabric."""
+    from lightning.pytorch import Trainer
+    from support.tiny_lightning import TinyModule, batches
+
+    quiet = functools.partial(
+        Trainer, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False
+    )
+    names = {**training_script(), "Trainer": quiet, "module": TinyModule(), "loader": batches()}
+    snippets[0].run(names)
+    names["logger"].finish()
+    snippets[1].run(names)
+    names["trainer"].loggers[-1].finish()
+    snippets[2].run(names)
+    names["fabric"].logger.finish()
+
+    with_test, with_callback, with_fabric = sorted(
+        runs_of(tmp_path), key=lambda run: read_headers(run)[0].time_s
+    )
+    assert len(read_rows(with_test, "test/loss")) == 1
+    assert [row.step for row in read_rows(with_test, "loss/total")] == [0, 2, 4, 6, 8, 10]
+    assert read_headers(with_callback)[0].name == "lego"
+    assert len(read_rows(with_callback, "train/loss_step")) == 6
+    assert [row.step for row in read_rows(with_fabric, "train/loss")] == list(range(25))
 
 
 @pytest.mark.deepspeed
