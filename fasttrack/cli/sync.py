@@ -15,6 +15,7 @@ from fasttrack.cli.shared import (
     print_json,
 )
 from fasttrack.cli.sync_watch import watch_runs
+from fasttrack.delivery.backends.registry import BACKENDS, MEMORY
 from fasttrack.delivery.events import Progress, Trouble, Upload
 from fasttrack.runs.local import find_runs, list_runs
 from fasttrack.runs.status import find_delivery
@@ -44,6 +45,12 @@ _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"
     metavar="N",
     help="With --watch: how many runs at a time; each takes about 200 MB.",
 )
+@click.option(
+    "--to",
+    type=click.Choice([name for name in BACKENDS if name != MEMORY]),
+    multiple=True,
+    help="Deliver there, wherever else the runs go; may be given several times.",
+)
 @dir_option
 @json_option
 def sync(
@@ -51,6 +58,7 @@ def sync(
     everything: bool,
     watch: bool,
     jobs: int,
+    to: tuple[str, ...],
     base: Path | None,
     as_json: bool,
 ) -> int:
@@ -58,7 +66,10 @@ def sync(
 
     Only what these do not have is sent, so it may be called any number of times. W&B's account and
     server are those of its client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login'). --all leaves out
-    runs that were recorded for the journal only.
+    runs that were recorded for the journal only, unless --to says where to.
+
+    --to delivers to that backend alone, of finished runs, too, and of those that were recorded for
+    others or for the journal only; from then on it is a destination like the run's own.
 
     Works on a copy of wandb/ on another machine, where 'wandb sync' leaves artifacts out.
 
@@ -79,14 +90,14 @@ def sync(
     if everything and texts:
         raise click.UsageError("name the runs, or pass --all", context)
     if watch:
-        if as_json:
-            raise click.UsageError("--watch goes on; it has no --json", context)
+        if as_json or to:
+            raise click.UsageError("--watch has no --to and no --json", context)
         return watch_runs(texts, base, jobs)
     if not (everything or texts):
         raise click.UsageError("name the runs, or pass --all", context)
     if everything:
         found = list_runs(base)
-        runs = [run for run in found if not run.journal_only]
+        runs = [run for run in found if to or not run.journal_only]
         if not found:
             note_no_runs(base)
     else:
@@ -94,7 +105,7 @@ def sync(
     results = []
     for run in runs:
         with _Display(run) as display:
-            results.append(deliver_run(run, on_event=display.show, on_silence=display.warn))
+            results.append(deliver_run(run, to=to, on_event=display.show, on_silence=display.warn))
         if not as_json:
             _say(results[-1])
     if as_json:

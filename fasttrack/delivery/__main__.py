@@ -125,6 +125,7 @@ def main() -> int:
         action="store_true",
         help="leave the run itself to its own delivery, which fills a local stand-in as it goes on",
     )
+    parser.add_argument("--to", action="append", default=[], help="a backend, instead of the run's")
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--signals-fd", type=int, help=argparse.SUPPRESS)
@@ -161,9 +162,10 @@ def main() -> int:
         parser.error(str(error))
     if trainer_pid is not None:
         delivered = delivery.follow()
+    elif arguments.meanwhile:
+        delivered = delivery.deliver_meanwhile()
     else:
-        by_hand = delivery.deliver_meanwhile if arguments.meanwhile else delivery.deliver_now
-        delivered = by_hand()
+        delivered = delivery.deliver_now(arguments.to)
     watchdog.stop()
     return BUSY if delivered is None else int(not delivered)
 

@@ -10,6 +10,7 @@ delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
 meanwhile/              the same, of a delivery beside an offline run that goes on
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
+media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
 manifest.json       path -> [size in bytes, modification time in ns, inode]
@@ -99,6 +100,11 @@ def client_directory(run_dir: Path) -> Path:
 def meanwhile_directory(run_dir: Path) -> Path:
     """Return the folder for what a client needs that delivers beside an offline run's own."""
     return run_dir / "meanwhile"
+
+
+def media_directory(run_dir: Path) -> Path:
+    """Return the folder of what was logged and is no number."""
+    return run_dir / "media"
 
 
 def artifacts_directory(run_dir: Path) -> Path:
