@@ -247,6 +247,47 @@ def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(
     assert "the first that is no finite number" not in capsys.readouterr().err
 
 
+def test_a_job_that_lightning_has_slurm_requeue_goes_on_with_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves on SIGUSR1, and finds that checkpoint when it is started again: not a line."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    (tools / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    for name, value in {
+        "JOB_ID": 17,
+        "JOB_NAME": "a",
+        "NTASKS": 1,
+        "PROCID": 0,
+        "LOCALID": 0,
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+    def end_of_the_job() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise SystemExit(3)
+
+    for last in (False, True):
+        logger = make_logger()
+        module = TinyModule()
+        module.at_step, module.instead = (None if last else 8), end_of_the_job
+        trainer = make_trainer(tmp_path, logger)
+        if last:
+            trainer.fit(module, batches())
+            logger.finish()
+        else:
+            with pytest.raises(SystemExit):
+                trainer.fit(module, batches())
+
+    run = only_run(tmp_path)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert (len(segments(run)), exit_codes(run)) == (2, [3, 0])
+    assert recorded(run) == reported(tmp_path)
+    assert steps_of(run, "train/loss_step") == [1, 3, 5, 7, 9, 11]
+
+
 def test_a_checkpoint_of_a_trainer_without_fasttrack_is_gone_on_from(tmp_path: Path) -> None:
     """In a run of its own; and a Trainer without it goes on from one of ours."""
     make = {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path, save_last=True)]}
