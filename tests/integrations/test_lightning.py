@@ -18,6 +18,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities import registry
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from support.journals import read_entries, read_headers, read_rows
 from support.runs import run_script
 from support.snippets import ROOT
@@ -149,12 +150,14 @@ def test_training_that_raises_has_ended_its_run_as_failed_when_it_has_raised(
     module.at_step, module.instead = 5, error
     with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else type(error)):
         trainer.fit(module, batches())
-    run = only_run(tmp_path)
+    run, first = only_run(tmp_path), logger.run.tracker
     ended = exit_codes(run)
     trainer.test(module, batches())
     logger.finish()
 
     assert ended == [exit_code]
+    assert first is not None
+    assert first.stats().late_calls == 0
     said = capsys.readouterr().err
     assert f"training ended by {type(error).__name__}" in said
     assert "tiny_lightning.py:" in said
@@ -323,6 +326,26 @@ def test_checkpoints_are_uploaded_where_the_policy_says_so(
     aliases = [sorted(artifact.aliases) for artifact in tracker.artifacts]
     wanted = [["best", "latest", "step6"], ["best", "latest", "step12"]] if policy == "1" else []
     assert aliases == [sorted(one) for one in wanted]
+
+
+def test_checkpoints_that_are_written_later_are_not_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of one might be; said once."""
+    monkeypatch.setenv("WANDB_LOG_MODEL", "1")
+    saves = ModelCheckpoint(tmp_path / "saved")
+    with memory_tracker() as tracker:
+        trainer = make_trainer(
+            tmp_path,
+            FasttrackLogger(tracker),
+            callbacks=[saves],
+            enable_checkpointing=True,
+            plugins=[AsyncCheckpointIO()],
+        )
+        trainer.fit(TinyModule(), batches())
+
+    assert tracker.artifacts == []
+    assert capsys.readouterr().err.count("asynchronously are not uploaded") == 1
 
 
 def test_another_loggers_run_ends_the_one_before_which_goes_on_when_it_is_used(
