@@ -342,6 +342,11 @@ def resolve_log_model() -> bool:
     return value not in ("", "0", "false")
 
 
+def resolve_lightning() -> bool:
+    """Return whether FASTTRACK_LIGHTNING asks for a callback in each of Lightning's Trainers."""
+    return os.environ.get("FASTTRACK_LIGHTNING", "").strip().lower() in _TRUE
+
+
 def resolve_base_dir(directory: str | None = None) -> Path:
     """Return the parent of `wandb/`: argument > WANDB_DIR > the working directory.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
 _LONGEST = (
     "test_huggingface",
+    "test_lightning",
     "test_resume",
     "test_format_v1",
     "test_online",

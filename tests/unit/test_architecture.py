@@ -69,7 +69,8 @@ ALLOWED = {
     | {"preemption", "quick_calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
-    "integrations": BASE | {"tracker", "context", "exit_codes", "hotpath.capture", "settings"},
+    "integrations": BASE
+    | {"tracker", "context", "exit_codes", "hotpath.capture", "settings", "sigterm"},
     "wandb": BASE | {"settings", "tracker"},
     "__main__": {"cli"},
 }
