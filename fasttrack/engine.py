@@ -17,6 +17,7 @@ from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.media import MediaBudget, MediaIntake
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.backwards import last_row
@@ -30,6 +31,7 @@ from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
 from fasttrack.validation import artifact_name, check_aliases
 from fasttrack.worker.loop import Worker
+from fasttrack.worker.media import MediaFiles
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
 from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery
@@ -91,6 +93,7 @@ class Engine:
         gradients = GradientSource(
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
         )
+        budget = MediaBudget(options.media_limit_mb)
         self._ring = ring
         self._segment = writer.path
         self._calls = CallMeter()
@@ -114,7 +117,9 @@ class Engine:
             gpu_stats_interval=settings.gpu_stats_interval,
             every_interval=process_hooks.SIGTERM.refresh,
             find_pauses=options.find_pauses,
+            media=MediaFiles(self.run_dir, self.notices, budget.give_back),
         )
+        self._media = MediaIntake(ring, budget, self.notices, self._worker.wake)
         self.logger = StepLogger(
             hot,
             ring,
@@ -222,6 +227,10 @@ class Engine:
             ),
         )
 
+    def log_media(self, name: Any, value: Any, step: Any) -> None:
+        """Do what `ExperimentTracker.log_media` says."""
+        self._record("log_media", lambda: self._media.take(name, value, self.logger.step_of(step)))
+
     def describe(self, page: Page) -> None:
         """Do what `ExperimentTracker.describe` says."""
         self._record("describe", lambda: self._recorder.describe(page))
@@ -287,6 +296,7 @@ class Engine:
             cut_off=self._worker.left_behind,
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
+            media_dropped=counts.get("media_dropped", 0),
             ring_high_water=self._worker.ring_high_water,
             delivery_lag_rows=self._worker.delivery_lag_rows,
             call_us_p50=p50_us,

@@ -191,7 +191,7 @@ class Replay:
         """Take entries in, in order; rows that follow one another together."""
         rows: list[Row] = []
         for entry in entries:
-            if type(entry) is Row:
+            if isinstance(entry, Row):
                 rows.append(entry)
                 continue
             self._take_rows(rows, state)

@@ -231,14 +231,7 @@ class StepLogger:
         try:
             hot._untimed_metrics -= 1
             start_s = 0.0 if hot._untimed_metrics > 0 else perf_counter()
-            if step is None:
-                step = hot._metrics_step
-                if step is None:
-                    step = hot._step or 0
-            else:
-                if type(step) is not int:
-                    step = step_number(step)
-                hot._metrics_step = step
+            step = self.step_of(step)
             values: dict[Any, Any] = {}
             if type(metrics) is dict:
                 values.update(metrics)
@@ -258,6 +251,20 @@ class StepLogger:
             if is_handlers(error):
                 raise
             self.failed_call("log_metrics", error)
+
+    def step_of(self, step: Any) -> int:
+        """Return the step of a call that may have none; see `ExperimentTracker.log_metrics`.
+
+        Raises:
+            ValueRefusedError: it is no integer.
+        """
+        hot = self._hot
+        if step is None:
+            last = hot._metrics_step
+            return (hot._step or 0) if last is None else last
+        number: int = step if type(step) is int else step_number(step)
+        hot._metrics_step = number
+        return number
 
     def not_floats(self, values: dict[Any, Any], metrics: dict[Any, Any]) -> Collection[Any]:
         """Return the names of `values` that are no floats; note those of `metrics`.

@@ -136,7 +136,7 @@ class LocalRun:
             OSError: a segment cannot be read.
         """
         for number, entry in self.entries():
-            if isinstance(entry, Row):
+            if type(entry) is Row:
                 yield RunRow(number, entry.seq, entry.step, entry.time_s, entry.values)
 
     def metrics(self) -> list[str]:

@@ -418,7 +418,14 @@ def test_a_version_that_lacks_a_hook_is_used_without_it(
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("huggingface", "transformers"), ("accelerate", "accelerate")]
+    ("module", "package"),
+    [
+        ("huggingface", "transformers"),
+        ("accelerate", "accelerate"),
+        ("deepspeed", "deepspeed"),
+        ("keras", "keras"),
+        ("torchtitan", "torchtitan"),
+    ],
 )
 def test_a_missing_framework_is_named_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, module: str, package: str

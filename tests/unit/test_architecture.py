@@ -47,7 +47,9 @@ ALLOWED = {
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
     "run_identity": BASE | {"context", "journal.run_directory", "settings"},
     "quick_calls": BASE,
-    "hotpath": BASE | {"context", "quick_calls"},
+    "media": BASE,
+    "media.calls": {"engine", "quick_calls"},
+    "hotpath": BASE | {"context", "media.types", "quick_calls"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
@@ -61,7 +63,7 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
-    "run_page": {"engine", "journal.entries", "quick_calls"},
+    "run_page": {"engine", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
@@ -71,12 +73,12 @@ ALLOWED = {
     "testing": {"*"},
     "integrations": BASE
     | {"tracker", "context", "exit_codes", "hotpath.capture", "settings", "sigterm"},
-    "wandb": BASE | {"settings", "tracker"},
+    "wandb": BASE | {"media", "settings", "tracker"},
     "__main__": {"cli"},
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
-    "fasttrack.engine": {"fasttrack.run_page", "fasttrack.tracker"},
+    "fasttrack.engine": {"fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"},
 }
 HEAVY = {"torch", "numpy"}
 

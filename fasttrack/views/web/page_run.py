@@ -107,7 +107,7 @@ class PageRun:
         opened = Run(run.directory)
         return _Read(
             newest=found.newest,
-            rows=sum(map(count_rows, run.segments)),
+            rows=_rows_until(run, found.newest),
             lines={name: line_of(points, places) for name, points in found.each()},
             config=opened.config,
             metadata=opened.metadata,
@@ -171,6 +171,12 @@ class PageRun:
             "alerts": [alert.as_json() for alert in read_alerts(run.directory)],
             "bad_lines": read.bad_lines,
         }
+
+
+def _rows_until(run: LocalRun, newest: tuple[int, int]) -> int:
+    """Return how many rows there are up to one of them, media included."""
+    number, seq = newest
+    return seq + 1 + sum(count_rows(path) for path in run.segments if attempt(path) < number)
 
 
 def _entries_after(run: LocalRun, newest: tuple[int, int]) -> Iterator[Entry]:
