@@ -204,6 +204,8 @@ def test_what_wires_the_parts_is_imported_from_above_only(module: str) -> None:
     [
         ("wandb", "fasttrack.delivery.backends.wandb"),
         ("tensorboard", "fasttrack.delivery.backends.tensorboard"),
+        ("mlflow", "fasttrack.delivery.backends.mlflow"),
+        ("trackio", "fasttrack.delivery.backends.trackio"),
         ("tenacity", "fasttrack.delivery"),
         ("click", "fasttrack.cli"),
         ("rich", "fasttrack.cli"),
