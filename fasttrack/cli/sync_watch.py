@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fasttrack.cli.shared import note
-from fasttrack.runs.local import find_runs, run_directories
+from fasttrack.runs.local import candidate_directories, find_runs
 from fasttrack.runs.watching import Due, Watch
 from fasttrack.settings import resolve_base_dir
 
@@ -28,7 +28,7 @@ def watch_runs(texts: tuple[str, ...], base: Path | None, jobs: int) -> int:
     said = _Said()
     chosen = [run.directory for run in find_runs(texts, base)]
     watch = Watch(
-        directories=(lambda: chosen) if texts else (lambda: run_directories(base)),
+        directories=(lambda: chosen) if texts else (lambda: candidate_directories(base)),
         jobs=jobs,
         on_delivery=said.delivery,
         on_trouble=note,

@@ -24,7 +24,7 @@ from support.runs import (
 from support.wandb_server import Fault
 
 from fasttrack.cli.app import cli
-from fasttrack.runs.local import LocalRun, run_directories
+from fasttrack.runs.local import LocalRun, candidate_directories
 from fasttrack.runs.status import is_proven
 from fasttrack.runs.watching import Told, Watch
 
@@ -63,7 +63,7 @@ def test_rows_arrive_while_an_offline_run_is_written(server: WandbServer, tmp_pa
     """In pieces, beside the run's own delivery; then all of it is proven, and its end told."""
     told: list[Told] = []
     watch = Watch(
-        directories=lambda: run_directories(tmp_path),
+        directories=lambda: candidate_directories(tmp_path),
         jobs=2,
         on_delivery=told.append,
         on_trouble=pytest.fail,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.journals import append, finish, row, write_attempt, write_proofs
 
-from fasttrack.runs.local import run_directories
+from fasttrack.runs.local import candidate_directories
 from fasttrack.runs.sync import SyncResult
 from fasttrack.runs.watching import Due, Told, Watch, WatchedRun
 
@@ -34,7 +34,7 @@ class Desk:
         self._gates: dict[str, threading.Event] = {}
         self.pool = ThreadPoolExecutor(jobs)
         self.watch = Watch(
-            directories=lambda: sorted(run_directories(base)),
+            directories=lambda: sorted(candidate_directories(base)),
             jobs=jobs,
             on_delivery=self.told.append,
             on_trouble=self.troubles.append,
@@ -247,7 +247,7 @@ def test_the_end_breaks_off_what_is_under_way(tmp_path: Path) -> None:
         return SyncResult(run_id="ab", directory="", reason="it was broken off")
 
     watch = Watch(
-        directories=lambda: run_directories(tmp_path),
+        directories=lambda: candidate_directories(tmp_path),
         jobs=1,
         on_delivery=told.append,
         on_trouble=print,
