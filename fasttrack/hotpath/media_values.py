@@ -157,7 +157,7 @@ def _as_media(value: Any) -> Any:
         return kind(value)
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return Histogram(value) if value.ndim == 1 else Image(value)
-    if _is_pil(value):
+    if _is_pil(value) or _is_figure(value):
         return Image(value)
     return value
 
@@ -165,6 +165,11 @@ def _as_media(value: Any) -> Any:
 def _is_pil(value: Any) -> bool:
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
+
+
+def _is_figure(value: Any) -> bool:
+    module = sys.modules.get("matplotlib.figure")
+    return module is not None and isinstance(value, module.Figure)
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -184,6 +189,9 @@ def _picture(data: Any) -> tuple[Source, bool]:
             return np.frombuffer(taken.tobytes(), np.uint8).reshape(shape)
 
         return Source(data.width * data.height * channels, pixels, "png"), False
+    if _is_figure(data):
+        drawn = _draw(data)
+        return Source(drawn.nbytes, lambda: drawn[None], "png"), False
     array = _array(data)
     shape = tuple(array.shape)
     if not 2 <= len(shape) <= 4 or 0 in shape:
@@ -208,6 +216,19 @@ def _picture(data: Any) -> tuple[Source, bool]:
         return kept.permute(order) if isinstance(kept, torch.Tensor) else kept.transpose(order)
 
     return Source(_size(array), copied, "png"), many
+
+
+def _draw(figure: Any) -> Any:
+    """Return a figure's pixels, drawn by another canvas than its own, which it gets back."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    own = figure.canvas
+    try:
+        canvas: Any = FigureCanvasAgg(figure)  # it has types in part
+        canvas.draw()
+        return np.array(canvas.buffer_rgba())
+    finally:
+        figure.set_canvas(own)
 
 
 def _array(data: Any) -> Any:
