@@ -143,3 +143,11 @@ def test_a_wrong_section_is_refused_before_anything_is_loaded(
     """By one error, which names what is wrong."""
     with pytest.raises(ConfigurationError, match=said):
         axolotl.read(fasttrack=section)
+
+
+def test_without_axolotl_the_import_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words that its plugin manager's one line in the log leaves out."""
+    monkeypatch.delitem(sys.modules, "fasttrack.integrations.axolotl", raising=False)
+    monkeypatch.setitem(sys.modules, "axolotl", None)
+    with pytest.raises(ImportError, match="pip install axolotl"):
+        importlib.import_module("fasttrack.integrations.axolotl")

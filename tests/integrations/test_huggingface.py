@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -418,15 +418,23 @@ def test_a_version_that_lacks_a_hook_is_used_without_it(
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("huggingface", "transformers"), ("accelerate", "accelerate")]
+    ("module", "package"),
+    [
+        ("huggingface", "transformers"),
+        ("accelerate", "accelerate"),
+        ("deepspeed", "deepspeed"),
+        ("keras", "keras"),
+        ("torchtitan", "torchtitan"),
+    ],
 )
 def test_a_missing_framework_is_named_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, module: str, package: str
 ) -> None:
     """The extra's name."""
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"fasttrack.integrations.{module}", raising=False)
     with pytest.raises(ImportError, match=rf"pip install 'fasttrack\[{module}\]'"):
-        runpy.run_path(str(Path(huggingface.__file__).with_name(f"{module}.py")))
+        importlib.import_module(f"fasttrack.integrations.{module}")
 
 
 def test_a_disabled_attempt_leaves_the_run_alone_and_hands_its_id_on(
