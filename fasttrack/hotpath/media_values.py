@@ -5,6 +5,7 @@ Nothing here waits for a device: of what lives on one, a copy is made there.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,8 +191,7 @@ def _picture(data: Any) -> tuple[Source, bool]:
 
         return Source(data.width * data.height * channels, pixels, "png"), False
     if _is_figure(data):
-        drawn = _draw(data)
-        return Source(drawn.nbytes, lambda: drawn[None], "png"), False
+        return _known(_draw(data), "png"), False
     array = _array(data)
     shape = tuple(array.shape)
     if not 2 <= len(shape) <= 4 or 0 in shape:
@@ -218,17 +218,11 @@ def _picture(data: Any) -> tuple[Source, bool]:
     return Source(_size(array), copied, "png"), many
 
 
-def _draw(figure: Any) -> Any:
-    """Return a figure's pixels, drawn by another canvas than its own, which it gets back."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    own = figure.canvas
-    try:
-        canvas: Any = FigureCanvasAgg(figure)  # it has types in part
-        canvas.draw()
-        return np.array(canvas.buffer_rgba())
-    finally:
-        figure.set_canvas(own)
+def _draw(figure: Any) -> bytes:
+    """Return a figure as a PNG file of the size that it has."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+    return file.getvalue()
 
 
 def _array(data: Any) -> Any:

@@ -105,7 +105,7 @@ def test_batch_and_list_are_several_pictures_each_with_its_caption(
 
 
 def test_figure_of_matplotlib_is_drawn_and_left_as_it_was(tracker: ExperimentTracker) -> None:
-    """By a canvas of ours; the size is what the figure says."""
+    """The size is what the figure says."""
     figure = Figure(figsize=(2, 1), dpi=50, facecolor="red")
     canvas = figure.canvas
     tracker.log_media("a", figure, 0)
