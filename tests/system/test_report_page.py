@@ -8,10 +8,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from support.browser import needs_browser, page_url, running_browser
 from support.journals import Line, append, finish, write_attempt
+from support.runs import make_tracker
+from support.trackers import journal_only
 
+import fasttrack
 from fasttrack.journal.entries import Console
 from fasttrack.journal.rows import Row
 from fasttrack.runs import find_runs
@@ -285,6 +289,46 @@ def test_two_hundred_metrics_and_none_are_shown(browser: Browser, tmp_path: Path
     assert "No metrics yet." in page.evaluate("document.getElementById('charts').innerText")
     assert page.errors() == []
     page.close()
+
+
+def test_media_are_shown_and_their_texts_are_texts(browser: Browser, tmp_path: Path) -> None:
+    """In a file as on a live page, there when somebody looks: each picture in its pixels."""
+    from fasttrack.views.web.page import write_report
+    from fasttrack.views.web.server import RunServer
+
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[:] = (200, 30, 60)
+    with make_tracker(options=journal_only(), resume_id="first") as tracker:
+        for step in range(6):
+            tracker.log_training_step(1.0, step)
+            tracker.log_media("picture", fasttrack.Image(red, caption=EVIL), step)
+        tracker.log_media("table", fasttrack.Table(columns=[EVIL], data=[[EVIL], [2]]))
+        tracker.log_media("weights", fasttrack.Histogram([0.0, 1.0, 1.0]))
+        tracker.log_media("words", EVIL)
+        tracker.log_media("source", fasttrack.Html(EVIL))
+    write_report(find_runs(["first"], tmp_path), tmp_path / "report.html")
+
+    def look(page: Page) -> None:
+        page.click("[data-tab=media]")
+        page.wait_for("document.querySelectorAll('[data-media]').length === 5")
+        page.wait_for("[...document.images].every((image) => image.complete)")
+        sizes = page.evaluate("[...document.images].map((image) => image.naturalWidth)")
+        told = page.evaluate("document.getElementById('media').innerText")
+        assert sizes == [8] * 4  # of six the newest
+        assert told.count(EVIL) == 4 + 2 + 2
+        assert "step 5" in told
+        assert page.evaluate("document.querySelectorAll('rect').length") == 64
+        assert count(page.picture(), (200, 30, 60)) > 4 * 60
+        assert page.errors() == []
+        page.close()
+
+    look(opened(browser, page_url(tmp_path / "report.html")))
+    with RunServer(tmp_path) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        look(opened(browser, server.url))
+        server.shutdown()
+        thread.join()
 
 
 def test_a_live_page_follows_runs_and_finds_new_ones(browser: Browser, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasttrack.journal.run_directory import segments
-from fasttrack.runs.local import LocalRun, run_directories
+from fasttrack.runs.local import LocalRun, readable, run_directories
 from fasttrack.runs.status import find_status
 from fasttrack.views.web.alerts import alerts_path
+from fasttrack.views.web.media import read_media
 from fasttrack.views.web.page_run import PageRun
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class LiveRuns:
         self._listed: dict[str, _Listed] = {}
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
-    def list(self) -> dict[str, object]:
+    def listing(self) -> dict[str, object]:
         """Return the runs, the one that was begun or resumed last first, and where they are.
 
         Raises:
@@ -83,13 +84,25 @@ class LiveRuns:
         where = os.fsencode(self._base.absolute()).decode(errors="replace")
         return {"directory": where, "runs": [listed[key].as_json(key) for key in keys]}
 
+    def media(self, key: str) -> list[dict[str, Any]] | None:
+        """Return what the page is told of a run's media; None: there is no run of this name.
+
+        Raises:
+            RunUnreadableError: it cannot be read.
+        """
+        path = self._find(key)
+        if path is None:
+            return None
+        with readable(path):
+            return read_media(path)
+
     def pack(self, key: str) -> bytes | None:
         """Return what the page is handed of a run; None: there is none of this name.
 
         Raises:
             RunUnreadableError: it cannot be read.
         """
-        path = next((path for path in run_directories(self._base) if _key(path) == key), None)
+        path = self._find(key)
         if path is None:
             return None
         with self._lock:
@@ -101,6 +114,9 @@ class LiveRuns:
             held = self._held[key]
         with held.lock:
             return held.page_run.pack()
+
+    def _find(self, key: str) -> Path | None:
+        return next((path for path in run_directories(self._base) if _key(path) == key), None)
 
 
 def _key(directory: Path) -> str:

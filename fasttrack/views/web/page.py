@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from fasttrack.runs.local import LocalRun
 
 _ASSETS = Path(__file__).with_name("assets")
-_SCRIPTS = ("payload.js", "lines.js", "chart.js", "sections.js", "panels.js", "page.js", "start.js")
+_SCRIPTS = (
+    "payload.js",
+    "lines.js",
+    "chart.js",
+    "sections.js",
+    "media.js",
+    "panels.js",
+    "page.js",
+    "start.js",
+)
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; connect-src {connect}; "
+    "img-src data: blob:; media-src data:; font-src data:; connect-src {connect}; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -50,7 +59,7 @@ def write_report(runs: Sequence[LocalRun], path: Path, *, metrics: Sequence[str]
     payloads: list[bytes] = []
     names: set[str] = set()
     for number, run in enumerate(runs):
-        shown = PageRun(run, str(number), is_wanted, pages=len(runs))
+        shown = PageRun(run, str(number), is_wanted, pages=len(runs), with_media=True)
         payloads.append(shown.pack())
         names.update(shown.metrics)
     if metrics:

@@ -23,6 +23,7 @@ from fasttrack.views.report import flatten
 from fasttrack.views.web.alerts import read_alerts
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
+from fasttrack.views.web.media import read_media
 from fasttrack.views.web.payload import pack
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ class PageRun:
     """
 
     def __init__(
-        self, run: LocalRun, key: str, is_wanted: Callable[[str], bool], *, pages: int = 1
+        self,
+        run: LocalRun,
+        key: str,
+        is_wanted: Callable[[str], bool],
+        *,
+        pages: int = 1,
+        with_media: bool = False,
     ) -> None:
         """Take a run.
 
@@ -68,12 +75,14 @@ class PageRun:
             run: it; what of it is damaged is noted there.
             key: what the page calls it by.
             is_wanted: of a metric's name, whether it is shown.
-            pages: among how many runs like this one the page's points are shared.
+            pages: among how many runs like this one the page's room is shared.
+            with_media: whether to hand over its media, too.
         """
         self._run = run
         self._key = key
         self._is_wanted = is_wanted
         self._pages = pages
+        self._with_media = with_media
         self._read: _Read | None = None
         self.metrics: list[str] = []
         """The names of those that it had when it was packed last."""
@@ -170,6 +179,7 @@ class PageRun:
             "console": last_lines("".join(printed)),
             "alerts": [alert.as_json() for alert in read_alerts(run.directory)],
             "bad_lines": read.bad_lines,
+            **({"media": read_media(run.directory, self._pages)} if self._with_media else {}),
         }
 
 

@@ -94,8 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, _HTML, self.server.page)
         elif url.path == "/api/runs":
             self._answer_with_runs()
-        elif url.path == "/api/run":
-            self._answer_with_run(query.get("key", ""))
+        elif url.path in ("/api/run", "/api/media"):
+            self._answer_with_run(query.get("key", ""), media=url.path == "/api/media")
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
@@ -111,22 +111,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_with_runs(self) -> None:
         try:
-            listed = self.server.runs.list()
+            listed = self.server.runs.listing()
         except OSError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"the runs cannot be listed: {error}")
         else:
             self._answer(HTTPStatus.OK, _JSON, orjson.dumps(listed))
 
-    def _answer_with_run(self, key: str) -> None:
+    def _answer_with_run(self, key: str, *, media: bool) -> None:
+        runs = self.server.runs
         try:
-            packed = self.server.runs.pack(key)
+            found = runs.media(key) if media else runs.pack(key)
         except RunUnreadableError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
             return
-        if packed is None:
+        if found is None:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such run")
+        elif isinstance(found, bytes):
+            self._answer(HTTPStatus.OK, _BYTES, found)
         else:
-            self._answer(HTTPStatus.OK, _BYTES, packed)
+            self._answer(HTTPStatus.OK, _JSON, orjson.dumps(found))
 
     def _refuse(self, status: HTTPStatus, why: str, **headers: str) -> None:
         self._answer(status, _TEXT, f"{why}\n".encode(errors="replace"), headers)

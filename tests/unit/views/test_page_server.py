@@ -74,7 +74,9 @@ def test_runs_are_listed_and_read(server: RunServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "wrong" * 100])
-@pytest.mark.parametrize("path", ["/", "/api/runs", "/api/run?key=ab12", "/elsewhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/api/runs", "/api/run?key=ab12", "/api/media?key=ab12", "/elsewhere"]
+)
 def test_nobody_without_the_token_is_answered(server: RunServer, path: str, token: str) -> None:
     """Whatever is asked for."""
     status, body, _ = ask(server, path, token=token)
@@ -114,6 +116,7 @@ def test_only_get_is_answered(server: RunServer, method: str) -> None:
 def test_only_runs_that_are_listed_are_read(server: RunServer, key: str) -> None:
     """A key is no path."""
     assert ask(server, f"/api/run?key={key}")[0] == 404
+    assert ask(server, f"/api/media?key={key}")[0] == 404
     assert ask(server, "/etc/passwd")[0] == 404
 
 

@@ -4,7 +4,7 @@ const COLORS = {
   light: ["#0969da", "#e36209", "#1a7f37", "#8250df", "#bf3989", "#0a7c8c", "#9a6700", "#57606a"],
   dark: ["#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#f778ba", "#39c5cf", "#e3b341", "#8b949e"],
 };
-const TABS = { charts: "Charts", configuration: "Configuration", console: "Console", alerts: "Alerts" };
+const TABS = { charts: "Charts", configuration: "Configuration", media: "Media", console: "Console", alerts: "Alerts" };
 const MANY_RUNS = 10; // from here on there is a field to find one
 const find = (id) => document.getElementById(id);
 
@@ -191,6 +191,7 @@ class Page {
         this.tab = name;
         this.tabs();
         this.section();
+        this.onShow?.();
       };
       return button;
     });
@@ -201,6 +202,7 @@ class Page {
     for (const name of Object.keys(TABS)) find(name).hidden = name !== this.tab;
     find("controls").hidden = this.tab !== "charts";
     if (this.tab === "configuration") showConfiguration(find("configuration"), this);
+    if (this.tab === "media") showMedia(find("media"), this);
     if (this.tab === "console") showConsole(find("console"), this);
     if (this.tab === "alerts") showAlerts(find("alerts"), this);
   }

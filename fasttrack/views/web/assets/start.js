@@ -76,12 +76,25 @@ class Follower {
       page.take(readRun(new Uint8Array(await answer.arrayBuffer())));
       run.loaded = told;
     }));
+    if (page.tab === "media") await this.loadMedia();
     const failed = results.find(({ status }) => status === "rejected");
     page.say(failed ? failed.reason.message : "");
     if (waiting.length) {
       page.entitle();
       page.draw();
     }
+  }
+
+  // Read the media of runs as they are by now; they are asked for only where somebody looks.
+  async loadMedia() {
+    const { page } = this;
+    const waiting = page.shownRuns().filter((run) => run.withMedia !== run.told);
+    await Promise.allSettled(waiting.map(async (run) => {
+      const { told } = run;
+      run.media = await (await this.ask(`api/media?key=${encodeURIComponent(run.key)}`)).json();
+      run.withMedia = told;
+    }));
+    if (waiting.length) page.section();
   }
 }
 
