@@ -78,8 +78,8 @@ class Options:
     on top. A delivery process that gives no sign of life for twice as long is replaced."""
 
     backends: tuple[str, ...] | None = None
-    """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
-    the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
+    """Where rows are delivered to: any of "wandb", "tensorboard", "mlflow" and "trackio", or "none"
+    alone, which keeps the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
 
     directory: str | None = None
     """Parent of the `wandb/` folder that run files go to; None: WANDB_DIR, then the working

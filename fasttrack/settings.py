@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
-from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
+from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE, missing_package
 from fasttrack.errors import ConfigurationError
 from fasttrack.options import Options
 from fasttrack.validation import (
@@ -142,7 +142,7 @@ def resolve_settings(
         config=_resolve_config(config),
         log_interval=log_interval,
         gpu_stats_interval=gpu_stats_interval,
-        backends=_resolve_backends_of(options),
+        backends=_resolve_backends_of(options, used=chosen_mode != "disabled"),
         console=resolve_console(options.console),
         upload_models=resolve_log_model(),
         base_dir=resolve_base_dir(options.directory),
@@ -174,8 +174,14 @@ def _resolve_config(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _resolve_backends_of(options: Options) -> tuple[str, ...]:
+def _resolve_backends_of(options: Options, *, used: bool) -> tuple[str, ...]:
     backends = resolve_backends(options.backends)
+    for name in backends if used else ():
+        if (package := missing_package(name)) is not None:
+            raise ConfigurationError(
+                f"the backend {name!r} needs {package}, which is not installed: "
+                f"pip install 'fasttrack[{name}]'"
+            )
     if MEMORY in backends and options.delivery != "thread":
         raise ConfigurationError(
             f"the backend {MEMORY!r} is this process's memory: use fasttrack.testing.memory_tracker"

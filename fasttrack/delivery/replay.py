@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S = 1.0
 _PACE_S = 0.5  # between two looks at the journal while the trainer is there
-_MANY = 200  # entries in one read, after which there may be more
 _PROOF_S = 10.0
+_GONE = "its files were removed from the staging directory once they had arrived elsewhere"
 
 
 class Replay:
@@ -154,7 +154,7 @@ class Replay:
                     continue
                 batch = follower.read()
                 self._read_at_s = self._ending.clock()
-                self._is_behind = batch is not None and len(batch.entries) > _MANY
+                self._is_behind = follower.may_have_more
                 self._check()
                 uploads.check()
                 if batch is not None:
@@ -174,7 +174,8 @@ class Replay:
     def _is_early(self, path: Path) -> bool:
         """Return whether to wait a little, so that rows come together: the trainer needs the cores.
 
-        A chunk that was read full says that more is waiting, and the trainer's last line ends it.
+        A read that took as much as one takes says that more waits (a row may have thousands of
+        metrics, so their number says nothing), and the trainer's last line ends it.
         """
         since_s = self._ending.clock() - self._read_at_s
         return 0 <= since_s < _PACE_S and not self._is_behind and not ends_with_finish(path)
@@ -215,7 +216,11 @@ class Replay:
         elif isinstance(entry, Artifact):
             number = str(entry.number)
             if self._takes_artifacts and state.artifacts.setdefault(number, None) is None:
-                uploads.submit((path.name, number), entry)
+                if self._ledger.added and not (path.parent / entry.directory).is_dir():
+                    state.artifacts[number] = _GONE
+                    self._report(LeftOut(backend=self._backend, what=f"{entry.name}: {_GONE}"))
+                else:
+                    uploads.submit((path.name, number), entry)
         elif isinstance(entry, Config):
             self._session.configure(entry.values)
         elif isinstance(entry, Page):

@@ -61,6 +61,8 @@ class SegmentReader:
         """The first of the bad lines, at most `MOST_NAMED`."""
         self.size_bytes = 0
         """How much was read so far, torn lines included."""
+        self.may_have_more = False
+        """Whether the last read took as much as one takes, so that more may be there already."""
 
     def read(self) -> list[Entry]:
         """Return the next whole entries, at most about 256 KiB of them; empty at the end.
@@ -71,6 +73,7 @@ class SegmentReader:
         entries: list[Entry] = []
         while not entries:
             chunk = self._file.read(_CHUNK_BYTES)
+            self.may_have_more = len(chunk) == _CHUNK_BYTES
             if not chunk:
                 return entries
             self.size_bytes += len(chunk)

@@ -19,11 +19,12 @@ import orjson
 from fasttrack.command import spell_command
 from fasttrack.errors import RunNotFoundError, RunUnreadableError
 from fasttrack.journal.backwards import lines_backwards
+from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import decode, merge_headers
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header
 from fasttrack.journal.rows import Number, Row
-from fasttrack.journal.run_directory import attempt, run_directory, segments
+from fasttrack.journal.run_directory import attempt, cursor_path, run_directory, segments
 from fasttrack.settings import resolve_base_dir
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class LocalRun:
     def journal_only(self) -> bool:
         """Whether all attempts keep their journal only: no backend is to have their rows."""
         whole = [header for header in self.headers if header is not None]
-        return bool(whole) and not any(header.backends for header in whole)
+        if not whole or any(header.backends for header in whole):
+            return False
+        return not load_cursor(cursor_path(self.directory)).added
 
     @property
     def run_id(self) -> str:
@@ -191,8 +194,17 @@ def list_runs(base: Path | None = None) -> list[LocalRun]:
     Raises:
         OSError: a directory or segment cannot be read.
     """
-    found = [LocalRun(path) for path in _run_directories(_parent(base))]
+    found = [LocalRun(path) for path in run_directories(base)]
     return sorted(found, key=lambda run: (run.resumed_s, run.run_id))
+
+
+def run_directories(base: Path | None = None) -> list[Path]:
+    """Return where the runs under `base` lie, in no order; see `list_runs`.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    return _run_directories(_parent(base))
 
 
 def find_run(text: str, base: Path | None = None) -> LocalRun:

@@ -204,10 +204,13 @@ def test_what_wires_the_parts_is_imported_from_above_only(module: str) -> None:
     [
         ("wandb", "fasttrack.delivery.backends.wandb"),
         ("tensorboard", "fasttrack.delivery.backends.tensorboard"),
+        ("mlflow", "fasttrack.delivery.backends.mlflow"),
+        ("trackio", "fasttrack.delivery.backends.trackio"),
         ("tenacity", "fasttrack.delivery"),
         ("click", "fasttrack.cli"),
         ("rich", "fasttrack.cli"),
         ("matplotlib", "fasttrack.views"),
+        ("bokeh", "fasttrack.views.web.library"),
     ],
 )
 def test_a_package_is_imported_in_one_folder_only(package: str, folder: str) -> None:

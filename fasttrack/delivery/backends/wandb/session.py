@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
+    from fasttrack.delivery.backends.wandb.pages import Pages
     from fasttrack.journal.entries import Artifact, Page
     from fasttrack.journal.rows import Number, Row
 
+_MOST_NAMED = 3
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
 
@@ -333,11 +335,25 @@ class WandbSession:
                     f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
                     "deliver again when it has ended"
                 )
-            return proof
+            return "; ".join((proof, *self._files_told(self._history.pages, timeout_s)))
         if standing.last_step < 0 and not artifacts:
             return "no rows"
         assert self.directory is not None
         return prove_file(self.directory, standing, artifacts=artifacts, timeout_s=timeout_s)
+
+    def _files_told(self, pages: Pages, timeout_s: float) -> list[str]:
+        """Return in words which files of media are on the server; say which are not.
+
+        What shows nothing holds up no rows: a server may refuse a file for ever.
+        """
+        sent = self._exhibits.sent
+        absent = self._exhibits.absent(pages, timeout_s) if sent else None
+        if absent is None:
+            return []
+        if absent:
+            names = f"{', '.join(absent[:_MOST_NAMED])}{', ...' if absent[_MOST_NAMED:] else ''}"
+            self._place.leave_out(f"{len(absent):,} of {len(sent):,} files of media ({names})")
+        return [f"{len(sent) - len(absent):,} of {len(sent):,} files of media are there"]
 
     def _note_proof(self) -> list[str]:
         """Note that all is proven; return in words what of that could not be noted."""
