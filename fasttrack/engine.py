@@ -31,6 +31,7 @@ from fasttrack.stats import Stats
 from fasttrack.validation import artifact_name, check_aliases
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
+from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.resolve import Resolver
 from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery
 
@@ -112,7 +113,7 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
-            every_interval=process_hooks.SIGTERM.refresh,
+            every_interval=self._look_around,
             find_pauses=options.find_pauses,
         )
         self.logger = StepLogger(
@@ -125,6 +126,7 @@ class Engine:
             log_interval=settings.log_interval,
             wake=self._worker.wake,
         )
+        self._pauses = PauseNotes(self.logger.open_pauses, self._worker.write)
         self._worker.start()
         self._recorder = Recorder(
             self.run_id,
@@ -157,13 +159,19 @@ class Engine:
 
     def _start_delivery(self, segment: Path) -> Delivery:
         backends = self.settings.backends
-        if not backends:
+        alerts = self.settings.alerts
+        if not backends and not (alerts.given and alerts.any):
             return NoDelivery()
         if self.settings.options.delivery == "thread":
+            from fasttrack.delivery.alerting.alerts import AlertMeans
             from fasttrack.worker.delivery_thread import DeliveryThread  # few runs want its imports
 
             return DeliveryThread(
-                segment, backends, self.notices.warn, process_hooks.run_first_at_exit
+                segment,
+                backends,
+                self.notices.warn,
+                process_hooks.run_first_at_exit,
+                AlertMeans(webhook=alerts.webhook, command=alerts.command),
             )
         try:
             return DeliveryProcess(
@@ -172,12 +180,18 @@ class Engine:
                 self.notices.warn,
                 silence_s=2 * self.settings.options.hang_timeout_s,
                 lend_signals=process_hooks.SIGTERM.lend,
+                private=alerts.private(),
             )
         except OSError as error:
             raise FasttrackError(
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
+
+    def _look_around(self) -> None:
+        """Do what is due now and then, on the worker's thread."""
+        process_hooks.SIGTERM.refresh()
+        self._pauses.look()
 
     def _note_in_job(self) -> None:
         job_runs = self.settings.job_runs
@@ -369,6 +383,7 @@ def _make_header(settings: RunSettings) -> Header:
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
         hang_timeout_s=settings.options.hang_timeout_s,
+        alerts=settings.alerts.as_entry(),
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
@@ -28,6 +29,7 @@ from fasttrack.validation import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fasttrack.alerts.settings import AlertSettings
     from fasttrack.context.job_runs import JobRuns
 
 DEFAULT_PROJECT = "vla-lego"
@@ -75,6 +77,7 @@ class RunSettings:
     gpu_stats_interval: int
     backends: tuple[str, ...]
     """Names in the registry; empty: the journal only."""
+    alerts: AlertSettings
     console: bool
     """Whether what the program prints becomes the run's console log."""
     upload_models: bool
@@ -125,6 +128,7 @@ def resolve_settings(
     require_strings(name=name, entity=entity, group=group, notes=notes)
     given_id = None if resume_id == AUTO_ID else resume_id
     run_id = resolve_run_id(given_id, sweep_id)
+    backends = _resolve_backends_of(options)
     needs_tags = chosen_mode != "disabled" and (given_id is None or tags is not None)
     settings = RunSettings(
         records=chosen_mode != "disabled" and is_main_process(options.log_rank),
@@ -142,7 +146,8 @@ def resolve_settings(
         config=_resolve_config(config),
         log_interval=log_interval,
         gpu_stats_interval=gpu_stats_interval,
-        backends=_resolve_backends_of(options),
+        backends=backends,
+        alerts=resolve_alerts(options.alerts, backends, options.flush_interval_s),
         console=resolve_console(options.console),
         upload_models=resolve_log_model(),
         base_dir=resolve_base_dir(options.directory),

@@ -6,11 +6,13 @@ its own ledger, so that a slow or dead destination never holds up another.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrack.delivery.alerting.alerts import Alerts
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
@@ -29,6 +31,7 @@ from fasttrack.journal.trainer import trainer_runs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fasttrack.delivery.alerting.alerts import AlertMeans
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
     from fasttrack.journal.entries import Header
@@ -51,6 +54,7 @@ class RunDelivery:
         report: Callable[[Event], None],
         in_trainer: bool = False,
         watchdog: Watchdog | None = None,
+        alert_means: AlertMeans | None = None,
         make: Callable[[str, Place], Backend] = make_backend,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
@@ -63,6 +67,7 @@ class RunDelivery:
             report: told what happens.
             in_trainer: whether this is the training process.
             watchdog: watches the calls of backends; None: nothing does.
+            alert_means: what this process has for alerts; None: there are none.
             make: returns the backend of a name.
             clock: unix time in seconds.
             pause: waits, in seconds.
@@ -78,6 +83,7 @@ class RunDelivery:
         self._report = report
         self._in_trainer = in_trainer
         self._watchdog = Watchdog() if watchdog is None else watchdog
+        self._alert_means = alert_means
         self._make = make
         self._clock = clock
         self._pause = pause
@@ -139,25 +145,53 @@ class RunDelivery:
     def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
         cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
         staged = StagedFiles(self._run_dir, self._segments, cursor)
+        alerts = self._alerts(cursor)
         couriers = {}
         unknown = False
         for name, paths in segments_by_backend(self._headers).items():
             try:
-                couriers[name] = self._courier(name, paths, cursor, staged)
+                couriers[name] = self._courier(name, paths, cursor, staged, alerts)
             except KeyError:
                 unknown = True
                 reason = f"this version of fasttrack knows no backend {name!r}"
                 self._report(Done(backend=name, delivered=False, reason=reason))
-        if len(couriers) < 2:
-            delivered = [task(courier) for courier in couriers.values()]
-        else:
-            delivered = self._side_by_side(task, couriers)
+        with contextlib.nullcontext() if alerts is None else alerts.at_work():
+            if len(couriers) < 2:
+                delivered = [task(courier) for courier in couriers.values()]
+            else:
+                delivered = self._side_by_side(task, couriers)
         if to_the_end:  # by hand, elsewhere, a trainer may be staging files right now
             staged.remove_orphans()
         return all(delivered) and not unknown
 
+    def _alerts(self, cursor: CursorFile) -> Alerts | None:
+        """Return what looks after the run's alerts; None where nothing does."""
+        if self._alert_means is None:
+            return None
+        header = merge_headers([known for known in self._headers.values() if known is not None])
+        assert header is not None
+
+        def url() -> str | None:
+            ledgers = cursor.saved().backends.values()
+            return next((ledger.url for ledger in ledgers if ledger.url is not None), None)
+
+        return Alerts(
+            self._segments,
+            header,
+            self._alert_means,
+            trainer_alive=None if self._by_hand else self._trainer_alive,
+            report=self._report,
+            url=url,
+            clock=self._clock,
+        )
+
     def _courier(
-        self, name: str, paths: list[Path], cursor: CursorFile, staged: StagedFiles
+        self,
+        name: str,
+        paths: list[Path],
+        cursor: CursorFile,
+        staged: StagedFiles,
+        alerts: Alerts | None,
     ) -> Courier:
         ledger = cursor.ledger(name)
         header = merge_headers([known for path in paths if (known := self._headers[path])])
@@ -194,6 +228,7 @@ class RunDelivery:
             ending=ending,
             report=self._report,
             proven=staged.remove_settled,
+            handover=None if alerts is None else alerts.handover(name),
         )
 
     def _ending_of(

@@ -78,6 +78,7 @@ class StepLogger:
         "_timed",
         "_untimed_before",
         "_wake",
+        "open_pauses",
     )
 
     def __init__(
@@ -124,6 +125,8 @@ class StepLogger:
         hot._tensor = capture.read_at_once
         hot._logger = self
         # any thread
+        self.open_pauses: list[float] = []
+        """When those began that have not ended, on the clock of `perf_counter`."""
         self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
@@ -295,7 +298,7 @@ class StepLogger:
 
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
-        return Pause(self._hot._ticks)
+        return Pause(self._hot._ticks, self.open_pauses)
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""

@@ -3,6 +3,8 @@
 {WANDB_DIR or .}/wandb/fasttrack/<run id>/
 segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
+alerts.json             what was worth an alert, and who has been told
+alerts-state.json       what whoever decides that knows of the rows so far
 courier.lock            held by whoever delivers the run
 delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
@@ -61,6 +63,16 @@ def attempt(segment: Path) -> int:
 def cursor_path(run_dir: Path) -> Path:
     """Return the file that says what is delivered."""
     return run_dir / "cursor.json"
+
+
+def alerts_path(run_dir: Path) -> Path:
+    """Return the file that holds the run's alerts."""
+    return run_dir / "alerts.json"
+
+
+def alerts_state_path(run_dir: Path) -> Path:
+    """Return the file from which the next process goes on to watch the run's rows."""
+    return run_dir / "alerts-state.json"
 
 
 def lock_path(run_dir: Path) -> Path:

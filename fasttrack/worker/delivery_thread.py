@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from fasttrack.delivery.alerting.alerts import AlertMeans
+
 
 class DeliveryThread:
     """Delivery for notebooks, and where `wandb.run` is needed in this process.
@@ -32,6 +34,7 @@ class DeliveryThread:
         backends: Sequence[str],
         warn: Callable[[str, str], None],
         on_open: Callable[[], None],
+        alert_means: AlertMeans | None = None,
     ) -> None:
         """Start the thread; `on_open` is called on it whenever a backend has opened a run."""
         self.report = DeliveryReport(backends)
@@ -48,6 +51,7 @@ class DeliveryThread:
             report=self._apply,
             in_trainer=True,
             watchdog=watchdog,
+            alert_means=alert_means,
         )
         watchdog.start()
         self._watchdog = watchdog
