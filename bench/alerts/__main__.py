@@ -1,7 +1,7 @@
 """`python -m bench.alerts`: false alarms on healthy curves, spikes that are seen, cost per row.
 
-    python -m bench.alerts --curves 1000   # some ten minutes on one core
-    python -m bench.alerts --rows 200000
+python -m bench.alerts --curves 1000   # some ten minutes on one core
+python -m bench.alerts --rows 200000
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import math
 import random
 import time
 from typing import TYPE_CHECKING
-
-import torch
 
 from bench.alerts.curves import curve, recipe_of
 from fasttrack.alerts.judge import Judge
@@ -53,7 +51,6 @@ def spiked(points: list[Point], seed: int) -> tuple[list[Point], int]:
 
 def judge_curves(count: int, first_seed: int) -> None:
     """Print what alerts make of `count` runs, as they are, and with a spike each."""
-    torch.set_num_threads(1)
     alarms, seen, rows, unlearned = 0, 0, 0, 0
     began_s = time.perf_counter()
     for seed in range(first_seed, first_seed + count):
@@ -73,7 +70,8 @@ def judge_curves(count: int, first_seed: int) -> None:
         if not hit:
             print(f"seed {seed}: spike at {at} not seen; {recipe_of(seed)}")
     print(
-        f"{count} healthy curves ({rows:,} rows, {unlearned} did not learn): {alarms} false alarms; "
+        f"{count} healthy curves ({rows:,} rows, {unlearned} did not learn): "
+        f"{alarms} false alarms; "
         f"spikes back to the first loss: {seen} of {count} seen within {_SEEN_WITHIN} rows; "
         f"{time.perf_counter() - began_s:.0f} s"
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _CALM_ROWS = 50  # in order, after which trouble is over and the next is news
 _WINDOW = 200  # rows whose values are what is usual
 _LEAST_ROWS = 50  # before anything is
+_REACH = 8.0  # times the distance from the median to the greatest twentieth
 _RECENT_BITS, _RECENT = 3, 0b11111  # so many of the last five values must be far above
 
 
@@ -98,10 +99,10 @@ class NonFinite:
 class Spike:
     """Tell of a loss that jumps far above all that it was lately, and stays there.
 
-    What is usual is the last 200 values. The ceiling stands above the greatest of them, by half of
-    what that one is above their median, or a tenth of what the loss has come down by so far, or a
-    tenth of the median, whichever is most. Three of the last five values above it are a spike: one
-    bad batch is none. Values above the ceiling become usual once that is decided.
+    What is usual is the last 200 values. The ceiling stands above the greatest of them, outliers
+    aside, by half of what that one is above their median, or a tenth of what the loss has come down
+    by so far, or a tenth of the median, whichever is most. Three of the last five values above it
+    are a spike: one bad batch is none. Values above the ceiling become usual once that is decided.
 
     Threads: as `Detector`.
     """
@@ -178,7 +179,10 @@ class Spike:
             self._set_ceiling()
 
     def _set_ceiling(self) -> None:
-        top, median = self._sorted[-1], self._sorted[len(self._sorted) >> 1]
+        ordered = self._sorted
+        median, high = ordered[len(ordered) >> 1], ordered[len(ordered) * 19 // 20]
+        # A few values that are beyond all others say nothing of what is usual.
+        top = min(ordered[-1], high + _REACH * (high - median))
         if self._highest is None or median > self._highest:
             self._highest = median
         spread, gained, share = (top - median) / 2, (self._highest - median) / 10, abs(median) / 10

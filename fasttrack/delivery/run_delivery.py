@@ -17,7 +17,7 @@ from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import EndingWatch
-from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
+from fasttrack.delivery.events import Busy, Done, LeftOut, Online, Trouble
 from fasttrack.delivery.guard import GuardedBackend
 from fasttrack.delivery.ledger import CursorFile, StagedFiles
 from fasttrack.delivery.run_lock import Patience, describe_holder, locked
@@ -80,7 +80,8 @@ class RunDelivery:
         self._headers = headers_of(found, list(load_cursor(cursor_path(self._run_dir)).backends))
         self._segments = list(self._headers)
         self._trainer_alive = trainer_alive
-        self._report = report
+        self._report_to = report
+        self._url: str | None = None  # where a person looks at the run, once that is known
         self._in_trainer = in_trainer
         self._watchdog = Watchdog() if watchdog is None else watchdog
         self._alert_means = alert_means
@@ -145,7 +146,7 @@ class RunDelivery:
     def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
         cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
         staged = StagedFiles(self._run_dir, self._segments, cursor)
-        alerts = self._alerts(cursor)
+        alerts = self._alerts()
         couriers = {}
         unknown = False
         for name, paths in segments_by_backend(self._headers).items():
@@ -164,16 +165,17 @@ class RunDelivery:
             staged.remove_orphans()
         return all(delivered) and not unknown
 
-    def _alerts(self, cursor: CursorFile) -> Alerts | None:
+    def _report(self, event: Event) -> None:
+        if isinstance(event, Online) and event.url is not None:
+            self._url = event.url
+        self._report_to(event)
+
+    def _alerts(self) -> Alerts | None:
         """Return what looks after the run's alerts; None where nothing does."""
         if self._alert_means is None:
             return None
         header = merge_headers([known for known in self._headers.values() if known is not None])
         assert header is not None
-
-        def url() -> str | None:
-            ledgers = cursor.saved().backends.values()
-            return next((ledger.url for ledger in ledgers if ledger.url is not None), None)
 
         return Alerts(
             self._segments,
@@ -181,7 +183,7 @@ class RunDelivery:
             self._alert_means,
             trainer_alive=None if self._by_hand else self._trainer_alive,
             report=self._report,
-            url=url,
+            url=lambda: self._url,
             clock=self._clock,
         )
 

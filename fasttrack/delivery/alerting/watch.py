@@ -93,8 +93,12 @@ class AlertWatch:
                 self._hurry.clear()
         finally:
             self._over.set()
-            if self._reader is not None:
-                self._reader.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the segment that is read."""
+        if self._reader is not None:
+            self._reader.close()
 
     def run_once(self, passed_s: float) -> bool:
         """Look once; return whether the trainer has left and nothing more is to come.
