@@ -45,7 +45,7 @@ class WebhookServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def wait_for(self, count: int, timeout_s: float = 60.0) -> list[str]:
+    def wait_for(self, count: int, timeout_s: float = 120.0) -> list[str]:
         """Return the texts once there are `count` of them; fail if they do not come."""
         with self._condition:
             came = self._condition.wait_for(lambda: len(self.texts) >= count, timeout_s)

@@ -94,12 +94,12 @@ def test_a_trainer_that_stands_still_and_one_that_dies_are_announced_once(
     assert trainer.stdout is not None
     with trainer, trainer.stdin, trainer.stdout:
         run_id = trainer.stdout.readline().strip()
-        assert server.wait_for(lambda: run_id in server.runs)
+        assert server.wait_for(lambda: run_id in server.runs, 120)
         os.kill(trainer.pid, signal.SIGSTOP)
         hook.wait_for(1)
         os.kill(trainer.pid, signal.SIGKILL)
     texts = hook.wait_for(2)
-    assert server.wait_for(lambda: server.runs[run_id].state == "failed")
+    assert server.wait_for(lambda: server.runs[run_id].state == "failed", 120)
     directory = run_dir(tmp_path, run_id)
     wait_until(lambda: told(directory)["crash"]["wandb"])
     with make_tracker(  # the same trouble, seen again from another attempt's delivery, is no news
@@ -135,7 +135,7 @@ def test_an_alert_comes_once_though_delivery_is_killed_and_the_run_goes_on(
         log_rows(tracker, range(10))
         log_rows(tracker, range(10, 20), loss=5.0)
         hook.wait_for(1)
-        assert server.wait_for(lambda: server.runs[run_id].alerts)
+        assert server.wait_for(lambda: server.runs[run_id].alerts, 120)
         wait_until(lambda: told(directory)["rule"]["webhook"])
         os.kill(delivery_pid(tracker), signal.SIGKILL)
         log_rows(tracker, range(20, 30), loss=5.0)
