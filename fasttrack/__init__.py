@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from fasttrack.errors import ConfigurationError as ConfigurationError
     from fasttrack.errors import DirectoryError as DirectoryError
     from fasttrack.errors import FasttrackError as FasttrackError
+    from fasttrack.media.types import Audio as Audio
+    from fasttrack.media.types import Histogram as Histogram
+    from fasttrack.media.types import Html as Html
+    from fasttrack.media.types import Image as Image
+    from fasttrack.media.types import Table as Table
+    from fasttrack.media.types import Text as Text
+    from fasttrack.media.types import Video as Video
     from fasttrack.options import Options as Options
     from fasttrack.runs.opened import open_run as open_run
     from fasttrack.runs.opened import runs as runs
@@ -29,12 +36,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audio",
     "ConfigurationError",
     "DirectoryError",
     "ExperimentTracker",
     "FasttrackError",
+    "Histogram",
+    "Html",
+    "Image",
     "Options",
     "Stats",
+    "Table",
+    "Text",
+    "Video",
     "compute_grad_norm",
     "get_all_gpu_stats",
     "get_amp_scale",
@@ -47,12 +61,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Audio": "fasttrack.media.types",
     "ConfigurationError": "fasttrack.errors",
     "DirectoryError": "fasttrack.errors",
     "ExperimentTracker": "fasttrack.tracker",
     "FasttrackError": "fasttrack.errors",
+    "Histogram": "fasttrack.media.types",
+    "Html": "fasttrack.media.types",
+    "Image": "fasttrack.media.types",
     "Options": "fasttrack.options",
     "Stats": "fasttrack.stats",
+    "Table": "fasttrack.media.types",
+    "Text": "fasttrack.media.types",
+    "Video": "fasttrack.media.types",
     "compute_grad_norm": "fasttrack.utilities",
     "get_all_gpu_stats": "fasttrack.utilities",
     "get_amp_scale": "fasttrack.utilities",

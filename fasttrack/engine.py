@@ -17,6 +17,7 @@ from fasttrack.hotpath.call_meter import CallMeter
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.media import MediaBudget, MediaIntake
 from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.backwards import last_row
@@ -30,8 +31,8 @@ from fasttrack.preemption.stop_file import StopFile
 from fasttrack.stats import Stats
 from fasttrack.validation import artifact_name, check_aliases
 from fasttrack.worker.loop import Worker
+from fasttrack.worker.media import MediaFiles
 from fasttrack.worker.overhead import Overhead
-from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.resolve import Resolver
 from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery
 
@@ -92,6 +93,7 @@ class Engine:
         gradients = GradientSource(
             options.grad_norm, int(options.grad_hold_limit_gb * _GIB), self.notices.warn
         )
+        budget = MediaBudget(options.media_limit_mb)
         self._ring = ring
         self._segment = writer.path
         self._calls = CallMeter()
@@ -113,9 +115,11 @@ class Engine:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
-            every_interval=self._look_around,
+            every_interval=process_hooks.SIGTERM.refresh,
             find_pauses=options.find_pauses,
+            media=MediaFiles(self.run_dir, self.notices, budget.give_back),
         )
+        self._media = MediaIntake(ring, budget, self.notices, self._worker.wake)
         self.logger = StepLogger(
             hot,
             ring,
@@ -125,8 +129,8 @@ class Engine:
             self.notices,
             log_interval=settings.log_interval,
             wake=self._worker.wake,
+            open_pauses=self._worker.open_pauses,
         )
-        self._pauses = PauseNotes(self.logger.open_pauses, self._worker.write)
         self._worker.start()
         self._recorder = Recorder(
             self.run_id,
@@ -163,15 +167,10 @@ class Engine:
         if not backends and not (alerts.given and alerts.any):
             return NoDelivery()
         if self.settings.options.delivery == "thread":
-            from fasttrack.delivery.alerting.alerts import AlertMeans
             from fasttrack.worker.delivery_thread import DeliveryThread  # few runs want its imports
 
             return DeliveryThread(
-                segment,
-                backends,
-                self.notices.warn,
-                process_hooks.run_first_at_exit,
-                AlertMeans(webhook=alerts.webhook, command=alerts.command),
+                segment, backends, self.notices.warn, process_hooks.run_first_at_exit, alerts
             )
         try:
             return DeliveryProcess(
@@ -187,11 +186,6 @@ class Engine:
                 f"the delivery process could not be started ({sys.executable!r}: {error}); "
                 "where Python is embedded, pass options=Options(delivery='thread')"
             ) from error
-
-    def _look_around(self) -> None:
-        """Do what is due now and then, on the worker's thread."""
-        process_hooks.SIGTERM.refresh()
-        self._pauses.look()
 
     def _note_in_job(self) -> None:
         job_runs = self.settings.job_runs
@@ -235,6 +229,10 @@ class Engine:
                 path, check_aliases(aliases), True, step, kind=kind, name=artifact_name(name)
             ),
         )
+
+    def log_media(self, name: Any, value: Any, step: Any) -> None:
+        """Do what `ExperimentTracker.log_media` says."""
+        self._record("log_media", lambda: self._media.take(name, value, self.logger.step_of(step)))
 
     def describe(self, page: Page) -> None:
         """Do what `ExperimentTracker.describe` says."""
@@ -301,6 +299,7 @@ class Engine:
             cut_off=self._worker.left_behind,
             failed_calls=counts.get("failed_calls", 0),
             late_calls=counts.get("late_calls", 0),
+            media_dropped=counts.get("media_dropped", 0),
             ring_high_water=self._worker.ring_high_water,
             delivery_lag_rows=self._worker.delivery_lag_rows,
             call_us_p50=p50_us,

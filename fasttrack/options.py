@@ -44,6 +44,10 @@ class Options:
     """Seconds that a call may wait when the ring is full, before its record is dropped and counted.
     A burst loses nothing; a worker that hangs stops training once, for this long."""
 
+    media_limit_mb: float = 256.0
+    """MiB of pictures and other media that may wait for the device and the disk, copies on devices
+    included; what is above is dropped and counted."""
+
     flush_interval_s: float = 0.2
     """Seconds between the worker's rounds: the longest that a row stays in memory, beside the
     device's lag. Longer intervals cost more, not less: memory that went cold is slow."""
@@ -77,8 +81,8 @@ class Options:
     on top. A delivery process that gives no sign of life for twice as long is replaced."""
 
     backends: tuple[str, ...] | None = None
-    """Where rows are delivered to: any of "wandb" and "tensorboard", or "none" alone, which keeps
-    the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
+    """Where rows are delivered to: any of "wandb", "tensorboard", "mlflow" and "trackio", or "none"
+    alone, which keeps the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
 
     directory: str | None = None
     """Parent of the `wandb/` folder that run files go to; None: WANDB_DIR, then the working
@@ -147,6 +151,7 @@ class Options:
         for name in (
             "grad_hold_limit_gb",
             "full_wait_s",
+            "media_limit_mb",
             "finish_timeout_s",
             "upload_timeout_s",
             "checkpoint_wait_s",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.media.calls import MediaCalls
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from fasttrack.quick_calls import Logger
 
 
-class RunPage:
+class RunPage(MediaCalls):
     """The calls of a tracker that change how its run is shown, and what adapters need beside.
 
     Threads: any.

@@ -1,6 +1,7 @@
 """What a run's settings are: arguments, then the environment, then defaults, resolved once.
 
-The environment variables that W&B and fasttrack know are read here and nowhere else.
+The environment variables that W&B and fasttrack know are read here, those of alerts in their own
+settings, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
-from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE
+from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE, missing_package
 from fasttrack.errors import ConfigurationError
 from fasttrack.options import Options
 from fasttrack.validation import (
@@ -128,7 +129,7 @@ def resolve_settings(
     require_strings(name=name, entity=entity, group=group, notes=notes)
     given_id = None if resume_id == AUTO_ID else resume_id
     run_id = resolve_run_id(given_id, sweep_id)
-    backends = _resolve_backends_of(options)
+    backends = _resolve_backends_of(options, used=chosen_mode != "disabled")
     needs_tags = chosen_mode != "disabled" and (given_id is None or tags is not None)
     settings = RunSettings(
         records=chosen_mode != "disabled" and is_main_process(options.log_rank),
@@ -155,13 +156,11 @@ def resolve_settings(
         began_s=time.time(),
         options=options,
     )
-    if settings.records:
-        from fasttrack.run_identity import identify, without_secrets  # other ranks need neither
+    if not settings.records:
+        return _presentable(replace(settings, config={}))
+    from fasttrack.run_identity import identify, without_secrets  # other ranks need neither
 
-        settings = identify(without_secrets(settings), resume_id)
-    else:
-        settings = replace(settings, config={})
-    return _presentable(settings)
+    return _presentable(identify(without_secrets(settings), resume_id))
 
 
 def _resolve_tags(
@@ -179,8 +178,14 @@ def _resolve_config(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _resolve_backends_of(options: Options) -> tuple[str, ...]:
+def _resolve_backends_of(options: Options, *, used: bool) -> tuple[str, ...]:
     backends = resolve_backends(options.backends)
+    for name in backends if used else ():
+        if (package := missing_package(name)) is not None:
+            raise ConfigurationError(
+                f"the backend {name!r} needs {package}, which is not installed: "
+                f"pip install 'fasttrack[{name}]'"
+            )
     if MEMORY in backends and options.delivery != "thread":
         raise ConfigurationError(
             f"the backend {MEMORY!r} is this process's memory: use fasttrack.testing.memory_tracker"
@@ -345,6 +350,11 @@ def resolve_log_model() -> bool:
     if value not in ("", "0", "false", "1", "true", "end", "checkpoint"):
         raise ConfigurationError(f"WANDB_LOG_MODEL must be 0 or 1, not {value!r}")
     return value not in ("", "0", "false")
+
+
+def resolve_lightning() -> bool:
+    """Return whether FASTTRACK_LIGHTNING asks for a callback in each of Lightning's Trainers."""
+    return os.environ.get("FASTTRACK_LIGHTNING", "").strip().lower() in _TRUE
 
 
 def resolve_base_dir(directory: str | None = None) -> Path:

@@ -40,6 +40,9 @@ class Stats:
     late_calls: int
     """Calls to log_* after `finish()`, or where the run is not recorded: in a forked child, or a
     process that unpickled the tracker. Each process counts its own."""
+    media_dropped: int
+    """Pictures and other media lost because too many bytes waited for the disk
+    (`Options.media_limit_mb`), or it took none."""
     ring_high_water: int
     """The most records that the worker found waiting in one round."""
     delivery_lag_rows: int
@@ -56,8 +59,8 @@ class Stats:
     """Steps between logged steps now: `log_interval`, or more where `Options.overhead_budget` asks
     for it."""
     reasons: Mapping[str, int] = field(default_factory=dict)
-    """`refused` and `failed_calls` by reason: how many, by `metric: what was wrong` or
-    `call: what was wrong`, the most frequent first."""
+    """`refused`, `failed_calls` and `media_dropped` by reason: how many, by `metric: what was
+    wrong` or `call: what was wrong`, the most frequent first."""
 
     @classmethod
     def of_nothing(cls) -> Stats:

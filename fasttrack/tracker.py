@@ -236,7 +236,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         """Record the full configuration: as the run's config, and as an artifact (YAML).
 
         Values whose names look secret are redacted. Blocks for one small file. Where no backend
-        of the run takes files (TensorBoard, "none"), there is no artifact.
+        of the run takes files (TensorBoard, trackio, "none"), there is no artifact.
 
         Args:
             config: a mapping, dataclass, `argparse.Namespace`, OmegaConf or pydantic object. What

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
 _LONGEST = (
     "test_huggingface",
+    "test_lightning",
     "test_resume",
     "test_format_v1",
     "test_online",
@@ -38,7 +39,7 @@ _LONGEST = (
 # `pytest tests/property --hypothesis-profile long`: forty times as many examples, others each time.
 settings.register_profile("long", settings.get_profile("default"))
 _RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_PREFIXES = ("WANDB_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
+_PREFIXES = ("WANDB_", "MLFLOW_", "TRACKIO_", "SLURM_", "OMPI_", "PMI_", "TORCHELASTIC_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +64,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
 

@@ -14,6 +14,7 @@ from fasttrack.cli.shared import (
     note_no_runs,
     print_json,
 )
+from fasttrack.delivery.backends.registry import BACKENDS, MEMORY
 from fasttrack.delivery.events import Progress, Trouble, Upload
 from fasttrack.runs.local import find_runs, list_runs
 from fasttrack.runs.status import find_delivery
@@ -34,14 +35,29 @@ _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"
 @click.command("sync")
 @click.argument("texts", metavar="RUN...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All runs of the directory.")
+@click.option(
+    "--to",
+    type=click.Choice([name for name in BACKENDS if name != MEMORY]),
+    multiple=True,
+    help="Deliver there, wherever else the runs go; may be given several times.",
+)
 @dir_option
 @json_option
-def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: bool) -> int:
+def sync(
+    texts: tuple[str, ...],
+    everything: bool,
+    to: tuple[str, ...],
+    base: Path | None,
+    as_json: bool,
+) -> int:
     """Deliver runs to their backends, whatever mode they were recorded in, and prove it.
 
     Only what these do not have is sent, so it may be called any number of times. W&B's account and
     server are those of its client (WANDB_API_KEY, WANDB_BASE_URL, 'wandb login'). --all leaves out
-    runs that were recorded for the journal only.
+    runs that were recorded for the journal only, unless --to says where to.
+
+    --to delivers to that backend alone, of finished runs, too, and of those that were recorded for
+    others or for the journal only; from then on it is a destination like the run's own.
 
     Works on a copy of wandb/ on another machine, where 'wandb sync' leaves artifacts out.
 
@@ -57,7 +73,7 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
         raise click.UsageError("name the runs, or pass --all", click.get_current_context())
     if everything:
         found = list_runs(base)
-        runs = [run for run in found if not run.journal_only]
+        runs = [run for run in found if to or not run.journal_only]
         if not found:
             note_no_runs(base)
     else:
@@ -65,7 +81,7 @@ def sync(texts: tuple[str, ...], everything: bool, base: Path | None, as_json: b
     results = []
     for run in runs:
         with _Display(run) as display:
-            results.append(deliver_run(run, on_event=display.show, on_silence=display.warn))
+            results.append(deliver_run(run, to=to, on_event=display.show, on_silence=display.warn))
         if not as_json:
             _say(results[-1])
     if as_json:

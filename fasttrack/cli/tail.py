@@ -97,7 +97,7 @@ def _check(names: set[str], patterns: tuple[str, ...], follow: bool) -> None:
 
 
 def _rows(batch: Batch) -> list[RunRow]:
-    return [RunRow.of(batch.segment, entry) for entry in batch.entries if isinstance(entry, Row)]
+    return [RunRow.of(batch.segment, entry) for entry in batch.entries if type(entry) is Row]
 
 
 def _chosen(rows: list[RunRow], patterns: tuple[str, ...]) -> list[RunRow]:

@@ -27,9 +27,10 @@ def verify(text: str, repair: bool, base: Path | None, as_json: bool) -> int:
     """Compare a run's journal with what each destination holds: every value of every row.
 
     Of W&B the server is read, or, where the run was delivered offline only, the file in its
-    offline directory; of TensorBoard the event files. A value is known by its metric, its step and
-    its number; in which order rows stand makes no difference. --repair sends what is missing. What
-    is there too often, or somebody else's, stays: no destination takes rows back.
+    offline directory; of TensorBoard the event files; of MLflow and trackio the run itself. A value
+    is known by its metric, its step and its number; in which order rows stand makes no difference.
+    --repair sends what is missing. What is there too often, or somebody else's, stays: no
+    destination takes rows back.
 
     Exit code 0 if every row is there, once; 1 if something differs, or a line of the journal is
     damaged; 2 if something could not be checked: a server that does not answer, a run that is being

@@ -294,4 +294,4 @@ class Known:
         gone = self._missing.get(segment, {}).get(number)
         if gone is None:
             return None
-        return row.with_values({name: row.values[name] for name in gone})
+        return row.only(gone)

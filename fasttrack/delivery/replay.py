@@ -37,6 +37,7 @@ _REPORT_EVERY_S = 1.0
 _PACE_S = 0.5  # between two looks at the journal while the trainer is there
 _MANY = 200  # entries in one read, after which there may be more
 _PROOF_S = 10.0
+_GONE = "its files were removed from the staging directory once they had arrived elsewhere"
 
 
 class Replay:
@@ -201,7 +202,7 @@ class Replay:
         """Take entries in, in order; rows that follow one another together."""
         rows: list[Row] = []
         for entry in entries:
-            if type(entry) is Row:
+            if isinstance(entry, Row):
                 rows.append(entry)
                 continue
             self._take_rows(rows, state)
@@ -225,7 +226,11 @@ class Replay:
         elif isinstance(entry, Artifact):
             number = str(entry.number)
             if self._takes_artifacts and state.artifacts.setdefault(number, None) is None:
-                uploads.submit((path.name, number), entry)
+                if self._ledger.added and not (path.parent / entry.directory).is_dir():
+                    state.artifacts[number] = _GONE
+                    self._report(LeftOut(backend=self._backend, what=f"{entry.name}: {_GONE}"))
+                else:
+                    uploads.submit((path.name, number), entry)
         elif isinstance(entry, Config):
             self._session.configure(entry.values)
         elif isinstance(entry, Page):

@@ -29,11 +29,12 @@ from fasttrack.journal.run_directory import attempt, cursor_path, segments
 from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fasttrack.delivery.alerting.alerts import AlertMeans
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
+    from fasttrack.journal.cursor import Cursor
     from fasttrack.journal.entries import Header
 
 _RESTARTS = 5  # of a courier beside others; a lone one ends its process, which is started anew
@@ -89,6 +90,7 @@ class RunDelivery:
         self._clock = clock
         self._pause = pause
         self._by_hand = False
+        self._only: tuple[str, ...] = ()
 
     def follow(self) -> bool | None:
         """Deliver until the trainer is done or gone; return whether all is proven delivered.
@@ -119,16 +121,20 @@ class RunDelivery:
         ending = self._ending_of(self._segments[-1], header, self._trainer_alive)
         return Patience(self._run_dir, ending, header.upload_timeout_s, say)
 
-    def deliver_now(self) -> bool | None:
+    def deliver_now(self, only: Sequence[str] = ()) -> bool | None:
         """Deliver what is there to its destinations, in whatever mode the run was recorded.
 
         Blocks for as long as it takes; a server that does not answer is given up on soon. Does
         nothing where all is proven to be there.
 
+        Args:
+            only: backends, those of the run or others, which are destinations of all of it from
+                then on; empty: all that are.
+
         Returns:
             Whether all is proven delivered; None where another process delivers the run.
         """
-        self._by_hand = True
+        self._by_hand, self._only = True, tuple(only)
         with locked(self._run_dir, "fasttrack sync") as got_it:
             if got_it:
                 return self._deliver(Courier.deliver_now, to_the_end=False)
@@ -149,7 +155,7 @@ class RunDelivery:
         alerts = self._alerts()
         couriers = {}
         unknown = False
-        for name, paths in segments_by_backend(self._headers).items():
+        for name, paths in self._destinations(cursor.saved()).items():
             try:
                 couriers[name] = self._courier(name, paths, cursor, staged, alerts)
             except KeyError:
@@ -187,6 +193,18 @@ class RunDelivery:
             clock=self._clock,
         )
 
+    def _destinations(self, cursor: Cursor) -> dict[str, list[Path]]:
+        """Return the segments that are for each backend now.
+
+        What was asked for afterwards is for whoever asks: a trainer waits for what it named itself.
+        """
+        added = [*cursor.added, *self._only]
+        if not self._by_hand:
+            named = segments_by_backend(self._headers)
+            added = [name for name in added if name in named]
+        found = segments_by_backend(self._headers, added)
+        return {name: found[name] for name in self._only} if self._only else found
+
     def _courier(
         self,
         name: str,
@@ -196,8 +214,10 @@ class RunDelivery:
         alerts: Alerts | None,
     ) -> Courier:
         ledger = cursor.ledger(name)
-        header = merge_headers([known for path in paths if (known := self._headers[path])])
-        assert header is not None  # one of them named the backend
+        whole = [known for path in paths if (known := self._headers[path])]
+        header = merge_headers(whole)
+        assert header is not None  # one of them is whole, or named the backend
+        ledger.added = ledger.added or paths != segments_by_backend(self._headers).get(name)
 
         def save() -> None:
             cursor.save(name)
@@ -212,6 +232,7 @@ class RunDelivery:
             ledger=ledger,
             save=save,
             in_trainer=self._in_trainer,
+            by_hand=self._by_hand,
             tells_the_end=lambda: ending.find_or_vanished().exit_code is not None,
             leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
             progress=self._watchdog.progress,

@@ -59,7 +59,7 @@ def verify(run_dir: Path, watchdog: Watchdog) -> Iterator[dict[str, Any]]:
     """
     cursor = load_cursor(cursor_path(run_dir))
     headers = headers_of(segments(run_dir), list(cursor.backends))
-    for name, paths in segments_by_backend(headers).items():
+    for name, paths in segments_by_backend(headers, cursor.added).items():
         header = merge_headers([known for path in paths if (known := headers[path])])
         assert header is not None  # one of them named the backend
         silence_s = 2 * header.hang_timeout_s  # what a slow server may take for a page

@@ -57,7 +57,7 @@ def _instead(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.timedelta)) or kind in ("m", "M"):
         return "pass times as seconds"
     if type(value).__module__.partition(".")[0] in _MEDIA:
-        return "pictures, plots and tables are not taken: save a file, and log numbers from it"
+        return "pictures, tables and sound go to log_media(name, value, step), plots as a picture"
     if callable(getattr(value, "compute", None)):  # torchmetrics
         return "pass its .compute()"
     if callable(value):

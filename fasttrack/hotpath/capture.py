@@ -88,7 +88,7 @@ class Capture:
                 "such as tensor.mean(), or one metric for each element"
             )
         if type(tensor) is not _TENSOR:
-            tensor = _plain(tensor)
+            tensor = plain_tensor(tensor)
         dtype = tensor.dtype
         if (
             self._by_reference
@@ -185,7 +185,7 @@ class Capture:
         return pending
 
 
-def _plain(tensor: Any) -> torch.Tensor:
+def plain_tensor(tensor: Any) -> torch.Tensor:
     """Return what a tensor of torch.distributed holds on this rank, where that is the value."""
     if is_distributed(tensor):
         if not is_replicated(tensor):

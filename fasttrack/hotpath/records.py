@@ -66,6 +66,19 @@ class Record(NamedTuple):
     events: tuple[torch.Event, ...]  # what the device must have reached before values are read
 
 
+class MediaJob(NamedTuple):
+    """What was logged and is no number, as its contents were at the call."""
+
+    name: str
+    type: str
+    """One of `journal.media.MEDIA_TYPES`."""
+    parts: tuple[tuple[Any, str], ...]
+    """Bytes, or a copy of an array, and the extension of the file that they become."""
+    about: dict[str, Any]
+    size_bytes: int
+    """Of the copies; given back to the budget once they are on disk."""
+
+
 class Console(NamedTuple):
     """Text that the training program wrote to stdout or stderr."""
 
@@ -87,7 +100,11 @@ WholeRecord: TypeAlias = (
     "Gradients | None, tuple[torch.Event, ...]]"
 )
 """A `Record`'s fields; in the ring, its ticks are the call's own only."""
-RawRecord: TypeAlias = "WholeRecord | StepRecord | MetricsRecord"
+MediaRecord: TypeAlias = (
+    "tuple[int, float, dict[str, Captured], None, None, None, tuple[torch.Event, ...], MediaJob]"
+)
+"""A `Record`'s fields, without values, and what there is in their place; longer than all others."""
+RawRecord: TypeAlias = "WholeRecord | StepRecord | MetricsRecord | MediaRecord"
 ResolvedRecord: TypeAlias = "tuple[int, float, dict[str, Scalar], Ticks | None]"
 """Step, unix time, values and ticks of a record, once its tensors are numbers and its ticks all."""
 
@@ -96,3 +113,6 @@ VALUES: Final = 2
 PENDING: Final = 3
 TICKS: Final = 4
 GRADIENTS: Final = 5
+EVENTS: Final = 6
+MEDIA: Final = 7
+MEDIA_FIELDS: Final = 8

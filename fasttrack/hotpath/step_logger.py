@@ -73,12 +73,12 @@ class StepLogger:
         "_meeting",
         "_notices",
         "_open",
+        "_open_pauses",
         "_refuse",
         "_ring",
         "_timed",
         "_untimed_before",
         "_wake",
-        "open_pauses",
     )
 
     def __init__(
@@ -92,6 +92,7 @@ class StepLogger:
         *,
         log_interval: int,
         wake: Callable[[], None],
+        open_pauses: list[float] | None = None,
     ) -> None:
         """Log every `log_interval`-th step.
 
@@ -104,6 +105,7 @@ class StepLogger:
             notices: told what is refused and lost.
             log_interval: in steps.
             wake: called when gradients wait in the ring.
+            open_pauses: holds when those pauses began that have not ended.
         """
         # caller thread
         # Python specialises a call of an object's method, not of a function kept in an attribute.
@@ -125,8 +127,7 @@ class StepLogger:
         hot._tensor = capture.read_at_once
         hot._logger = self
         # any thread
-        self.open_pauses: list[float] = []
-        """When those began that have not ended, on the clock of `perf_counter`."""
+        self._open_pauses: list[float] = [] if open_pauses is None else open_pauses
         self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
@@ -234,14 +235,7 @@ class StepLogger:
         try:
             hot._untimed_metrics -= 1
             start_s = 0.0 if hot._untimed_metrics > 0 else perf_counter()
-            if step is None:
-                step = hot._metrics_step
-                if step is None:
-                    step = hot._step or 0
-            else:
-                if type(step) is not int:
-                    step = step_number(step)
-                hot._metrics_step = step
+            step = self.step_of(step)
             values: dict[Any, Any] = {}
             if type(metrics) is dict:
                 values.update(metrics)
@@ -261,6 +255,20 @@ class StepLogger:
             if is_handlers(error):
                 raise
             self.failed_call("log_metrics", error)
+
+    def step_of(self, step: Any) -> int:
+        """Return the step of a call that may have none; see `ExperimentTracker.log_metrics`.
+
+        Raises:
+            ValueRefusedError: it is no integer.
+        """
+        hot = self._hot
+        if step is None:
+            last = hot._metrics_step
+            return (hot._step or 0) if last is None else last
+        number: int = step if type(step) is int else step_number(step)
+        hot._metrics_step = number
+        return number
 
     def not_floats(self, values: dict[Any, Any], metrics: dict[Any, Any]) -> Collection[Any]:
         """Return the names of `values` that are no floats; note those of `metrics`.
@@ -298,7 +306,7 @@ class StepLogger:
 
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
-        return Pause(self._hot._ticks, self.open_pauses)
+        return Pause(self._hot._ticks, self._open_pauses)
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import functools
 import os
-import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.exit_codes import exit_code_of
-from fasttrack.handler_errors import is_handlers
 from fasttrack.integrations.describing import (
     as_mapping,
     check_arguments,
-    describe_error,
     describe_training,
     rename,
 )
-from fasttrack.integrations.loss_watch import LossWatch
+from fasttrack.integrations.lasting_run import LastingRun
+from fasttrack.integrations.nonfinite import NonfiniteLosses
 from fasttrack.notices import say
 from fasttrack.tracker import ExperimentTracker
 
@@ -49,7 +46,7 @@ __all__ = ["FasttrackCallback"]
 
 _SAVED_WITHIN_S = 5.0
 _trainer: ContextVar[Trainer | None] = ContextVar("_trainer", default=None)
-_trained: weakref.WeakSet[FasttrackCallback] = weakref.WeakSet()
+_FILTERED = "; by default (logging_nan_inf_filter) the Trainer reports 0.0 or an average for it"
 
 
 class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
@@ -80,30 +77,40 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             ConfigurationError: an argument or environment variable is wrong.
             TypeError: an argument is not one of `ExperimentTracker`'s.
         """
-        self.run_id: str | None = None
-        """Of the run that goes on, once there is one."""
-        self.first_nonfinite_step: int | None = None
-        """The first step of the run whose loss was NaN or infinite."""
-        self._own = tracker is None
-        self._ended = False
-        self._tracker = tracker
+        self._run = LastingRun(tracker)
+        self._losses = NonfiniteLosses(self._run, _FILTERED)
         self._arguments = arguments
         self._training = False
-        self._pause: Any = None
         self._loss: Any = None
-        self._watch: LossWatch | None = LossWatch(self._found)
-        self._nonfinite: set[int] = set()
         if restored:
             self._take_over()
-        elif self._own:
+        elif tracker is None:
             check_arguments(arguments)  # now, not after an hour of loading
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that goes on, once there is one."""
+        return self._run.id
+
+    @run_id.setter
+    def run_id(self, run_id: str | None) -> None:
+        self._run.id = run_id
+
+    @property
+    def first_nonfinite_step(self) -> int | None:
+        """The first step of the run whose loss was NaN or infinite."""
+        return self._losses.first_step
+
+    @first_nonfinite_step.setter
+    def first_nonfinite_step(self, step: int | None) -> None:
+        self._losses.first_step = step
 
     # --- the checkpoint ---------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps. Waits until the rows before it are on disk, up to 5 s."""
-        if self._tracker is not None:
-            self._tracker.flush(_SAVED_WITHIN_S)
+        if self._run.tracker is not None:
+            self._run.tracker.flush(_SAVED_WITHIN_S)
         return {
             "args": {"restored": True},
             "attributes": {
@@ -117,8 +124,6 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         for earlier in _callbacks_of(_trainer.get()):
             if type(earlier) is type(self):
                 self.__dict__.update(vars(earlier))
-                self._watch = LossWatch(self._found)
-                _trained.discard(earlier)
                 return
 
     def _remember(self, state: Any) -> None:
@@ -137,31 +142,11 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def _open(self, args: Any, state: Any, model: Any) -> ExperimentTracker | None:
         """Return the tracker, made if need be; None on other ranks, and where it cannot be made."""
-        tracker = self._tracker
         if not state.is_world_process_zero:
             return None
-        if tracker is not None:
-            here = tracker.get_run_id()
-            if not self._own or (not self._ended and self.run_id in (None, here)):
-                self.run_id = here
-                return tracker
-            tracker.finish()  # of a run that began before the checkpoint's was known
-        for other in list(_trained):
-            if other is not self:
-                other._end()
-        try:
-            self._tracker = self._make(args, state, model)
-        except Exception as error:
-            if tracker is None or is_handlers(error):  # the first raises, as a constructor does
-                raise
-            say(f"the run does not go on: {error}")
-            self._ended, self.run_id = False, tracker.get_run_id()  # what comes is counted
-        else:
-            self._ended = False
-            self.run_id = self._tracker.get_run_id() or self.run_id
-        return self._tracker
+        return self._run.open(lambda run_id: self._make(run_id, args, state, model))
 
-    def _make(self, args: Any, state: Any, model: Any) -> ExperimentTracker:
+    def _make(self, run_id: str | None, args: Any, state: Any, model: Any) -> ExperimentTracker:
         given = self._arguments
         named = {"name": getattr(args, "run_name", None)}
         if getattr(state, "trial_name", None) is not None:  # of a search for hyperparameters
@@ -175,54 +160,48 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 "log_interval": max(1, int(every)),
                 **given,
                 "config": {**describe_training(args, model), **as_mapping(given.get("config"))},
-                "resume_id": self.run_id or given.get("resume_id"),
+                "resume_id": run_id or given.get("resume_id"),
             }
         )
 
     def _end(self, exit_code: int = 0) -> None:
-        _trained.discard(self)
         self._training = False
-        self._resume_clock()
-        if self._own and self._tracker is not None:
-            self._ended = True
-            self._tracker.finish(exit_code)
+        self._run.end(exit_code)
 
     def training_raised(self, error: BaseException) -> None:
         """End the run as failed: `error` leaves `Trainer.train`, which calls no event for it."""
-        if not self._training:
-            return
-        self._look()
-        if self._own and self._tracker is not None and self._tracker.is_active():
-            say(f"training ended by {describe_error(error)}")
-        self._end(exit_code_of(error))
+        if self._training:
+            self._training = False
+            self._losses.look()
+            self._run.fail(error)
 
     # --- the Trainer's events ---------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin the run, or go on with the checkpoint's."""
         if state.is_hyper_param_search:  # each trial is a run
-            self._end()
-            self.run_id = self.first_nonfinite_step = None
+            self._run.forget()
+            self.first_nonfinite_step = None
             state.stateful_callbacks.pop(type(self).__name__, None)
-        self._nonfinite.clear()
+        self._losses.begin()
         self._remember(state)
         self._open(args, state, kwargs.get("model"))
         self._training = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note that training goes on."""
-        self._resume_clock()
+        self._run.resume_clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the step's throughput and loss, as often as the Trainer logs."""
-        tracker, loss = self._tracker, self._loss
+        tracker, loss = self._run.tracker, self._loss
         self._loss = None
         if tracker is None or not state.is_world_process_zero:
             return
         size = state.train_batch_size if args.auto_find_batch_size else args.train_batch_size
         samples = size * args.gradient_accumulation_steps
         tracker.log_training_step(loss, state.global_step, samples)
-        self._look()
+        self._losses.look()
         self._stop_clock(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -234,7 +213,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     ) -> None:
         """Log what the Trainer reports."""
         if logs and "loss" in logs:
-            self._look(idle=True)  # the Trainer has just waited for the device, to read it
+            self._losses.look(idle=True)  # the Trainer has just waited for the device, to read it
         self._log(args, state, logs, kwargs.get("model"))
 
     def on_predict(
@@ -245,7 +224,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Upload the checkpoint, if WANDB_LOG_MODEL says so."""
-        tracker = self._tracker
+        tracker = self._run.tracker
         if tracker is None or not state.is_world_process_zero:
             return
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
@@ -257,13 +236,8 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note that training is over; the run goes on."""
         self._training = False
-        self._resume_clock()
-        self._look(over=True)
-        if self._tracker is not None and state.is_world_process_zero:
-            if self._nonfinite:
-                count = {"train/nonfinite_steps": len(self._nonfinite)}
-                self._tracker.log_metrics(count, state.global_step)
-            _trained.add(self)
+        self._losses.end(state.global_step)
+        self._run.rest()
 
     def _log(self, args: Any, state: Any, logs: Mapping[str, Any] | None, model: Any) -> None:
         if logs:
@@ -272,59 +246,14 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
                 named = {rename(name): value for name, value in logs.items()}
                 tracker.log_metrics(named, state.global_step)
 
-    # --- losses that are no numbers ---------------------------------------------------------------
-
     def note_loss(self, loss: Any, step: int) -> None:
         """Look at what `Trainer.training_step` returned for a batch of `step`. Never waits."""
-        if self._tracker is None or self._watch is None:
-            return
-        try:
-            noted = self._watch.note(step, loss)
-            self._loss = noted if self._loss is None else self._loss + noted
-        except Exception as error:  # a trainer's step may return anything
-            self._give_up_watching(error)
-
-    def _look(self, *, idle: bool = False, over: bool = False) -> None:
-        if self._watch is None:
-            return
-        try:
-            if over:
-                self._watch.settle()
-            else:
-                self._watch.look(idle=idle)
-        except Exception as error:  # what is wrong with the device comes up here, too
-            self._give_up_watching(error)
-
-    def _give_up_watching(self, error: Exception) -> None:
-        if is_handlers(error):
-            raise error
-        self._watch = self._loss = None
-        say(f"the losses of single steps are not looked at any more: {error}")
-
-    def _found(self, step: int, loss: float) -> None:
-        self._nonfinite.add(step)
-        if self.first_nonfinite_step is not None or self._tracker is None:
-            return
-        self.first_nonfinite_step = step
-        say(
-            f"the loss is {loss} at step {step}, the first that is no finite number; by default "
-            "(logging_nan_inf_filter) the Trainer reports 0.0 or an average for it"
-        )
-        row = {"train/nonfinite_loss": loss, "train/first_nonfinite_step": step}
-        self._tracker.log_metrics(row, step)
-
-    # --- what is no training ----------------------------------------------------------------------
+        if self._run.tracker is not None:
+            self._loss = self._losses.note(step, loss, self._loss)
 
     def _stop_clock(self, control: Any) -> None:
-        due = control.should_evaluate or control.should_save
-        if due and self._pause is None and self._tracker is not None:
-            self._pause = self._tracker.pause()
-            self._pause.__enter__()
-
-    def _resume_clock(self) -> None:
-        if self._pause is not None:
-            self._pause.__exit__(None, None, None)
-            self._pause = None
+        if control.should_evaluate or control.should_save:
+            self._run.stop_clock()
 
 
 # --- the Trainer ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fasttrack.journal.entries import decode
-from fasttrack.journal.rows import Row, is_row
+from fasttrack.journal.rows import Row, counts_as_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def last_row(path: Path) -> Row | None:
         OSError: it cannot be read.
     """
     for line in lines_backwards(path):
-        if is_row(line):
+        if counts_as_row(line):
             with contextlib.suppress(ValueError):  # damaged
                 entry = decode(line)
                 if isinstance(entry, Row):

@@ -52,6 +52,8 @@ class Ledger:
     """Where a person looks at the run."""
     directory: str | None = None
     """The local directory that it was last delivered into."""
+    added: bool = False
+    """Whether somebody asked for it after the run was recorded, so that all attempts are for it."""
     segments: dict[str, SegmentLedger] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     """What the backend itself wants to know the next time; its own business, and JSON."""
@@ -71,6 +73,11 @@ class Cursor:
     def ledger(self, backend: str) -> Ledger:
         """Return the ledger of `backend`, made new where there is none."""
         return self.backends.setdefault(backend, Ledger())
+
+    @property
+    def added(self) -> list[str]:
+        """The backends that were asked for after the run was recorded."""
+        return [name for name, ledger in self.backends.items() if ledger.added]
 
     def save(self, path: Path) -> None:
         """Replace the file at `path` in one step.

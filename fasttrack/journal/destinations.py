@@ -1,4 +1,4 @@
-"""Which rows go where: each attempt of a run says so itself, in its header."""
+"""Which rows go where: each attempt of a run says so in its header; more may be asked for later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fasttrack.journal.reader import count_rows, read_header
 from fasttrack.journal.run_directory import attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -45,16 +45,20 @@ def headers_of(paths: Sequence[Path], backends: Sequence[str]) -> dict[Path, Hea
     return {path: header for path, header in headers.items() if header or count_rows(path)}
 
 
-def segments_by_backend(headers: Mapping[Path, Header | None]) -> dict[str, list[Path]]:
+def segments_by_backend(
+    headers: Mapping[Path, Header | None], added: Iterable[str] = ()
+) -> dict[str, list[Path]]:
     """Return the segments that are for each backend, oldest first.
 
     Args:
         headers: of the run's segments, oldest first; None where one is damaged, whose rows go
             wherever any of the run's do.
+        added: backends that were asked for after the run was recorded: all segments are for those.
     """
     whole = [header for header in headers.values() if header is not None]
     names = dict.fromkeys(name for header in whole for name in header.backends)
-    return {
+    found = {
         name: [path for path, known in headers.items() if known is None or name in known.backends]
         for name in names
     }
+    return found | {name: list(headers) for name in added}

@@ -1,6 +1,6 @@
 """The journal's lines as values: what each kind holds, and how they are written and read.
 
-All about lines stands here and, for rows, in `rows.py`.
+All about lines stands here and, for rows, in `rows.py` and `media.py`.
 
 A line is one JSON object with a key `kind`. Its other keys are the fields below, under the names
 given here in quotes where they differ; times are unix seconds. A segment's first line is its
@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import orjson
 
+from fasttrack.journal.media import MediaRow, media_of
 from fasttrack.journal.rows import Row, row_of
 
 FORMAT_VERSION = 2
@@ -258,6 +259,8 @@ def decode(line: bytes) -> Entry:
         kind = found["kind"]
         if kind == "row":
             return row_of(found)
+        if kind == MediaRow.kind:
+            return media_of(found)
         cls = _CLASSES.get(kind)
         if cls is None:
             return Unknown(_checked("kind", kind, _JSON_TYPES["str"]))

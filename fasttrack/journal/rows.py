@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Number: TypeAlias = "float | int"
 
 _ROW_START = b'{"kind":"row"'
+MEDIA_START = b'{"kind":"media"'
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBERS = frozenset((float, int, bool))
 
@@ -83,6 +84,10 @@ class Row:
     def with_values(self, values: dict[str, Number]) -> Row:
         """Return the same row with other values."""
         return Row(self.seq, self.step, self.time_s, values)
+
+    def only(self, names: Iterable[str]) -> Row:
+        """Return the same row with some of its values."""
+        return self.with_values({name: self.values[name] for name in names})
 
     def __eq__(self, other: object) -> bool:
         """Compare all that the journal holds of it."""
@@ -171,13 +176,21 @@ def _as_number(value: Any) -> Number:
 
 
 def is_row(line: bytes) -> bool:
-    """Return whether a whole, undamaged line is a row's. Parses nothing."""
+    """Return whether a whole, undamaged line is a row's with numbers. Parses nothing."""
     return line.startswith(_ROW_START)
 
 
+def counts_as_row(line: bytes) -> bool:
+    """Return whether a whole, undamaged line is a row's: with numbers, or of media."""
+    return line.startswith((_ROW_START, MEDIA_START))
+
+
 def count_row_lines(lines: bytes) -> int:
-    """Return how many rows stand in whole lines, the first of which is preceded by a newline."""
-    return lines.count(b"\n" + _ROW_START)
+    """Return how many rows stand in whole lines, the first of which is preceded by a newline.
+
+    Media count, too.
+    """
+    return lines.count(b"\n" + _ROW_START) + lines.count(b"\n" + MEDIA_START)
 
 
 def spell_non_finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ courier.lock            held by whoever delivers the run
 delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
+media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
 manifest.json       path -> [size in bytes, modification time in ns, inode]
@@ -93,6 +94,11 @@ def stop_path(segment: Path) -> Path:
 def client_directory(run_dir: Path) -> Path:
     """Return the folder for what a destination's client needs on disk while it delivers."""
     return run_dir / "client"
+
+
+def media_directory(run_dir: Path) -> Path:
+    """Return the folder of what was logged and is no number."""
+    return run_dir / "media"
 
 
 def artifacts_directory(run_dir: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import encode
-from fasttrack.journal.rows import is_row
+from fasttrack.journal.rows import counts_as_row
 from fasttrack.journal.run_directory import attempt, segment_name, segments
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class SegmentWriter:
         while self._held_bytes > limit_bytes and len(self._held) > kept:
             dropped.append(self._held.pop())
             self._held_bytes -= len(dropped[-1])
-        return sum(map(is_row, dropped))
+        return sum(map(counts_as_row, dropped))
 
     @property
     def held_lines(self) -> int:
@@ -152,7 +152,7 @@ class SegmentWriter:
     @property
     def held_rows(self) -> int:
         """The number of rows that are in memory only. Threads: any."""
-        return sum(map(is_row, list(self._held)))
+        return sum(map(counts_as_row, list(self._held)))
 
     def close(self) -> None:
         """Flush the file to the device and close it, once. Blocks on the disk."""

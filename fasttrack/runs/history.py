@@ -156,7 +156,7 @@ class History:
                     entry = decode(line)
                 except ValueError:
                     continue
-                if isinstance(entry, Row) and self._takes(entry.values):
+                if type(entry) is Row and self._takes(entry.values):
                     found.append((path, entry))
         return found[::-1]
 

@@ -58,7 +58,7 @@ def _telling_rows(path: Path) -> list[Row] | None:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    return (entry for entry in read_segment(path) if isinstance(entry, Row))
+    return (entry for entry in read_segment(path) if type(entry) is Row)
 
 
 def _row(line: bytes) -> Row | None:

@@ -19,11 +19,12 @@ import orjson
 from fasttrack.command import spell_command
 from fasttrack.errors import RunNotFoundError, RunUnreadableError
 from fasttrack.journal.backwards import lines_backwards
+from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import decode, merge_headers
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header
 from fasttrack.journal.rows import Number, Row
-from fasttrack.journal.run_directory import attempt, run_directory, segments
+from fasttrack.journal.run_directory import attempt, cursor_path, run_directory, segments
 from fasttrack.settings import resolve_base_dir
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ class LocalRun:
     def journal_only(self) -> bool:
         """Whether all attempts keep their journal only: no backend is to have their rows."""
         whole = [header for header in self.headers if header is not None]
-        return bool(whole) and not any(header.backends for header in whole)
+        if not whole or any(header.backends for header in whole):
+            return False
+        return not load_cursor(cursor_path(self.directory)).added
 
     @property
     def run_id(self) -> str:
@@ -136,7 +139,7 @@ class LocalRun:
             OSError: a segment cannot be read.
         """
         for number, entry in self.entries():
-            if isinstance(entry, Row):
+            if type(entry) is Row:
                 yield RunRow(number, entry.seq, entry.step, entry.time_s, entry.values)
 
     def metrics(self) -> list[str]:

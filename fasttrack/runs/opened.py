@@ -20,6 +20,7 @@ from fasttrack.journal.lines import read_rare
 from fasttrack.runs.history import History
 from fasttrack.runs.last_values import last_values
 from fasttrack.runs.local import LocalRun, find_run, list_runs, readable
+from fasttrack.runs.media import media_of
 from fasttrack.runs.status import find_delivery, find_status
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from fasttrack.journal.entries import Config
     from fasttrack.journal.rows import Number
+    from fasttrack.runs.media import LoggedMedia
     from fasttrack.runs.status import DeliveryStatus, RunStatus
 
 _LIVE = ("running", "running?")
@@ -153,6 +155,18 @@ class Run:
         local = self._local()
         with readable(self.directory):
             return last_values(local)
+
+    def media(self, name: str | None = None) -> list[LoggedMedia]:
+        """Return what was logged by `log_media`, in order: name, step, kind, and the files' paths.
+
+        Args:
+            name: only what was logged as this; None: all.
+
+        Raises:
+            RunUnreadableError: it cannot be read.
+        """
+        with readable(self.directory):
+            return [one for one in media_of(self.directory) if name in (None, one.name)]
 
     def history(
         self, metrics: Sequence[str] | str | None = None, last: int | None = None

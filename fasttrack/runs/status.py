@@ -209,7 +209,8 @@ def seems_delivered(run: LocalRun) -> bool:
 def _destinations(run: LocalRun, cursor: Cursor) -> dict[str, list[Path]]:
     """Return the segments that are for each backend."""
     if any(run.headers):
-        return segments_by_backend(dict(zip(run.segments, run.headers, strict=False)))
+        headers = dict(zip(run.segments, run.headers, strict=False))
+        return segments_by_backend(headers, cursor.added)
     return dict.fromkeys(tuple(cursor.backends) or DEFAULT_BACKENDS, run.segments)
 
 

@@ -70,6 +70,7 @@ def _as_json(done: Done) -> dict[str, object]:
 def deliver_run(
     run: LocalRun,
     *,
+    to: Sequence[str] = (),
     on_event: Callable[[Event], object] = lambda event: None,
     on_silence: Callable[[str], object] = lambda why: None,
     command: Callable[[Path], Sequence[str]] = delivery_command,
@@ -81,18 +82,22 @@ def deliver_run(
 
     Args:
         run: the run.
+        to: backends, its own or others, which are its destinations from then on; empty: its own.
         on_event: told what delivery reports, while it is at work.
         on_silence: told in words where it lies still.
         command: returns the command line that delivers a run's directory.
         silence_s: after how long it is given up then.
     """
-    if run.journal_only:
+    if run.journal_only and not to:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
     heard = _Heard()
     try:
         with ExitStack() as stack:
             try:
-                process = stack.enter_context(_started(run.directory, command(run.directory)))
+                flags = [text for name in to for text in ("--to", name)]
+                process = stack.enter_context(
+                    _started(run.directory, [*command(run.directory), *flags])
+                )
             except OSError as error:
                 return _undelivered(run, f"delivery cannot be started: {error}")
             for line in lines_of(process, on_silence=on_silence, silence_s=silence_s):

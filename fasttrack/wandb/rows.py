@@ -6,7 +6,8 @@ does a call with a step: that row is closed by the first call with a higher one.
 logged, and the next row is of the next step. A step below the current one is dropped.
 
 What stands in the open row is kept as it was at the call: of a tensor the number, or on an
-accelerator a copy, which nobody waits for.
+accelerator a copy, which nobody waits for. Media are handed on at once, at the step of the open
+row: of one name logged twice in a row both are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.handler_errors import is_handlers
+from fasttrack.wandb.media import is_media
 from fasttrack.wandb.said import lose, say_losses, say_once
 
 if TYPE_CHECKING:
@@ -34,14 +36,21 @@ class Rows:
     Threads: any.
     """
 
-    def __init__(self, push: Callable[[dict[str, Any], int], None], first_step: int) -> None:
+    def __init__(
+        self,
+        push: Callable[[dict[str, Any], int], None],
+        first_step: int,
+        push_media: Callable[[str, Any, int], None] = lambda name, value, step: None,
+    ) -> None:
         """Begin with an empty row.
 
         Args:
             push: takes a closed row and its step.
             first_step: of the first row.
+            push_media: takes what is no number by its name, at once, and its step.
         """
         self._push = push
+        self._push_media = push_media
         self._lock = RLock()  # a signal handler may log in the midst of a call
         self.step = first_step
         """Of the open row."""
@@ -68,7 +77,10 @@ class Rows:
                 if number > self.step:
                     self._close()
                     self.step = number
-            _merge(self._values, data)
+            media: dict[str, Any] = {}
+            _merge(self._values, data, media)
+            for name, value in media.items():
+                self._push_media(name, value, self._step_of(dict(self._values)))
             if commit or (commit is None and number is None):
                 self._close()
                 self.step += 1
@@ -143,8 +155,17 @@ def _as_step(step: Any) -> int | None:
     return None
 
 
-def _merge(values: dict[Any, Any], data: Mapping[Any, Any], depth: int = 0) -> None:
-    """Add `data` to `values`; mappings are merged, None is no value."""
+def _merge(
+    values: dict[Any, Any],
+    data: Mapping[Any, Any],
+    media: dict[str, Any],
+    prefix: str = "",
+    depth: int = 0,
+) -> None:
+    """Add `data` to `values`; mappings are merged, None is no value.
+
+    What is no number comes to `media` instead, under dotted names.
+    """
     for name, value in data.items():
         kind = type(value)
         if kind is float or kind is int:
@@ -155,9 +176,11 @@ def _merge(values: dict[Any, Any], data: Mapping[Any, Any], depth: int = 0) -> N
             inner = values.get(name)
             if not isinstance(inner, dict):
                 inner = {}
-            _merge(inner, value, depth + 1)
+            _merge(inner, value, media, f"{prefix}{name}.", depth + 1)
             if inner:
                 values[name] = inner
+        elif is_media(value):
+            media[f"{prefix}{name}"] = value
         else:
             values[name] = _kept(value)
 

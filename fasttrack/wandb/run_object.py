@@ -63,7 +63,7 @@ class Run(Files):
         self.resumed = earlier is not None
         self.starting_step = 0 if earlier is None else earlier + 1
         self.start_time = time.time()
-        self._rows = Rows(tracker.log_metrics, self.starting_step)
+        self._rows = Rows(tracker.log_metrics, self.starting_step, tracker.log_media)
         self.config = Config(config, tracker.update_config)
         self.summary = Summary(self._rows.last, lambda told: tracker.describe(summary=told))
         tracker.before_end(self._rows.close_at_end)

@@ -87,6 +87,26 @@ class SideStreams:
         self.wait(device)
         return host.tolist()
 
+    def fetch(self, tensor: torch.Tensor, events: Iterable[torch.Event]) -> torch.Tensor:
+        """Return a tensor, whatever its size, in the host's memory.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
+        device = tensor.device
+        if device.type == "cpu":
+            return tensor
+        self.enter(device, events)
+        if self._streams[device] is None:
+            return tensor.cpu()
+        try:
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+        except RuntimeError:  # as in `read`
+            return tensor.cpu()
+        host.copy_(tensor, non_blocking=True)
+        self.wait(device)
+        return host
+
 
 def _open_stream(device: torch.device) -> torch.Stream | None:
     if device.type == "cuda":

@@ -8,18 +8,21 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.records import MEDIA_FIELDS
 from fasttrack.journal.entries import encode
 from fasttrack.latch import Latch
 from fasttrack.notices import spell
 from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
+from fasttrack.worker.media import MediaFiles
+from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Finish, Recorded
     from fasttrack.journal.writer import SegmentWriter
@@ -54,6 +57,7 @@ class Worker:
         gpu_stats_interval: int,
         find_pauses: bool = True,
         gpu: GpuSampler | None = None,
+        media: MediaFiles | None = None,
         bursts: Bursts | None = None,
         every_interval: Callable[[], None] = lambda: None,
     ) -> None:
@@ -79,6 +83,7 @@ class Worker:
             overhead,
             self._gpu,
             self._bursts,
+            media or MediaFiles(writer.path.parent, notices),
             gpu_stats_interval=gpu_stats_interval,
             find_pauses=find_pauses,
             own_metrics=self._own_metrics,
@@ -94,7 +99,10 @@ class Worker:
         self._stopping = False
         self._gave_up = False
         self._thread: threading.Thread | None = None
+        self.open_pauses: list[float] = []
+        """When those of `tracker.pause()` began that have not ended, on `perf_counter`'s clock."""
         # worker thread
+        self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
         self._in_hand = 0  # records that are no longer in the ring and not yet rows
@@ -212,6 +220,7 @@ class Worker:
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._poll_interval_s
                     self._every_interval()
+                    self._pauses.look()
                     self._delivery.poll()
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it
@@ -254,7 +263,14 @@ class Worker:
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)
         try:
-            self._write_rows(records)
+            if max(map(len, records)) < MEDIA_FIELDS:
+                self._write_rows(records)
+                return
+            for record in records:  # in their order, each alone
+                if len(record) == MEDIA_FIELDS:
+                    self._write_media(record)
+                else:
+                    self._write_rows([record])
         finally:
             self._in_hand = 0
 
@@ -269,6 +285,15 @@ class Worker:
             self._notices.count("worker_errors")
             met = spell(error)
             self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
+            return
+        self._append(lines)
+
+    def _write_media(self, record: MediaRecord) -> None:
+        try:
+            lines = self._rows.encode_media(record)
+        except Exception as error:  # the worker's boundary: nothing may stop it
+            self._notices.count("worker_errors")
+            self._notices.warn(f"worker:{spell(error)}", f"the worker met {error!r} and goes on")
             return
         self._append(lines)
 

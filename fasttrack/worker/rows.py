@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.hotpath.records import LEARNING_RATE, LOSS
+from fasttrack.hotpath.records import EVENTS, LEARNING_RATE, LOSS, MEDIA, STEP
+from fasttrack.journal.media import MediaRow, encode_media
 from fasttrack.journal.rows import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
@@ -15,10 +16,11 @@ from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fasttrack.hotpath.records import RawRecord, Scalar, Ticks
+    from fasttrack.hotpath.records import MediaRecord, RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
+    from fasttrack.worker.media import MediaFiles
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
 
@@ -51,6 +53,7 @@ class RowEncoder:
         overhead: Overhead,
         gpu: GpuSampler,
         bursts: Bursts,
+        media: MediaFiles,
         *,
         gpu_stats_interval: int,
         find_pauses: bool,
@@ -64,6 +67,7 @@ class RowEncoder:
             overhead: told of the calls and steps that the records tell of.
             gpu: sampled once in `gpu_stats_interval` training steps.
             bursts: rested between rows.
+            media: keeps what is no number.
             gpu_stats_interval: also how often `own_metrics` join a row.
             find_pauses: see `StepMeter`.
             own_metrics: what fasttrack itself costs and has lost.
@@ -73,6 +77,7 @@ class RowEncoder:
         self._overhead = overhead
         self._gpu = gpu
         self._bursts = bursts
+        self._media = media
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
         self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
@@ -169,6 +174,24 @@ class RowEncoder:
         self.training_steps += training_steps
         self.rows = self._seq
         return lines
+
+    def encode_media(self, record: MediaRecord) -> list[bytes]:
+        """Return the line of a record of media, whose files are on disk then; [] where it is lost.
+
+        Waits for the device and the disk.
+        """
+        step, time_s, events, job = record[STEP], record[1], record[EVENTS], record[MEDIA]
+        kept = self._media.keep(job, events)
+        if kept is None:
+            return []
+        files, about = kept
+        row = MediaRow(
+            self._seq, step, time_s, name=job.name, type=job.type, files=files, about=about
+        )
+        line = encode_media(row)
+        self._seq += 1
+        self.rows = self._seq
+        return [line]
 
     def _encode(self, rows: list[_Row], lines: list[bytes]) -> None:
         """Move `rows` to `lines`, except those of which nothing can be written."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import wave
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,6 +113,33 @@ def values(wandb: Any) -> None:
         run.log({"running": running, "val": {"loss": number, "top": {1: 0.5}}}, commit=False)
         running.zero_()
         run.log({"val": {"accuracy": 0.25}})
+    run.finish()
+
+
+@story
+def media(wandb: Any) -> None:
+    """What is no number, beside numbers in the rows of its steps."""
+    generator = np.random.default_rng(0)
+    run = wandb.init(project="owt", id="media")
+    sound = Path(run.dir, "beep.wav")
+    with wave.open(str(sound), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(800))
+    for step in range(3):
+        pictures = generator.integers(0, 256, (3, 8, 8, 3), np.uint8)
+        weights = generator.normal(size=1000)
+        run.log(
+            {
+                "loss": 1.0 / (step + 1),
+                "picture": wandb.Image(pictures[0], caption="first"),
+                "examples": [wandb.Image(pictures[1]), wandb.Image(pictures[2])],
+                "weights": wandb.Histogram(weights),
+                "counted": wandb.Histogram(np_histogram=np.histogram(weights, bins=5)),
+                "table": wandb.Table(columns=["a", "b"], data=[[1, "x"], [2, "y"]]),
+                "sound": wandb.Audio(str(sound), caption="beep"),
+                "page": wandb.Html(f"<p>{step}</p>", inject=False),
+            }
+        )
     run.finish()
 
 

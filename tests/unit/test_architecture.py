@@ -48,7 +48,9 @@ ALLOWED = {
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
     "run_identity": BASE | {"context", "journal.run_directory", "settings"},
     "quick_calls": BASE,
-    "hotpath": BASE | {"context", "quick_calls"},
+    "media": BASE,
+    "media.calls": {"engine", "quick_calls"},
+    "hotpath": BASE | {"context", "media.types", "quick_calls"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
@@ -62,7 +64,7 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
-    "run_page": {"engine", "journal.entries", "quick_calls"},
+    "run_page": {"engine", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
@@ -70,13 +72,14 @@ ALLOWED = {
     | {"preemption", "quick_calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
-    "integrations": BASE | {"tracker", "context", "exit_codes", "hotpath.capture", "settings"},
-    "wandb": BASE | {"settings", "tracker"},
+    "integrations": BASE
+    | {"tracker", "context", "exit_codes", "hotpath.capture", "settings", "sigterm"},
+    "wandb": BASE | {"media", "settings", "tracker"},
     "__main__": {"cli"},
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
-    "fasttrack.engine": {"fasttrack.run_page", "fasttrack.tracker"},
+    "fasttrack.engine": {"fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"},
 }
 HEAVY = {"torch", "numpy"}
 
@@ -202,6 +205,8 @@ def test_what_wires_the_parts_is_imported_from_above_only(module: str) -> None:
     [
         ("wandb", "fasttrack.delivery.backends.wandb"),
         ("tensorboard", "fasttrack.delivery.backends.tensorboard"),
+        ("mlflow", "fasttrack.delivery.backends.mlflow"),
+        ("trackio", "fasttrack.delivery.backends.trackio"),
         ("tenacity", "fasttrack.delivery"),
         ("click", "fasttrack.cli"),
         ("rich", "fasttrack.cli"),

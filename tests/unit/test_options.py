@@ -19,6 +19,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "grad_hold_limit_gb": 1.0,
         "ring_capacity": 65_536,
         "full_wait_s": 1.0,
+        "media_limit_mb": 256.0,
         "flush_interval_s": 0.2,
         "wait_for_delivery": "auto",
         "finish_timeout_s": 60.0,

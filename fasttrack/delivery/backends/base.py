@@ -36,6 +36,8 @@ class Place:
     """Writes the ledger to disk now. Raises BackendLostError where the disk does not take it."""
     in_trainer: bool
     """Whether this process is the training process (`Options.delivery="thread"`)."""
+    by_hand: bool = False
+    """Whether somebody asks for the delivery now, in whatever mode the run was recorded."""
     tells_the_end: Callable[[], bool] = lambda: True
     """Whether the session may say how the run ended: False where that is not known, and the run may
     well go on elsewhere."""

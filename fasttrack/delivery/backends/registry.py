@@ -6,6 +6,7 @@ Loads none of them; the training process reads the names only.
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,11 +22,16 @@ class Known(NamedTuple):
     """Of the backend, which is called with a `Place`."""
     takes_artifacts: bool
     """As the class says; the trainer stages files for those that do."""
+    needs: str | None = None
+    """The package that must be there before a run begins, of the extra that is called like the
+    backend; None: a run that lacks its client is recorded all the same."""
 
 
 BACKENDS = {
     "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True),
     "tensorboard": Known("tensorboard.backend", "TensorBoardBackend", takes_artifacts=False),
+    "mlflow": Known("mlflow.backend", "MlflowBackend", takes_artifacts=True, needs="mlflow"),
+    "trackio": Known("trackio.backend", "TrackioBackend", takes_artifacts=False, needs="trackio"),
     "memory": Known("memory", "MemoryBackend", takes_artifacts=True),
 }
 
@@ -34,6 +40,25 @@ MEMORY = "memory"
 
 NONE = "none"
 """The name that stands for no backend: the journal only."""
+
+
+def missing_package(name: str) -> str | None:
+    """Return the package without which the backend `name` cannot work, if it is not installed.
+
+    Looks for it, and imports nothing.
+
+    Raises:
+        KeyError: there is no backend of that name.
+    """
+    package = BACKENDS[name].needs
+    if package is None:
+        return None
+    try:
+        found = find_spec(package)
+    except ValueError:  # it is imported, and somebody's stand-in for it
+        return None
+    # A folder of that name, where runs may well lie, is none.
+    return package if found is None or found.origin is None else None
 
 
 def make_backend(name: str, place: Place) -> Backend:

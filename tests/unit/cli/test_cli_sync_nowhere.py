@@ -41,3 +41,14 @@ def test_run_for_the_journal_only_that_is_named_is_not_delivered(tmp_path: Path)
         f"its rows are safe in {segment.parent}\n"
     )
     assert (told["delivered"], told["busy"], told["backends"]) == (False, False, {})
+
+
+def test_a_backend_that_there_is_none_of_is_said(tmp_path: Path) -> None:
+    """Before anything is delivered."""
+    write_attempt(tmp_path, "ab", row(0, 0, loss=1.0), finish(), backends=())
+    result = sync("--to", "nowhere", "ab")
+
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    known = "'wandb', 'tensorboard', 'mlflow', 'trackio'"
+    assert f"Invalid value for '--to': 'nowhere' is not one of {known}" in line

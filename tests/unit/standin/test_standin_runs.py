@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from support.runs import journal_entries, journal_rows, run_script
 
+import fasttrack
 import fasttrack.wandb as wandb
 from fasttrack.errors import ConfigurationError
 from fasttrack.journal.entries import Artifact, Finish, Header, Page
@@ -20,38 +22,67 @@ if TYPE_CHECKING:
 
 def rows_of(base: Path, run: Run) -> list[dict[str, Any]]:
     """Return the values of a run's rows, by their step."""
-    return [{**row.values, "step": row.step} for row in journal_rows(base, run.id)]
+    return [{**row.values, "step": row.step} for row in journal_rows(base, run.id) if row.values]
 
 
-def test_what_is_no_number_is_left_out_named_once_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_media_are_kept_at_the_step_of_their_row_and_the_rest_of_it_is_a_row(
+    tmp_path: Path,
 ) -> None:
-    """Media are accepted, with all that scripts do to them; the row has the rest."""
+    """With what scripts do to them before; nested names are dotted."""
     run = wandb.init(project="p")
-    table = wandb.Table(columns=["a", "b"], data=[[1, 2]])
-    table.add_data(3, 4)
+    table = wandb.Table(columns=["a"], data=[[1]])
+    table.add_data(3)
+    table.add_column("b", [2, 4])
     for _ in range(2):
         run.log(
             {
                 "loss": 0.5,
                 "table": table,
-                "image": wandb.Image(torch.zeros(3, 4, 4), caption="dog"),
-                "examples": [wandb.Image("a.png"), wandb.Image("b.png")],
+                "image": wandb.Image(wandb.Image(torch.zeros(3, 4, 4)), caption="dog"),
+                "examples": [wandb.Image(torch.zeros(4, 4)), wandb.Image(torch.ones(4, 4))],
                 "sound": {"voice": wandb.Audio([0.0], sample_rate=8000)},
-                "film": wandb.Video("a.mp4"),
                 "page": wandb.Html("<p>"),
                 "histogram": wandb.Histogram([1, 2, 3]),
-                "curve": wandb.plot.line(table, "a", "b"),
             }
         )
-    wandb.watch(torch.nn.Linear(1, 1), log="all")
-    said = capsys.readouterr().err
     wandb.finish()
 
     assert rows_of(tmp_path, run) == [{"loss": 0.5, "step": 0}, {"loss": 0.5, "step": 1}]
-    assert run.tracker.stats().refused == 16
-    for word in ("a Table", "a Image", "a Audio", "a Video", "a Html", "a Histogram", "watch:"):
-        assert said.count(word) == 1, word
+    media = fasttrack.open_run(str(run.tracker.get_run_dir())).media()
+    names = ["table", "image", "examples", "sound.voice", "page", "histogram"]
+    assert [(one.name, one.step) for one in media] == [(n, s) for s in (0, 1) for n in names]
+    first = {one.name: one for one in media[:6]}
+    assert first["image"].captions == ("dog",)
+    assert len(first["examples"].paths) == 2
+    told = first["table"].paths[0].read_text()
+    assert json.loads(told) == {"columns": ["a", "b"], "data": [[1, 2], [3, 4]]}
+    assert run.tracker.stats().refused == 0
+
+
+def test_what_is_not_kept_is_left_out_named_once_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Charts, parts of pictures, what is no media in itself; nothing raises."""
+    run = wandb.init(project="p")
+    table = wandb.Table(columns=["a", "b"], data=5)
+    for _ in range(2):
+        run.log(
+            {
+                "curve": wandb.plot.line(table, "a", "b"),
+                "table": table,
+                "masked": wandb.Image(torch.zeros(3, 4, 4), masks={"a": 1}),
+                "film": wandb.Video(torch.zeros(2, 3, 4, 4)),
+                "body": wandb.Object3D("a.obj"),
+            }
+        )
+    table.add_computed_columns(lambda: 1)
+    wandb.watch(torch.nn.Linear(1, 1), log="all")
+    wandb.finish()
+
+    said = capsys.readouterr().err
+    assert run.tracker.stats().refused == 8
+    for word in ("a table's data are rows", "masks are not kept", "a Object3D", "watch:"):
+        assert word in said, word
 
 
 def test_what_is_not_known_is_said_once_and_does_nothing(

@@ -17,11 +17,10 @@ seen with TensorBoard 2.21:
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
 from fasttrack.delivery.backends.base import Holding
+from fasttrack.delivery.backends.numpy_door import let_numpy_in
 from fasttrack.errors import BackendLostError, BackendUnavailableError
 from fasttrack.journal.run_directory import base_directory
 
@@ -110,9 +109,7 @@ def _import_session(*, in_trainer: bool) -> type[TensorBoardSession]:
         BackendUnavailableError: it is not installed, or does not work with what else is.
     """
     if not in_trainer:
-        if "numpy" in sys.modules and sys.modules["numpy"] is None:  # kept out, till now
-            del sys.modules["numpy"]
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that nothing here needs
+        let_numpy_in()
     try:
         from fasttrack.delivery.backends.tensorboard.session import TensorBoardSession
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Event files: their names, writing and reading one. The only module that imports tensorboard.
+"""Event files: their names, writing and reading one. With `media.py` all that imports tensorboard.
 
 A file is a sequence of records (length, checksum, payload, checksum); a payload is an `Event`. We
 use TensorBoard's own record writer, record reader and messages, but not its `EventFileWriter`,
@@ -22,11 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OpError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from fasttrack.delivery.backends.tensorboard.media import media_in
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +82,8 @@ def read_rows(path: Path) -> Iterator[Held]:
             event = Event.FromString(reader.record())
             if _is_row(event):
                 yield event.step, {value.tag: value.simple_value for value in event.summary.value}
+            elif (told := media_in(event)) is not None:
+                yield event.step, told
     except (OutOfRangeError, DataLossError):
         return
     except OpError as error:
@@ -86,6 +92,8 @@ def read_rows(path: Path) -> Iterator[Held]:
 
 def as_shown(row: Row) -> Held:
     """Return a row as TensorBoard has it: its numbers have 32 bits."""
+    if isinstance(row, MediaRow):
+        return _event_step(row), {row.name: row.identity}
     return _event_step(row), {name: _single(value) for name, value in row.values.items()}
 
 
@@ -145,6 +153,16 @@ class EventFile:
         for name, value in row.values.items():
             add(tag=name, simple_value=value)
         self._write(event)
+
+    def write_media(self, row: MediaRow, value: Summary.Value) -> None:
+        """Write what a row of media became.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        self._write(
+            Event(wall_time=row.time_s, step=_event_step(row), summary=Summary(value=[value]))
+        )
 
     def write_text(self, tag: str, text: str) -> None:
         """Write Markdown for the Text tab; it replaces what stood under `tag`.

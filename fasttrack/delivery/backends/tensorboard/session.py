@@ -12,9 +12,11 @@ from fasttrack.delivery.backends.tensorboard.event_files import (
     read_rows,
     segment_of,
 )
+from fasttrack.delivery.backends.tensorboard.media import media_summary
 from fasttrack.delivery.backends.tensorboard.texts import Texts
 from fasttrack.delivery.contents import Known, compare, numbered_rows, watched
 from fasttrack.errors import ArtifactRefusedError, BackendLostError
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,7 +98,11 @@ class TensorBoardSession:
         if lacking is None:
             return False
         try:
-            self._open_file().write_row(lacking)
+            if isinstance(lacking, MediaRow):
+                value = media_summary(lacking, self._place.run_dir, self._place.leave_out)
+                self._open_file().write_media(lacking, value)
+            else:
+                self._open_file().write_row(lacking)
         except OSError as error:
             raise self._lost(error) from error
         return True

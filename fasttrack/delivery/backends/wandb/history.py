@@ -17,9 +17,11 @@ from fasttrack.delivery.backends.wandb.file import (
     ends_with_exit,
     read_payloads,
 )
+from fasttrack.delivery.backends.wandb.media import identity_of
 from fasttrack.delivery.backends.wandb.pages import Pages
 from fasttrack.delivery.backends.wandb.steps import fits_alone
 from fasttrack.errors import BackendLostError
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -141,8 +143,18 @@ def decoded(payload: bytes) -> dict[str, object]:
     """Return the line that a record holds."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    items = Record.FromString(payload).history.item
-    return {"/".join(i.nested_key) or i.key: _number(i.value_json) for i in items}
+    line: dict[str, Any] = {}
+    for item in Record.FromString(payload).history.item:
+        first, *rest = item.nested_key or (item.key,)
+        value = _number(item.value_json)
+        if not rest:
+            line[first] = value
+            continue
+        # What `run.log` was given as an object, wandb-core takes to pieces; media are flat.
+        inner = line.setdefault(first, {})
+        if isinstance(inner, dict):
+            inner["/".join(rest)] = value
+    return line
 
 
 def _number(text: str) -> object:
@@ -157,7 +169,14 @@ def as_held(lines: Iterable[dict[str, object]]) -> Iterator[Held]:
     for line in lines:
         step = line.get(STEP_KEY)
         if isinstance(step, (int, float)):
-            yield int(step), line
+            yield int(step), as_compared(line)
+
+
+def as_compared(line: dict[str, object]) -> dict[str, object]:
+    """Return a line with what tells its media from others in their place."""
+    if dict not in map(type, line.values()):
+        return line
+    return {name: identity_of(value) for name, value in line.items()}
 
 
 def taken(values: dict[str, Number]) -> dict[str, Number]:
@@ -169,4 +188,6 @@ def taken(values: dict[str, Number]) -> dict[str, Number]:
 
 def kept(row: Row) -> Held:
     """Return what W&B can be expected to hold of a row."""
+    if isinstance(row, MediaRow):
+        return row.step, {row.name: row.identity}
     return row.step, taken(row.values)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY
+from fasttrack.delivery.backends.wandb.history import LOGGED_AT, STEP_KEY, as_compared
 from fasttrack.delivery.contents import canonical
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _is_equal(ours: dict[str, object], theirs: dict[str, object]) -> bool:
         theirs.pop(LOGGED_AT, None)
     if ours == theirs:
         return True
+    theirs = as_compared(theirs)
     return ours.keys() == theirs.keys() and all(
         canonical(value) == canonical(theirs[name]) for name, value in ours.items()
     )

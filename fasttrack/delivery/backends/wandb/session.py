@@ -20,6 +20,7 @@ from fasttrack.delivery.backends.wandb.history import (
     taken,
 )
 from fasttrack.delivery.backends.wandb.inert import inert, inert_config
+from fasttrack.delivery.backends.wandb.media import Exhibits
 from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.page import show
@@ -27,6 +28,7 @@ from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.witness import Witness
 from fasttrack.errors import ArtifactRefusedError, BackendLostError, UnprovenError
+from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +83,7 @@ class WandbSession:
         self._stopped = stopped
         self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
+        self._exhibits = Exhibits(run, place.run_dir, place.leave_out)
         self._wandb_dir = Path(run.dir).parent.parent
         self.directory: Path | None = Path(run.dir).parent
         self._witness = None if outbox is None else Witness(self.directory)
@@ -122,10 +125,15 @@ class WandbSession:
         try:
             for row in rows:
                 there = self._standing.place(row)
+                if not there and isinstance(row, MediaRow):
+                    self._exhibits.make(row)  # its files may not have arrived
                 if not there and self._outbox is not None and not self._standing.by_content:
                     self._recall(self._outbox, row)
                 for step, placed, part in there:
                     any_placed = True
+                    if isinstance(placed, MediaRow):
+                        shown: dict[str, Any] = {placed.name: self._exhibits.make(placed)}
+                        part = shown
                     # Unless we write the line, the client says when it came.
                     late = placed.time_s < late_s
                     if self._outbox is not None:
@@ -312,7 +320,7 @@ class WandbSession:
     def prove(self, *, artifacts: int, timeout_s: float) -> str:
         """Read back what the server or the closed file holds. See `Session.prove`."""
         try:
-            proof = self._find_proof(artifacts, timeout_s)
+            proof = self._find_proof(artifacts + self._exhibits.artifacts, timeout_s)
             if self._witness is not None:
                 self._witness.conclude(self._first, timeout_s)
         except BackendLostError:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import bisect
 import functools
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fasttrack.delivery.backends.wandb.history import RESERVED, as_held, kept, taken
+from fasttrack.delivery.backends.wandb.media import size_of
 from fasttrack.delivery.backends.wandb.offline_directory import is_synced
 from fasttrack.delivery.backends.wandb.steps import StepMapper, parts, size_limit
 from fasttrack.delivery.contents import Comparison, Known, compare, numbered_rows, watched
 from fasttrack.errors import BackendLostError
+from fasttrack.journal.media import MediaRow
 from fasttrack.journal.reader import read_header
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Placed(NamedTuple):
     """The `_step`."""
     row: Row
     part: dict[str, Number] | None = None
-    """What of the row; None: all of it."""
+    """What of the row; None: all of it. Of media, what tells them from others."""
 
     @property
     def values(self) -> dict[str, Number]:
@@ -55,6 +57,9 @@ class Placed(NamedTuple):
 
 def _placed(mapper: StepMapper, row: Row) -> list[Placed]:
     """Return where the parts of a row are put, which mostly is one."""
+    if isinstance(row, MediaRow):
+        told: dict[str, Any] = {row.name: row.identity}
+        return [Placed(mapper.place(row.step, told, size_of(row)), row, told)]
     if row.names is not None and (size_bytes := _whole(row.names)) is not None:
         return [Placed(mapper.place(row.step, row.names.as_set, size_bytes), row)]
     values = taken(row.values)

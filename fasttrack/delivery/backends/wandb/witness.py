@@ -12,7 +12,10 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
+import orjson
+
 from fasttrack.delivery.backends.wandb.file import find_field, read_payloads
+from fasttrack.delivery.backends.wandb.media import identity_of
 from fasttrack.delivery.contents import canonical
 from fasttrack.errors import BackendLostError
 
@@ -98,13 +101,22 @@ class Witness:
             return False
         expected = {**line.values(), "_step": line.step}
         for name, value in expected.items():
-            if name not in found or canonical(_read(found[name])) != canonical(value):
+            if name not in found or _compared(_read(found[name])) != _compared(value):
                 raise BackendLostError(f"wandb-core writes {name!r} otherwise than it was sent")
         return True
+
+
+def _compared(value: object) -> object:
+    return canonical(identity_of(value))
 
 
 def _read(text: str) -> object:
     try:
         return float(text)
     except ValueError:
+        pass
+    try:
+        found: object = orjson.loads(text)
+    except ValueError:
         return text
+    return found

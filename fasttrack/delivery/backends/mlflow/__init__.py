@@ -1,0 +1,1 @@
+"""MLflow: a tracking server, a database, or files."""

@@ -1,0 +1,1 @@
+"""trackio: a database on this machine's disk."""
