@@ -1,9 +1,10 @@
 """How quickly are runs read? `python -m bench.reading`.
 
 One run of 1,000,000 rows, of one metric and of five: its last 50 rows after opening, all of it
-into Arrow, its summary. Then a picture of 100 runs of 100,000 rows, in processes of their own, with
-all that a process takes to start. The files are in the page cache, as they are while one looks at
-runs again and again. About 3 minutes, and 1.5 GB of disk.
+into Arrow, its summary, a page of it for a browser. Then a picture of 100 runs of 100,000 rows.
+Pages and pictures are made by processes of their own, with all that a process takes to start. The
+files are in the page cache, as they are while one looks at runs again and again. About 3 minutes,
+and 1.5 GB of disk.
 """
 
 from __future__ import annotations
@@ -76,6 +77,24 @@ def measure_one(base: Path, rows: int, metrics: int, rounds: int) -> list[list[s
         line(f"{what}: the last 50 into Arrow", [taken * MS for taken in last_s], "ms"),
         line(f"{what}: all into Arrow", whole_s, "s"),
         line(f"{what}: the summary", summary_s, "s"),
+        *measure_page(base, name, what, rounds),
+    ]
+
+
+def measure_page(base: Path, name: str, what: str, rounds: int) -> list[list[str]]:
+    """Return the lines of the table for a page of a run: how long it takes, how large it is."""
+    page = base / f"{name}.html"
+    command = [sys.executable, "-m", "fasttrack", "report", "--dir", str(base), name]
+    command += ["-o", str(page)]
+
+    def write() -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    taken_s = seconds(write, rounds)
+    size_mb = page.stat().st_size / 1e6
+    return [
+        line(f"{what}: a page for a browser", taken_s, "s"),
+        line(f"{what}: the page's size", [size_mb], "MB"),
     ]
 
 

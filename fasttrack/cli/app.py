@@ -25,11 +25,13 @@ COMMANDS = {
     "doctor": ("fasttrack.cli.doctor", "Check this machine, the account and the network."),
     "export": ("fasttrack.cli.export", "Write the rows of runs as CSV, Parquet or JSON."),
     "plot": ("fasttrack.cli.plot", "Draw the metrics of runs as a figure."),
+    "report": ("fasttrack.cli.report", "Write runs as one page for a browser."),
     "runs": ("fasttrack.cli.runs", "List the runs and what of them is delivered."),
     "show": ("fasttrack.cli.show", "Show one run: metadata, config, metrics, delivery."),
     "stop": ("fasttrack.cli.stop", "Ask a running program to save and leave."),
     "sync": ("fasttrack.cli.sync", "Deliver runs now, and prove it."),
     "tail": ("fasttrack.cli.tail", "Print a run's last rows, and follow it."),
+    "ui": ("fasttrack.cli.ui", "Look at runs in a browser while they go on."),
     "verify": ("fasttrack.cli.verify", "Compare a run with what its destinations hold."),
 }
 """Name -> (module, help in one line): `--help` must not load what the commands need."""

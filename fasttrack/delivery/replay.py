@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _REPORT_EVERY_S = 1.0
 _PACE_S = 0.5  # between two looks at the journal while the trainer is there
-_MANY = 200  # entries in one read, after which there may be more
 _PROOF_S = 10.0
 _GONE = "its files were removed from the staging directory once they had arrived elsewhere"
 
@@ -165,7 +164,7 @@ class Replay:
                     continue
                 batch = follower.read()
                 self._read_at_s = self._ending.clock()
-                self._is_behind = batch is not None and len(batch.entries) > _MANY
+                self._is_behind = follower.may_have_more
                 self._check()
                 uploads.check()
                 if batch is not None:
@@ -185,7 +184,8 @@ class Replay:
     def _is_early(self, path: Path) -> bool:
         """Return whether to wait a little, so that rows come together: the trainer needs the cores.
 
-        A chunk that was read full says that more is waiting, and the trainer's last line ends it.
+        A read that took as much as one takes says that more waits (a row may have thousands of
+        metrics, so their number says nothing), and the trainer's last line ends it.
         """
         since_s = self._ending.clock() - self._read_at_s
         return 0 <= since_s < _PACE_S and not self._is_behind and not ends_with_finish(path)

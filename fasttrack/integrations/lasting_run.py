@@ -39,6 +39,11 @@ class LastingRun:
         self._ended = False
         self._pause: AbstractContextManager[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something that is logged now goes to the newest tracker."""
+        return self.tracker is not None and not self._ended
+
     def open(self, make: Callable[[str | None], ExperimentTracker]) -> ExperimentTracker:
         """Return a tracker that records the run; made if there is none, or its attempt has ended.
 

@@ -30,6 +30,7 @@ from fasttrack.integrations.lightning_package import (
 )
 from fasttrack.integrations.nonfinite import NonfiniteLosses
 from fasttrack.notices import say
+from fasttrack.settings import resolve_log_model
 from fasttrack.sigterm import SIGTERM_EXIT_CODE
 from fasttrack.tracker import ExperimentTracker
 
@@ -70,10 +71,11 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
         super().__init__()
         self.run = LastingRun(tracker)
         self.losses = NonfiniteLosses(self.run)
-        project = os.environ.get("WANDB_PROJECT") or "lightning_logs"
-        self._arguments: dict[str, Any] = {"project": project, **arguments}
+        if arguments.get("project") is None:
+            arguments["project"] = os.environ.get("WANDB_PROJECT") or "lightning_logs"
+        self._arguments = arguments
         if tracker is None:
-            check_arguments(self._arguments)
+            check_arguments(arguments)
         self._config: dict[str, Any] = {}
         self._version: int | str | None = None
         self._next_step: int | None = None
@@ -84,6 +86,7 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
         """Where checkpoints go, in a folder of the run's, unless the Trainer is told otherwise."""
         self.saves_later = False
         """Whether a checkpoint that is said to be saved may be written still."""
+        self._said_later = False
 
     @property
     def tracker(self) -> ExperimentTracker:
@@ -119,7 +122,7 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
         """Go on with the run of a checkpoint, if it is of one."""
         run_id = state.get("run_id") if isinstance(state, dict) else None
         if run_id and run_id != self.run.id and self.run.own:
-            if self.run.tracker is not None and self.run.tracker.is_active():
+            if self.run.is_open:
                 say(f"the checkpoint's run goes on, {run_id}; the one before it has ended")
             self.run.id = run_id
             self.losses.first_step = state.get("first_nonfinite_step")
@@ -138,7 +141,9 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
         if tracker is None or not path:
             return
         if self.saves_later:
-            say("checkpoints that are saved asynchronously are not uploaded")
+            if resolve_log_model() and not self._said_later:
+                self._said_later = True
+                say("checkpoints that are saved asynchronously are not uploaded")
             return
         copied = path == getattr(checkpoint_callback, "last_model_path", "")  # as save_last has it
         if copied and step == self._uploaded_step:
@@ -179,8 +184,8 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
             say(f"hyperparameters are not in the run's configuration: {error}")
             return
         self._config.update(told)
-        if self.run.tracker is not None:
-            self.run.tracker.update_config(told)
+        if self.run.is_open:
+            self.tracker.update_config(told)
 
     def log_graph(self, model: Any, input_array: Any = None) -> None:
         """Draw no graph; bring the callback along, to a Trainer that has none for this logger.
@@ -191,11 +196,9 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
             trainer = model.trainer
         except (AttributeError, RuntimeError):  # it is not in training
             return
-        if any(
-            isinstance(one, FasttrackCallback) and one.logger is self for one in trainer.callbacks
-        ):
-            return
         callback = FasttrackCallback(self)
+        if callback.first_of(trainer) is not None:
+            return
         trainer.callbacks.insert(0, callback)
         connector = getattr(trainer, "_checkpoint_connector", None)
         checkpoint = getattr(connector, "_loaded_checkpoint", None)
@@ -293,7 +296,7 @@ class FasttrackCallback(Callback):  # type: ignore[misc]
         there = [one for one in trainer.loggers if isinstance(one, FasttrackLogger)]
         if there and not self._given:
             self.logger = there[0]
-        elif self.logger not in there and not _is_trial(trainer):
+        elif self.logger not in there and not (trainer.fast_dev_run or trainer.barebones):
             self.logger.default_dir = str(trainer.default_root_dir)
             trainer.loggers = [*trainer.loggers, self.logger]
 
@@ -380,11 +383,6 @@ class FasttrackCallback(Callback):  # type: ignore[misc]
         """Go on with the checkpoint's run, where training goes on."""
         if trainer.state.fn == "fit":
             self.logger.go_on(checkpoint.get(_KEY))
-
-
-def _is_trial(trainer: Any) -> bool:
-    """Return whether the Trainer wants nothing to be recorded."""
-    return bool(trainer.fast_dev_run or getattr(trainer, "barebones", False))
 
 
 def _samples_of(batch: Any) -> int:

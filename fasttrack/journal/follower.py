@@ -87,6 +87,11 @@ class Follower:
         """The first of them, by name."""
         return self._damage + ([] if self._reader is None else self._reader.damage)
 
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the last read took as much as one takes, so that more may be there already."""
+        return self._reader is not None and self._reader.may_have_more
+
     def _following(self) -> Path | None:
         return next((path for path in self._list_segments() if attempt(path) > self._last), None)
 

@@ -62,6 +62,8 @@ class SegmentReader:
         """The first of the bad lines, at most `MOST_NAMED`."""
         self.size_bytes = from_bytes
         """How much was read so far, torn lines included."""
+        self.may_have_more = False
+        """Whether the last read took as much as one takes, so that more may be there already."""
 
     @property
     def whole_bytes(self) -> int:
@@ -77,6 +79,7 @@ class SegmentReader:
         entries: list[Entry] = []
         while not entries:
             chunk = self._file.read(_CHUNK_BYTES)
+            self.may_have_more = len(chunk) == _CHUNK_BYTES
             if not chunk:
                 return entries
             self.size_bytes += len(chunk)

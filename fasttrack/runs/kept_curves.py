@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Curves: TypeAlias = dict[str, tuple[Any, Any]]  # metric -> steps and values, as doubles
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_FILES = 4_000  # of some 50 kB
 _DOUBLE = np.dtype("<f8")
 

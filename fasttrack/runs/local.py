@@ -194,8 +194,17 @@ def list_runs(base: Path | None = None) -> list[LocalRun]:
     Raises:
         OSError: a directory or segment cannot be read.
     """
-    found = [LocalRun(path) for path in _run_directories(_parent(base))]
+    found = [LocalRun(path) for path in run_directories(base)]
     return sorted(found, key=lambda run: (run.resumed_s, run.run_id))
+
+
+def run_directories(base: Path | None = None) -> list[Path]:
+    """Return where the runs under `base` lie, in no order; see `list_runs`.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    return _run_directories(_parent(base))
 
 
 def find_run(text: str, base: Path | None = None) -> LocalRun:

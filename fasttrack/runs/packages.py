@@ -6,7 +6,7 @@ import importlib
 
 from fasttrack.errors import FasttrackError
 
-_EXTRAS = {"pyarrow": "export", "pandas": "pandas", "polars": "polars"}
+_EXTRAS = {"bokeh": "report", "pyarrow": "export", "pandas": "pandas", "polars": "polars"}
 
 
 def require(package: str, what: str) -> None:

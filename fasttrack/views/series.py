@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 _FEW_POINTS = 30  # up to here every value gets a dot
 _MOST_PLACES = 1_600  # along the steps, of a line: as many as a picture is wide in pixels
-_MOST_POINTS = 5  # of one place, in a line that was thinned
+MOST_POINTS = 5
+"""Of one place, in a line that was thinned."""
 
 
 class Series:
@@ -35,9 +36,7 @@ class Series:
     def of(cls, steps: Any, values: Any, *, places: int = _MOST_PLACES) -> Series:
         """Return the series of two arrays of doubles.
 
-        A long one is thinned, which a picture does not show: of the points that fall into one of
-        `places` along the steps, the first and the last stay, and where more lie between them
-        the least value, the greatest, and the first that is not finite.
+        A long one is thinned as `thin` does it, which a picture does not show.
         """
         series = cls()
         series._take(steps, values, places)
@@ -51,9 +50,10 @@ class Series:
         return series
 
     def _take(self, steps: Any, values: Any, places: int) -> None:
-        back = np.flatnonzero(np.diff(steps) < 0) + 1
-        if len(steps) > _MOST_POINTS * places:
-            steps, values, back = _thinned(steps, values, back, places)
+        if len(steps) > MOST_POINTS * places:
+            kept, _ = thin(steps, values, places)
+            steps, values = steps[kept], values[kept]
+        back = steps_back(steps)
         self.steps = np.insert(steps, back, np.nan)
         self.values = np.insert(values, back, np.nan)
 
@@ -88,28 +88,38 @@ class Series:
         return found
 
 
-def _thinned(steps: Any, values: Any, back: Any, places: int) -> tuple[Any, Any, Any]:
-    """Return fewer points and where among them the steps go back; see `Series.of`."""
+def steps_back(steps: Any) -> Any:
+    """Return the indices of points whose step is behind the one before, as after a resume."""
+    return np.flatnonzero(np.diff(steps) < 0) + 1
+
+
+def thin(steps: Any, values: Any, places: int) -> tuple[Any, Any]:
+    """Choose the points of a line that tell of its course what `places` along the steps can show.
+
+    Of the points that fall into one place the first and the last stay, the least, the greatest, and
+    the first that is not finite. Where the steps go back a place begins anew.
+
+    Args:
+        steps: of each point, at least one, as doubles.
+        values: of each point, as doubles.
+        places: how many there are.
+
+    Returns:
+        The indices of the points that stay, and those at which the places begin.
+    """
     least, greatest = steps.min(), steps.max()
     place = np.floor((steps - least) * (places / max(greatest - least, 1.0)))
-    starts = np.union1d(np.concatenate([[0], np.flatnonzero(np.diff(place)) + 1]), back)
-    ends = np.append(starts[1:], len(steps)) - 1
+    changes = np.flatnonzero(np.diff(place)) + 1
+    starts = np.union1d(np.concatenate([[0], changes]), steps_back(steps))
+    following = np.append(starts[1:], len(steps))
     finite = np.isfinite(values)
     bad = np.flatnonzero(~finite)
-    with_bad, first = np.unique(np.searchsorted(starts, bad, "right") - 1, return_index=True)
+    _, first = np.unique(np.searchsorted(starts, bad, "right"), return_index=True)
+    kept = [starts, following - 1, bad[first]]
     masked = np.where(finite, values, np.nan)
-    # Of each group of neighbours in one place up to five points: first, least, greatest, bad, last.
-    points = np.full((len(starts), _MOST_POINTS, 2), np.nan)
-    points[:, :4, 0], points[:, 4, 0] = steps[starts, None], steps[ends]
-    points[:, 0, 1], points[:, 4, 1] = values[starts], values[ends]
-    points[:, 1, 1] = np.fmin.reduceat(masked, starts)
-    points[:, 2, 1] = np.fmax.reduceat(masked, starts)
-    points[with_bad, 3, 0], points[with_bad, 3, 1] = steps[bad[first]], values[bad[first]]
-    kept = np.zeros((len(starts), _MOST_POINTS), bool)
-    kept[:, 0], kept[:, 4] = True, ends > starts
-    kept[:, 1:3] = ~np.isnan(points[:, 1:3, 1])
-    kept[with_bad, 3] = (starts[with_bad] < bad[first]) & (bad[first] < ends[with_bad])
-    kept[:, 1:4] &= (ends > starts + 1)[:, None]  # the first and the last of two are both
-    counts = kept.sum(1)
-    thinned = points[kept]
-    return thinned[:, 0], thinned[:, 1], (np.cumsum(counts) - counts)[np.isin(starts, back)]
+    for extreme in (np.fmin, np.fmax):
+        found = np.repeat(extreme.reduceat(masked, starts), following - starts)
+        hits = np.flatnonzero(masked == found)
+        at = np.searchsorted(hits, starts)  # of a place that has none, that of a later one
+        kept.append(hits[at[at < len(hits)]])
+    return np.unique(np.concatenate(kept)), starts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -432,8 +432,9 @@ def test_a_missing_framework_is_named_with_what_installs_it(
 ) -> None:
     """The extra's name."""
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"fasttrack.integrations.{module}", raising=False)
     with pytest.raises(ImportError, match=rf"pip install 'fasttrack\[{module}\]'"):
-        runpy.run_path(str(Path(huggingface.__file__).with_name(f"{module}.py")))
+        importlib.import_module(f"fasttrack.integrations.{module}")
 
 
 def test_a_disabled_attempt_leaves_the_run_alone_and_hands_its_id_on(

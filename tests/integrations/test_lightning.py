@@ -18,6 +18,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities import registry
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from support.journals import read_entries, read_headers, read_rows
 from support.runs import run_script
 from support.snippets import ROOT
@@ -149,12 +150,14 @@ def test_training_that_raises_has_ended_its_run_as_failed_when_it_has_raised(
     module.at_step, module.instead = 5, error
     with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else type(error)):
         trainer.fit(module, batches())
-    run = only_run(tmp_path)
+    run, first = only_run(tmp_path), logger.run.tracker
     ended = exit_codes(run)
     trainer.test(module, batches())
     logger.finish()
 
     assert ended == [exit_code]
+    assert first is not None
+    assert first.stats().late_calls == 0
     said = capsys.readouterr().err
     assert f"training ended by {type(error).__name__}" in said
     assert "tiny_lightning.py:" in said
@@ -247,6 +250,47 @@ def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(
     assert "the first that is no finite number" not in capsys.readouterr().err
 
 
+def test_a_job_that_lightning_has_slurm_requeue_goes_on_with_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves on SIGUSR1, and finds that checkpoint when it is started again: not a line."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    (tools / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    for name, value in {
+        "JOB_ID": 17,
+        "JOB_NAME": "a",
+        "NTASKS": 1,
+        "PROCID": 0,
+        "LOCALID": 0,
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+
+    def end_of_the_job() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise SystemExit(3)
+
+    for last in (False, True):
+        logger = make_logger()
+        module = TinyModule()
+        module.at_step, module.instead = (None if last else 8), end_of_the_job
+        trainer = make_trainer(tmp_path, logger)
+        if last:
+            trainer.fit(module, batches())
+            logger.finish()
+        else:
+            with pytest.raises(SystemExit):
+                trainer.fit(module, batches())
+
+    run = only_run(tmp_path)
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert (len(segments(run)), exit_codes(run)) == (2, [3, 0])
+    assert recorded(run) == reported(tmp_path)
+    assert steps_of(run, "train/loss_step") == [1, 3, 5, 7, 9, 11]
+
+
 def test_a_checkpoint_of_a_trainer_without_fasttrack_is_gone_on_from(tmp_path: Path) -> None:
     """In a run of its own; and a Trainer without it goes on from one of ours."""
     make = {"enable_checkpointing": True, "callbacks": [ModelCheckpoint(tmp_path, save_last=True)]}
@@ -282,6 +326,26 @@ def test_checkpoints_are_uploaded_where_the_policy_says_so(
     aliases = [sorted(artifact.aliases) for artifact in tracker.artifacts]
     wanted = [["best", "latest", "step6"], ["best", "latest", "step12"]] if policy == "1" else []
     assert aliases == [sorted(one) for one in wanted]
+
+
+def test_checkpoints_that_are_written_later_are_not_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of one might be; said once."""
+    monkeypatch.setenv("WANDB_LOG_MODEL", "1")
+    saves = ModelCheckpoint(tmp_path / "saved")
+    with memory_tracker() as tracker:
+        trainer = make_trainer(
+            tmp_path,
+            FasttrackLogger(tracker),
+            callbacks=[saves],
+            enable_checkpointing=True,
+            plugins=[AsyncCheckpointIO()],
+        )
+        trainer.fit(TinyModule(), batches())
+
+    assert tracker.artifacts == []
+    assert capsys.readouterr().err.count("asynchronously are not uploaded") == 1
 
 
 def test_another_loggers_run_ends_the_one_before_which_goes_on_when_it_is_used(

@@ -77,6 +77,13 @@ class Trainer:
             self.writer.append([encode_row(self._seq, step, self.clock(), values)])
             self._seq += 1
 
+    def log_wide(self, rows: int, metrics: int) -> None:
+        """Log rows of many metrics each."""
+        values = {f"metric/{number}": number / 7 for number in range(metrics)}
+        for _ in range(rows):
+            self.writer.append([encode_row(self._seq, self._seq, self.clock(), values)])
+            self._seq += 1
+
     def say(self, text: str) -> None:
         """Print."""
         self.writer.append([encode(Console("stdout", text))])

@@ -23,4 +23,6 @@ def test_every_figure_is_there() -> None:
 
     assert "| 300 rows of 1: the last 50 into Arrow" in lines
     assert "| 300 rows of 5: all into Arrow" in lines
+    assert "| 300 rows of 5: a page for a browser" in lines
+    assert "| 300 rows of 5: the page's size" in lines
     assert "| a picture of 3 runs of 30 rows, the first time" in lines

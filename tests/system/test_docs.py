@@ -466,6 +466,7 @@ def test_the_commands_look_at_the_newest_run(tmp_path: Path, snippet: Snippet) -
     assert "loss/total" in output["fasttrack show latest"]
     assert output["fasttrack tail -n 5 latest"].count("loss/total") >= 1
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.html").read_bytes().startswith(b"<!doctype html>")
     assert (tmp_path / "rows.csv").read_text().count("\n") == 22
 
 
@@ -483,6 +484,20 @@ def test_several_runs_are_ranked_drawn_and_exported_together(
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "both.csv").read_text()
     assert (table.count("\n"), table.count(first), table.count(second)) == (7, 3, 3)
+
+
+# --- docs/report.md -------------------------------------------------------------------------------
+
+
+@pages.runs("both.html")
+def test_runs_become_pages(tmp_path: Path, snippet: Snippet) -> None:
+    """One of the newest, and one of both; what a browser shows of them is tested elsewhere."""
+    for run_id in re.findall(r"report (\w+) (\w+) -m", snippet.text)[0]:
+        record(run_id, [0.5, 0.4])
+    snippet.run_commands()
+
+    for name in ("report.html", "both.html"):
+        assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
 
 
 # --- docs/reading-runs.md -------------------------------------------------------------------------

@@ -211,6 +211,7 @@ def test_what_wires_the_parts_is_imported_from_above_only(module: str) -> None:
         ("click", "fasttrack.cli"),
         ("rich", "fasttrack.cli"),
         ("matplotlib", "fasttrack.views"),
+        ("bokeh", "fasttrack.views.web.library"),
     ],
 )
 def test_a_package_is_imported_in_one_folder_only(package: str, folder: str) -> None:

@@ -47,6 +47,20 @@ def done(scene: Scene) -> Done:
 # --- at its destination -------------------------------------------------------------------------
 
 
+def test_what_waits_is_delivered_at_once_however_wide_its_rows_are(scene: Scene) -> None:
+    """Between looks that find little it rests, so that training has the cores."""
+    trainer = scene.begin()
+    arrived: dict[float, int] = {}
+    trainer.log_wide(100, metrics=2000)  # 5 MB, of which one look takes a few rows
+    scene.clock.at(0.4, lambda: arrived.update({0.4: len(scene.steps())}))
+    scene.clock.at(0.45, lambda: trainer.log(100))
+    scene.clock.at(1.0, lambda: arrived.update({1.0: len(scene.steps())}))
+    scene.clock.at(2.0, trainer.finish)
+
+    assert scene.delivery().follow() is True
+    assert arrived == {0.4: 100, 1.0: 101}
+
+
 def test_a_run_is_followed_to_its_end(scene: Scene) -> None:
     """Rows that come later, the configuration, the console, and how it ended."""
     trainer = scene.begin(finish_timeout_s=30.0)

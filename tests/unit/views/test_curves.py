@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.runs import LocalRun
-    from fasttrack.views.series import Series
+    from fasttrack.views.curves import ReadRun
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_lines_of_runs_that_have_ended_are_kept(
     read: list[LocalRun] = []
     in_earnest = curves._read_columns
 
-    def read_and_note(run: LocalRun, *rest: Any) -> dict[str, Series]:
+    def read_and_note(run: LocalRun, *rest: Any) -> ReadRun | None:
         read.append(run)
         return in_earnest(run, *rest)
 

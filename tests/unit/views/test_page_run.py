@@ -1,0 +1,111 @@
+"""A run as the page is handed it, while it goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from support.journals import Line, append, finish, rows_of, write_attempt
+
+from fasttrack.errors import RunUnreadableError
+from fasttrack.journal.entries import Config, Console, Metadata
+from fasttrack.journal.rows import Row
+from fasttrack.runs import find_run
+from fasttrack.views import curves
+from fasttrack.views.web import page_run
+from fasttrack.views.web.console import last_lines
+from fasttrack.views.web.page_run import PageRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def shown(name: str) -> PageRun:
+    """Return a run of which all metrics are shown."""
+    return PageRun(find_run(name), "key", lambda metric: True)
+
+
+def told(run: PageRun) -> dict[str, Any]:
+    """Return what is said of it in words, and how many rows each metric has."""
+    payload = run.pack()
+    found: dict[str, Any] = orjson.loads(payload[4 : 4 + int.from_bytes(payload[:4], "little")])
+    found["metrics"] = {one["name"]: one["rows"] for one in found["metrics"]}
+    return found
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_what_is_written_meanwhile_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_columns: bool
+) -> None:
+    """Once, whether it is read from the end or all anew; whatever kind of line it is."""
+    monkeypatch.setattr(curves, "_WORTH_IT_BYTES", 0 if by_columns else 2**60)
+    monkeypatch.setattr(page_run, "_MOST_TAIL_ROWS", 40)
+    metadata = Metadata({"git": {"commit": "abc"}})
+    segment = write_attempt(
+        tmp_path, "ab12", Console("stdout", "one\n"), *rows_of({"a": [1.0] * 50}), metadata
+    )
+    append(segment, Console("stdout", "two\n"), torn=b'{"kind":"row","se')
+    run = shown("ab12")
+    first = told(run)
+
+    assert (first["rows"], first["metrics"], first["state"]) == (50, {"a": 50}, "crashed")
+    assert first["console"] == "one\ntwo\n"
+    assert first["config"] == [["lr", "0.1"]]
+    assert first["metadata"] == [["git.commit", "abc"]]
+
+    segment.write_bytes(segment.read_bytes().rpartition(b"\n")[0] + b"\n")
+    for count in (10, 39, 60):
+        before = told(run)["rows"]
+        more: list[Line] = [Row(before + i, before + i, 1.0, {"a": 2.0}) for i in range(count)]
+        append(segment, *more, Config({"late": True}), Console("stderr", f"{count}\n"))
+        assert told(run)["rows"] == before + count
+        assert told(run)["metrics"] == {"a": before + count}
+    append(segment, Row(159, 159, 1.0, {"b": 1.0}), finish())
+    write_attempt(tmp_path, "ab12", *rows_of({"a": [3.0]}, first_step=120))
+    last = told(run)
+
+    assert last["metrics"] == {"a": 160, "b": 1}
+    assert (last["rows"], last["attempts"]) == (161, 2)
+    assert last["console"] == "one\ntwo\n10\n39\n60\n"
+    assert ["late", "true"] in last["config"]
+
+
+def test_a_run_without_rows_is_a_run(tmp_path: Path) -> None:
+    """It has a configuration, and may have printed something."""
+    write_attempt(tmp_path, "ab12", Console("stdout", "hello\n"), config={"model": {"layers": 2}})
+    run = told(shown("ab12"))
+
+    assert (run["metrics"], run["rows"], run["console"]) == ({}, 0, "hello\n")
+    assert run["config"] == [["model.layers", "2"]]
+
+
+def test_alerts_are_told(tmp_path: Path) -> None:
+    """As they are noted beside the journal; one that cannot be read is none."""
+    directory = write_attempt(tmp_path, "ab12").parent
+    alert = {"time_s": 5.0, "level": "ERROR", "title": "loss is NaN", "text": "at step 3"}
+    (directory / "alerts.json").write_bytes(orjson.dumps({"version": 1, "alerts": [alert]}))
+
+    assert told(shown("ab12"))["alerts"] == [alert]
+    (directory / "alerts.json").write_bytes(b"{")
+    assert told(shown("ab12"))["alerts"] == []
+
+
+def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
+    """Also where it was there before."""
+    segment = write_attempt(tmp_path, "ab12", *rows_of({"a": [1.0]}))
+    run = shown("ab12")
+    run.pack()
+    segment.unlink()
+
+    with pytest.raises(RunUnreadableError, match="ab12 cannot be read"):
+        run.pack()
+
+
+def test_the_console_is_what_a_terminal_would_have_left() -> None:
+    """No colors, no progress bar's earlier states, nothing endless."""
+    text = "\x1b[32mgreen\x1b[0m\n 10%\r 50%\r100%\r\nlast\x07"
+
+    assert last_lines(text) == "green\n100%\nlast"
+    assert last_lines("\n".join(map(str, range(10_000)))).startswith("9599\n")
+    assert len(last_lines("x" * 10_000)) == 1_000
