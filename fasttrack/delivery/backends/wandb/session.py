@@ -61,6 +61,7 @@ class WandbSession:
         place: Place,
         notes: Notes,
         *,
+        wandb_dir: Path,
         online: bool,
         stopped: Callable[[], bool],
     ) -> None:
@@ -71,6 +72,7 @@ class WandbSession:
             outbox: posts rows many at a time; None: they go one by one by `run.log`.
             place: where the backend works.
             notes: what it remembers.
+            wandb_dir: where the run's offline directories lie.
             online: whether the run is on the server.
             stopped: tells whether the client has said "stop".
         """
@@ -84,7 +86,7 @@ class WandbSession:
         self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._exhibits = Exhibits(run, place.run_dir, place.leave_out)
-        self._wandb_dir = Path(run.dir).parent.parent
+        self._wandb_dir = wandb_dir
         self.directory: Path | None = Path(run.dir).parent
         self._witness = None if outbox is None else Witness(self.directory)
         self._doubted = False
@@ -103,7 +105,7 @@ class WandbSession:
             notes,
             history=self._history,
             starting_step=starting_step,
-            wandb_dir=self._wandb_dir,
+            wandb_dir=wandb_dir,
         )
 
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
@@ -294,7 +296,7 @@ class WandbSession:
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Finish the W&B run. See `Session.finish`."""
         assert self._run is not None
-        self._standing.end_segment()
+        self._standing.end()
         self._post_the_rest()
         try:
             if self._summary:
@@ -363,7 +365,8 @@ class WandbSession:
                 # It may grow, or be replayed for an artifact: new rows come behind all others.
                 notes.segment(path.name).base_step = None
             opened = [] if notes.open_directory is None else [notes.open_directory]
-            for name in (*notes.offline_directories, *opened):  # one is a dead process's, maybe
+            local = [*notes.offline_directories, *opened]  # one is a dead process's, maybe
+            for name in local if self._place.folder is None else ():  # it is written, else
                 if (why := mark_synced(self._wandb_dir / name)) is not None:
                     unmarked.append(why)
         elif notes.open_directory is not None:
