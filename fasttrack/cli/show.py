@@ -19,6 +19,7 @@ from fasttrack.cli.shared import (
 )
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
+from fasttrack.runs.terminal import leet_command
 from fasttrack.views.report import flatten, read_report
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
 
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
     is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
-    shown under dotted names, as W&B does.
+    shown under dotted names, as W&B does. "in a terminal" is the command by which W&B's client
+    draws the run there, live, without account or network.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
@@ -60,11 +62,11 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(report.as_json())
     else:
-        _print(report)
+        _print(report, leet_command(run))
     warn_of_damage([run])
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, command: str | None) -> None:
     console = make_console()
     overview = report.overview
     status = overview.status
@@ -85,7 +87,8 @@ def _print(report: Report) -> None:
             **{name: header.get(name) for name in _HEADER_FACTS},
         },
     )
-    _print_facts(console, "delivery", _delivery_facts(overview.delivery))
+    delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}
+    _print_facts(console, "delivery", delivery)
     _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from fasttrack.cli.shared import (
     dir_option,
@@ -14,6 +15,7 @@ from fasttrack.cli.shared import (
     note_no_runs,
     print_json,
 )
+from fasttrack.cli.sync_watch import watch_runs
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY
 from fasttrack.delivery.events import Progress, Trouble, Upload
 from fasttrack.runs.local import find_runs, list_runs
@@ -35,6 +37,15 @@ _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"
 @click.command("sync")
 @click.argument("texts", metavar="RUN...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All runs of the directory.")
+@click.option("--watch", is_flag=True, help="Go on delivering, also runs that go on or begin.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="With --watch: how many runs at a time; each takes about 200 MB.",
+)
 @click.option(
     "--to",
     type=click.Choice([name for name in BACKENDS if name != MEMORY]),
@@ -46,6 +57,8 @@ _PROGRESS = "{task.completed:.0f} of {task.total:.0f} rows {task.fields[doing]}"
 def sync(
     texts: tuple[str, ...],
     everything: bool,
+    watch: bool,
+    jobs: int,
     to: tuple[str, ...],
     base: Path | None,
     as_json: bool,
@@ -64,13 +77,27 @@ def sync(
     Exit code 0 if every row of every run is proven to have arrived; else 1, also where a run's own
     process is still delivering it.
 
+    --watch, on a node with network that sees the directory: rows of runs in mode "offline" arrive
+    while they are written elsewhere, and all runs are delivered whole when they are over. Without
+    RUN it watches all, also those to come. Ctrl-C and SIGTERM end it, with 1 where a delivery
+    failed last; it may be killed, too, and started again: rows arrive once.
+
     --json prints a list of objects: run_id, directory, delivered (to all backends), already
     (nothing was left to do), busy (another process delivers it), rows, proof, url, reason (why it
     is not delivered), left_out (what never can be: damaged lines, say), backends (name ->
     delivered, already, offline, rows, proof, url, directory, reason).
     """
-    if everything == bool(texts):
-        raise click.UsageError("name the runs, or pass --all", click.get_current_context())
+    context = click.get_current_context()
+    if everything and texts:
+        raise click.UsageError("name the runs, or pass --all", context)
+    if watch:
+        if as_json or to:
+            raise click.UsageError("--watch has no --to and no --json", context)
+        return watch_runs(texts, base, jobs)
+    if context.get_parameter_source("jobs") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--jobs is for --watch", context)
+    if not (everything or texts):
+        raise click.UsageError("name the runs, or pass --all", context)
     if everything:
         found = list_runs(base)
         runs = [run for run in found if to or not run.journal_only]

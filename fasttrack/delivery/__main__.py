@@ -120,6 +120,11 @@ def main() -> int:
     environment = dict(os.environ)
     parser = argparse.ArgumentParser(prog="python -m fasttrack.delivery", description=__doc__)
     parser.add_argument("run", type=Path, help="the run's journal, wandb/fasttrack/<run id>")
+    parser.add_argument(
+        "--meanwhile",
+        action="store_true",
+        help="leave the run itself to its own delivery, which fills a local stand-in as it goes on",
+    )
     parser.add_argument("--to", action="append", default=[], help="a backend, instead of the run's")
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
@@ -155,8 +160,12 @@ def main() -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    followed = trainer_pid is not None
-    delivered = delivery.follow() if followed else delivery.deliver_now(arguments.to)
+    if trainer_pid is not None:
+        delivered = delivery.follow()
+    elif arguments.meanwhile:
+        delivered = delivery.deliver_meanwhile()
+    else:
+        delivered = delivery.deliver_now(arguments.to)
     watchdog.stop()
     return BUSY if delivered is None else int(not delivered)
 

@@ -9,6 +9,7 @@ Memory does not grow with the run, but with what differs.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections import Counter
@@ -45,22 +46,33 @@ class Numbered(NamedTuple):
 
 
 def numbered_rows(
-    paths: Sequence[Path], first: Callable[[Path], int] = lambda path: 0
+    paths: Sequence[Path],
+    first: Callable[[Path], int] = lambda path: 0,
+    end: Callable[[Path], int | None] = lambda path: None,
 ) -> Iterator[Numbered]:
-    """Yield the rows of segments, oldest first; of each from its row number `first` on.
+    """Yield the rows of segments, oldest first.
+
+    Args:
+        paths: the segments.
+        first: returns of each the number of the first row.
+        end: returns of each how many rows count, as a segment may grow meanwhile; None: all.
 
     Raises:
         OSError: a segment cannot be read.
     """
     for path in paths:
-        skipped, number = first(path), -1
         with Follower.of_segments([path]) as follower:
-            for batch in follower.batches():
-                for entry in batch.entries:
-                    if isinstance(entry, Row):
-                        number += 1
-                        if number >= skipped:
-                            yield Numbered(path, number, entry)
+            rows = _numbered(path, follower)
+            yield from itertools.islice(rows, first(path), end(path))
+
+
+def _numbered(path: Path, follower: Follower) -> Iterator[Numbered]:
+    number = -1
+    for batch in follower.batches():
+        for entry in batch.entries:
+            if isinstance(entry, Row):
+                number += 1
+                yield Numbered(path, number, entry)
 
 
 def watched(items: Iterable[T], moved: Callable[[], None]) -> Iterator[T]:

@@ -78,6 +78,7 @@ class Courier:
         self._proofs = Proofs(ledger, segments)
         self._rows = 0
         self._reason: str | None = None
+        self._grows = False  # and what was read last will do
 
     def follow(self) -> bool:
         """Deliver until the trainer is done or gone; return whether all is proven delivered.
@@ -101,6 +102,14 @@ class Courier:
         delivered = already or self._deliver_by_hand()
         self._report_done(delivered, already=already)
         return delivered
+
+    def deliver_meanwhile(self) -> bool:
+        """Deliver what is there, as `deliver_now`, of a run that goes on.
+
+        Returns whether all is that was there when it was last read: more may have come since.
+        """
+        self._grows = True
+        return self.deliver_now()
 
     def let_go(self) -> None:
         """Free the backend of what a crash has left open, so that delivery can begin anew."""
@@ -238,10 +247,10 @@ class Courier:
         if replay.reason is not None:
             self._reason = replay.reason
         self._proven()
-        return self._is_proven(online=online)
+        return self._is_proven(online=online, as_read=self._grows)
 
-    def _is_proven(self, *, online: bool) -> bool:
-        return not self._proofs.pending(offline_will_do=not online)
+    def _is_proven(self, *, online: bool, as_read: bool = False) -> bool:
+        return not self._proofs.pending(offline_will_do=not online, as_read=as_read)
 
     # --- reports ------------------------------------------------------------------------------
 
@@ -265,7 +274,7 @@ class Courier:
                 backend=self._name,
                 delivered=delivered,
                 already=already,
-                offline=delivered and not self._is_proven(online=True),
+                offline=delivered and not self._is_proven(online=True, as_read=self._grows),
                 rows=self._proofs.rows() if delivered else self._rows,
                 proof=self._proofs.words(),
                 url=self._ledger.url,

@@ -9,16 +9,18 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from fasttrack.errors import BackendLostError
-from fasttrack.journal.cursor import Cursor, load_cursor
+from fasttrack.journal.cursor import Cursor, SegmentLedger, load_cursor, load_known
 from fasttrack.journal.run_directory import (
     artifacts_directory,
     cursor_path,
+    meanwhile_cursor_path,
+    meanwhile_directory,
     staged_directory,
     staging_directory,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fasttrack.journal.cursor import Ledger
@@ -30,11 +32,20 @@ class CursorFile:
     Threads: each backend's ledger is one thread's; `save` and `saved` from any.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        """Read what is known of the run in `run_dir`."""
-        self._path = cursor_path(run_dir)
+    def __init__(self, run_dir: Path, *, meanwhile: bool = False) -> None:
+        """Read what is known of the run in `run_dir`.
+
+        Args:
+            run_dir: the run's directory.
+            meanwhile: whether this is for a delivery beside the run's own, which has a file of its
+                own, and leaves artifacts alone.
+        """
+        self._path = meanwhile_cursor_path(run_dir) if meanwhile else cursor_path(run_dir)
         self._lock = Lock()
-        self._cursor = load_cursor(self._path)
+        self._cursor = load_known(run_dir) if meanwhile else load_cursor(self._path)
+        if meanwhile:
+            for state in _states(self._cursor):
+                state.artifacts = {}
         self._saved = copy.deepcopy(self._cursor)  # one thread must not write another's halves
 
     def ledger(self, backend: str) -> Ledger:
@@ -64,6 +75,32 @@ class CursorFile:
             return copy.deepcopy(self._saved)
 
 
+def take_over(run_dir: Path) -> None:
+    """Have the next session look at all that was delivered beside the run's own delivery, once.
+
+    It went in pieces, and each was proven; now all of it is compared with the destination by
+    content, and only what is missing is sent. To be called with both of the run's locks held.
+    """
+    beside = load_cursor(meanwhile_cursor_path(run_dir))
+    own, known = load_cursor(cursor_path(run_dir)), load_known(run_dir)
+    for name, ledger in beside.backends.items():
+        for segment, state in ledger.segments.items():
+            before = own.ledger(name).segments.get(segment, SegmentLedger())
+            if not before.proof or before.size_bytes < state.size_bytes:
+                found = known.ledger(name).segment(segment)
+                found.proof, found.arrived, found.recheck = None, 0, True
+    with contextlib.suppress(OSError):  # a full disk: what is there is found out all the same
+        if beside.backends:
+            known.save(cursor_path(run_dir))
+        meanwhile_cursor_path(run_dir).unlink(missing_ok=True)
+    shutil.rmtree(meanwhile_directory(run_dir), ignore_errors=True)
+
+
+def _states(cursor: Cursor) -> Iterator[SegmentLedger]:
+    for ledger in cursor.backends.values():
+        yield from ledger.segments.values()
+
+
 class Proofs:
     """What is proven of a run's segments, for one backend.
 
@@ -75,26 +112,27 @@ class Proofs:
         self._ledger = ledger
         self._segments = segments
 
-    def is_proven(self, path: Path, *, offline_will_do: bool) -> bool:
+    def is_proven(self, path: Path, *, offline_will_do: bool, as_read: bool = False) -> bool:
         """Return whether all of a segment, as it is now, is proven to have arrived.
 
         Args:
             path: the segment.
             offline_will_do: whether a local stand-in counts, and artifacts that wait in one.
+            as_read: whether what was there when it was last read will do.
         """
         state = self._ledger.segments.get(path.name)
         if state is None or not (state.proof or state.offline_proof):
             return False
-        if path.stat().st_size != state.size_bytes:
+        if not as_read and path.stat().st_size != state.size_bytes:
             return False  # delivered by hand while its trainer, elsewhere, still wrote
         return offline_will_do or bool(state.proof and None not in state.artifacts.values())
 
-    def pending(self, *, offline_will_do: bool) -> list[Path]:
-        """Return the segments that are not proven, oldest first."""
+    def pending(self, *, offline_will_do: bool, as_read: bool = False) -> list[Path]:
+        """Return the segments that are not proven, oldest first; see `is_proven`."""
         return [
             path
             for path in self._segments
-            if not self.is_proven(path, offline_will_do=offline_will_do)
+            if not self.is_proven(path, offline_will_do=offline_will_do, as_read=as_read)
         ]
 
     def note(

@@ -6,8 +6,10 @@ its own ledger, so that a slow or dead destination never holds up another.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +19,28 @@ from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import EndingWatch
 from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
 from fasttrack.delivery.guard import GuardedBackend
-from fasttrack.delivery.ledger import CursorFile, StagedFiles
+from fasttrack.delivery.ledger import CursorFile, StagedFiles, take_over
 from fasttrack.delivery.run_lock import Patience, describe_holder, locked
 from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.destinations import headers_of, segments_by_backend
 from fasttrack.journal.entries import merge_headers
-from fasttrack.journal.run_directory import attempt, cursor_path, segments
+from fasttrack.journal.run_directory import (
+    attempt,
+    cursor_path,
+    destination_lock_path,
+    lock_path,
+    meanwhile_directory,
+    segments,
+)
 from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
+    from fasttrack.delivery.run_lock import Lock
     from fasttrack.journal.cursor import Cursor
     from fasttrack.journal.entries import Header
 
@@ -82,7 +92,7 @@ class RunDelivery:
         self._make = make
         self._clock = clock
         self._pause = pause
-        self._by_hand = False
+        self._by_hand = self._meanwhile = False
         self._only: tuple[str, ...] = ()
 
     def follow(self) -> bool | None:
@@ -95,17 +105,23 @@ class RunDelivery:
             None where another process still held the run then.
         """
         what = "the training process" if self._in_trainer else "the run's own delivery"
-        with locked(self._run_dir, what, self._patience().wait_on, self._pause) as got_it:
-            if got_it:
+        online = self._header().mode == "online"
+        locks = (lock_path, destination_lock_path) if online else (lock_path,)
+        with self._alone(what, locks, self._patience()) as taken:
+            if taken is None:
                 return self._deliver(Courier.follow, to_the_end=True)
-        reason = f"{describe_holder(self._run_dir)} still holds the run"
+        reason = f"{describe_holder(self._run_dir, taken)} still holds the run"
         for name in segments_by_backend(self._headers):
             self._report(Done(backend=name, delivered=False, reason=reason))
         return None
 
-    def _patience(self) -> Patience:
+    def _header(self) -> Header:
         header = merge_headers([known for known in self._headers.values() if known is not None])
-        assert header is not None
+        assert header is not None  # or there would be no run
+        return header
+
+    def _patience(self) -> Patience:
+        header = self._header()
 
         def say(why: str) -> None:
             for name in segments_by_backend(self._headers):
@@ -128,11 +144,57 @@ class RunDelivery:
             Whether all is proven delivered; None where another process delivers the run.
         """
         self._by_hand, self._only = True, tuple(only)
-        with locked(self._run_dir, "fasttrack sync") as got_it:
-            if got_it:
+        with self._alone("fasttrack sync", (lock_path, destination_lock_path)) as taken:
+            if taken is None:
                 return self._deliver(Courier.deliver_now, to_the_end=False)
-        self._report(Busy(holder=describe_holder(self._run_dir)))
+        self._report(Busy(holder=describe_holder(self._run_dir, taken)))
         return None
+
+    def deliver_meanwhile(self) -> bool | None:
+        """Deliver what is there of an offline run that goes on, beside its own delivery.
+
+        That one fills a local stand-in and may be on another machine. So this keeps apart from it:
+        it has a lock, a cursor and a folder of its own, leaves out what the run's own delivery
+        brings to its destination itself, and artifacts, which come once the run is over.
+
+        Returns:
+            Whether all rows are proven delivered that were there when they were last read; None
+            where another process delivers them.
+        """
+        self._by_hand = self._meanwhile = True
+        with self._alone("fasttrack sync --watch", (destination_lock_path,)) as taken:
+            if taken is None:
+                folder = meanwhile_directory(self._run_dir)
+                shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+                folder.mkdir(mode=0o700, exist_ok=True)
+                try:
+                    return self._deliver(Courier.deliver_meanwhile, to_the_end=False)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+        self._report(Busy(holder=describe_holder(self._run_dir, taken)))
+        return None
+
+    @contextmanager
+    def _alone(
+        self, what: str, locks: Sequence[Lock], patience: Patience | None = None
+    ) -> Iterator[Lock | None]:
+        """Hold locks of the run in this block; yield the one that somebody else holds.
+
+        Args:
+            what: who holds them, for whoever asks.
+            locks: which, in this order; with both, nobody else is at work on the run.
+            patience: tells how long to wait for each; None: not at all.
+        """
+        with ExitStack() as stack:
+            for which in locks:
+                wait_on = None if patience is None else patience.waiting_for(which)
+                holding = locked(self._run_dir, what, wait_on, self._pause, which=which)
+                if not stack.enter_context(holding):
+                    yield which
+                    return
+            if {*locks} == {lock_path, destination_lock_path}:
+                take_over(self._run_dir)
+            yield None
 
     def _how_it_ended_is_known(self, header: Header | None) -> bool:
         """Return whether an attempt without a last line is known to have crashed.
@@ -143,13 +205,15 @@ class RunDelivery:
         return not self._by_hand or (header is not None and trainer_runs(header) is False)
 
     def _deliver(self, task: Callable[[Courier], bool], *, to_the_end: bool) -> bool:
-        cursor = CursorFile(self._run_dir)  # read under the lock: another may have gone on
+        # Read under the lock: another may have gone on.
+        cursor = CursorFile(self._run_dir, meanwhile=self._meanwhile)
         staged = StagedFiles(self._run_dir, self._segments, cursor)
         couriers = {}
         unknown = False
         for name, paths in self._destinations(cursor.saved()).items():
             try:
-                couriers[name] = self._courier(name, paths, cursor, staged)
+                if (courier := self._courier(name, paths, cursor, staged)) is not None:
+                    couriers[name] = courier
             except KeyError:
                 unknown = True
                 reason = f"this version of fasttrack knows no backend {name!r}"
@@ -176,7 +240,7 @@ class RunDelivery:
 
     def _courier(
         self, name: str, paths: list[Path], cursor: CursorFile, staged: StagedFiles
-    ) -> Courier:
+    ) -> Courier | None:
         ledger = cursor.ledger(name)
         whole = [known for path in paths if (known := self._headers[path])]
         header = merge_headers(whole)
@@ -200,9 +264,14 @@ class RunDelivery:
             tells_the_end=lambda: ending.find_or_vanished().exit_code is not None,
             leave_out=lambda what: self._report(LeftOut(backend=name, what=what)),
             progress=self._watchdog.progress,
+            folder=meanwhile_directory(self._run_dir) if self._meanwhile else None,
             clock=self._clock,
         )
         backend = GuardedBackend(self._make(name, place), name, header, self._watchdog)
+        if self._meanwhile:
+            if not backend.has_offline:
+                return None
+            backend.takes_artifacts = False
         if backend.takes_artifacts:
             staged.takers[name] = paths
         return Courier(
@@ -214,7 +283,7 @@ class RunDelivery:
             save=save,
             ending=ending,
             report=self._report,
-            proven=staged.remove_settled,
+            proven=(lambda: None) if self._meanwhile else staged.remove_settled,
         )
 
     def _ending_of(

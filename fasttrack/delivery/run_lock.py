@@ -1,4 +1,8 @@
-"""The run's lock, which keeps two deliveries apart, and says who holds it."""
+"""The run's locks, which keep two deliveries apart, and say who holds them.
+
+One is held by whoever delivers the run, one beside it by whoever sends rows to a destination: an
+offline run's own delivery does not, and leaves that to another for as long as the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import fcntl
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import orjson
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.ending import EndingWatch
 
+Lock: TypeAlias = "Callable[[Path], Path]"
+"""Which of a run's locks: returns its file."""
+
 _LONGEST_NOTE_BYTES = 4096
 _SAY_AFTER_S = 10.0
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -30,8 +37,10 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 def locked(
     run_dir: Path,
     what: str,
-    wait_on: Callable[[], bool] = lambda: False,
+    wait_on: Callable[[], bool] | None = None,
     pause: Callable[[float], None] = time.sleep,
+    *,
+    which: Lock = lock_path,
 ) -> Iterator[bool]:
     """Hold the lock of the run in `run_dir` in this block; yield whether it is held.
 
@@ -39,15 +48,17 @@ def locked(
         run_dir: the run's directory. One that may not be written counts as held: what is written
             there later fails, and only reading needs no more.
         what: who holds it, for whoever asks.
-        wait_on: asked while somebody else holds it, ten times a second: whether to wait on.
+        wait_on: asked while somebody else holds it, ten times a second: whether to wait on;
+            None: not at all.
         pause: waits, in seconds.
+        which: returns the lock's file.
     """
-    lock = _open(lock_path(run_dir))
+    lock = _open(which(run_dir))
     if lock is None:
         yield True
         return
     try:
-        while not (got_it := _try_lock(lock)) and wait_on():
+        while not (got_it := _try_lock(lock)) and wait_on is not None and wait_on():
             pause(POLL_S)
         if got_it:
             _note(lock, what)
@@ -102,11 +113,18 @@ class Patience:
             longer_s: how long after the run's deadline one is waited for that is at work.
             say: told in words, once, who is waited for.
         """
+        self._which: Lock = lock_path
+        """Returns the file of the lock that is waited for."""
         self._run_dir = run_dir
         self._ending = ending
         self._longer_s = longer_s
         self._say = say
         self._say_at_s: float | None = None
+
+    def waiting_for(self, which: Lock) -> Callable[[], bool]:
+        """Return what tells whether to wait on for a lock; for one at a time."""
+        self._which = which
+        return self.wait_on
 
     def wait_on(self) -> bool:
         """Return whether to wait on."""
@@ -114,10 +132,12 @@ class Patience:
         if self._say_at_s is None:
             self._say_at_s = now_s + _SAY_AFTER_S
         elif now_s >= self._say_at_s:
-            self._say(f"{describe_holder(self._run_dir)} holds the run and is waited for")
+            holder = describe_holder(self._run_dir, self._which)
+            self._say(f"{holder} holds the run and is waited for")
             self._say_at_s = float("inf")
         left_s = self._ending.seconds_left()
-        return left_s > 0 or (left_s > -self._longer_s and not _is_stopped(self._run_dir))
+        stopped = _is_stopped(self._run_dir, self._which)
+        return left_s > 0 or (left_s > -self._longer_s and not stopped)
 
 
 class _Holder(NamedTuple):
@@ -133,10 +153,10 @@ class _Holder(NamedTuple):
         return self.host == socket.gethostname()
 
 
-def _holder(run_dir: Path) -> _Holder | None:
+def _holder(run_dir: Path, which: Lock = lock_path) -> _Holder | None:
     """Return who has noted down that it holds a run's lock."""
     try:
-        with lock_path(run_dir).open("rb") as file:
+        with which(run_dir).open("rb") as file:
             told = orjson.loads(file.read(_LONGEST_NOTE_BYTES))
         pid, host, what = int(told["pid"]), str(told["host"]), str(told["what"])
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(told["since"])))
@@ -145,9 +165,9 @@ def _holder(run_dir: Path) -> _Holder | None:
     return _Holder(what, pid, host, since, _state(pid))
 
 
-def describe_holder(run_dir: Path) -> str:
-    """Return in words who holds the lock of a run, as far as that is known."""
-    holder = _holder(run_dir)
+def describe_holder(run_dir: Path, which: Lock = lock_path) -> str:
+    """Return in words who holds a lock of a run, as far as that is known."""
+    holder = _holder(run_dir, which)
     if holder is None:
         return "another process"
     if not holder.is_here:
@@ -160,8 +180,8 @@ def describe_holder(run_dir: Path) -> str:
     return f"{holder.what} (process {holder.pid} on this machine{stopped}) since {holder.since}"
 
 
-def _is_stopped(run_dir: Path) -> bool:
-    holder = _holder(run_dir)
+def _is_stopped(run_dir: Path, which: Lock) -> bool:
+    holder = _holder(run_dir, which)
     return holder is not None and holder.is_here and holder.state in ("T", "t")
 
 

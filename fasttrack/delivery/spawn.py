@@ -20,6 +20,11 @@ def delivery_command(target: Path) -> list[str]:
     return [sys.executable, "-m", "fasttrack.delivery", str(target)]
 
 
+def meanwhile_command(run_dir: Path) -> list[str]:
+    """Return the command that sends what there is of an offline run that goes on."""
+    return [*delivery_command(run_dir), "--meanwhile"]
+
+
 def verification_command(run_dir: Path, *, recheck: bool = False) -> list[str]:
     """Return the command that compares a run with what its destinations hold.
 

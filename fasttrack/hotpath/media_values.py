@@ -5,6 +5,7 @@ Nothing here waits for a device: of what lives on one, a copy is made there.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def _as_media(value: Any) -> Any:
         return kind(value)
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return Histogram(value) if value.ndim == 1 else Image(value)
-    if _is_pil(value):
+    if _is_pil(value) or _is_figure(value):
         return Image(value)
     return value
 
@@ -165,6 +166,11 @@ def _as_media(value: Any) -> Any:
 def _is_pil(value: Any) -> bool:
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(value, module.Image)
+
+
+def _is_figure(value: Any) -> bool:
+    module = sys.modules.get("matplotlib.figure")
+    return module is not None and isinstance(value, module.Figure)
 
 
 # --- pictures ---------------------------------------------------------------------------------
@@ -184,6 +190,8 @@ def _picture(data: Any) -> tuple[Source, bool]:
             return np.frombuffer(taken.tobytes(), np.uint8).reshape(shape)
 
         return Source(data.width * data.height * channels, pixels, "png"), False
+    if _is_figure(data):
+        return _known(_draw(data), "png"), False
     array = _array(data)
     shape = tuple(array.shape)
     if not 2 <= len(shape) <= 4 or 0 in shape:
@@ -208,6 +216,13 @@ def _picture(data: Any) -> tuple[Source, bool]:
         return kept.permute(order) if isinstance(kept, torch.Tensor) else kept.transpose(order)
 
     return Source(_size(array), copied, "png"), many
+
+
+def _draw(figure: Any) -> bytes:
+    """Return a figure as a PNG file of the size that it has."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+    return file.getvalue()
 
 
 def _array(data: Any) -> Any:

@@ -7,12 +7,13 @@ own. Version 1 knew W&B alone; it is read as that backend's ledger.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from fasttrack.journal.json_bytes import json_bytes
+from fasttrack.journal.run_directory import cursor_path, meanwhile_cursor_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +126,44 @@ def _from_version_1(saved: Any) -> Ledger:
     notes = {key: saved.get(key, default) for key, default in known.items() if key != "url"}
     ledger.notes = {"segments": steps, **notes}
     return ledger
+
+
+def load_known(run_dir: Path) -> Cursor:
+    """Return what is known of a run's delivery: by its own, and by one beside it meanwhile.
+
+    An offline run's own delivery fills a local stand-in as long as the run goes on; meanwhile
+    another may bring its rows to the destination, and keeps a cursor of its own.
+    """
+    known = load_cursor(cursor_path(run_dir))
+    for name, meanwhile in load_cursor(meanwhile_cursor_path(run_dir)).backends.items():
+        known.backends[name] = _joined(known.ledger(name), meanwhile)
+    return known
+
+
+def _joined(own: Ledger, meanwhile: Ledger) -> Ledger:
+    segments = {**own.segments}
+    for name, state in meanwhile.segments.items():
+        segments[name] = _joined_state(segments.get(name, SegmentLedger()), state)
+    # What is kept by segment is the destination's; all else, such as names of stand-ins, is local.
+    told = {**meanwhile.notes, **own.notes}
+    for key, value in meanwhile.notes.items():
+        if isinstance(value, dict):
+            told[key] = {**own.notes.get(key, {}), **value}
+    return replace(own, url=meanwhile.url or own.url, segments=segments, notes=told)
+
+
+def _joined_state(own: SegmentLedger, meanwhile: SegmentLedger) -> SegmentLedger:
+    """Return what both know of a segment; a proof counts for as much as it was made for."""
+    if own.proof and own.size_bytes >= meanwhile.size_bytes:
+        return own
+    found = meanwhile if meanwhile.size_bytes >= own.size_bytes else own
+    return SegmentLedger(
+        rows=found.rows,
+        arrived=max(own.arrived, meanwhile.arrived),
+        size_bytes=found.size_bytes,
+        proof=meanwhile.proof if found.size_bytes == meanwhile.size_bytes else None,
+        offline_proof=own.offline_proof if found.size_bytes == own.size_bytes else None,
+        recheck=own.recheck or meanwhile.recheck,
+        refused={**own.refused, **meanwhile.refused},
+        artifacts={**own.artifacts},
+    )

@@ -3,9 +3,12 @@
 {WANDB_DIR or .}/wandb/fasttrack/<run id>/
 segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
+meanwhile.json          the same, of what was delivered beside an offline run that goes on
 courier.lock            held by whoever delivers the run
+destination.lock        held by whoever sends rows of it to a destination
 delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
+meanwhile/              the same, of a delivery beside an offline run that goes on
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
 media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
@@ -64,9 +67,19 @@ def cursor_path(run_dir: Path) -> Path:
     return run_dir / "cursor.json"
 
 
+def meanwhile_cursor_path(run_dir: Path) -> Path:
+    """Return the file that says what is delivered beside an offline run that goes on."""
+    return run_dir / "meanwhile.json"
+
+
 def lock_path(run_dir: Path) -> Path:
     """Return the file that whoever delivers the run holds a lock on."""
     return run_dir / "courier.lock"
+
+
+def destination_lock_path(run_dir: Path) -> Path:
+    """Return the file that whoever sends rows to a run's destinations holds a lock on."""
+    return run_dir / "destination.lock"
 
 
 def log_path(run_dir: Path) -> Path:
@@ -82,6 +95,11 @@ def stop_path(segment: Path) -> Path:
 def client_directory(run_dir: Path) -> Path:
     """Return the folder for what a destination's client needs on disk while it delivers."""
     return run_dir / "client"
+
+
+def meanwhile_directory(run_dir: Path) -> Path:
+    """Return the folder for what a client needs that delivers beside an offline run's own."""
+    return run_dir / "meanwhile"
 
 
 def media_directory(run_dir: Path) -> Path:

@@ -32,8 +32,9 @@ class MediaCalls:
                 the same name.
             value: an `Image`, `Histogram`, `Table`, `Audio`, `Html`, `Text` or `Video`; or several
                 `Image`s or `Audio`s in a list. Without one of these, an array of two or more
-                dimensions and a PIL image are an `Image`, an array of one dimension is a
-                `Histogram`, a string is a `Text`, and a `pathlib.Path` is what its name ends with.
+                dimensions, a PIL image and a figure of matplotlib's are an `Image`, an array of one
+                dimension is a `Histogram`, a string is a `Text`, and a `pathlib.Path` is what its
+                name ends with.
             step: the training step it belongs to. None: that of the last call that had one, as
                 with `log_metrics`.
         """

@@ -32,8 +32,9 @@ class Image(Media):
                 (channels, height, width), with 1 (grey), 3 (RGB) or 4 channels (RGBA); where both
                 may be meant, a tensor's channels come first and an array's last. One more
                 dimension in front: as many pictures. Whole numbers are 0 to 255, floats 0 to 1,
-                and what is outside is cut off. Or a PIL image; or the path of a PNG, JPEG, GIF,
-                WebP or BMP file, which is read by `log_media`.
+                and what is outside is cut off. Or a PIL image; a figure of matplotlib's, which is
+                drawn by `log_media`; or the path of a PNG, JPEG, GIF, WebP or BMP file, which is
+                read by it.
             caption: text beside it.
         """
         self.data = data

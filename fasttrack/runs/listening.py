@@ -28,12 +28,17 @@ class SilentError(Exception):
     """A process is listened to no longer; says why."""
 
 
+class UnwantedError(Exception):
+    """A process is listened to no longer: nobody wants to know what it does."""
+
+
 def lines_of(
     process: subprocess.Popen[bytes],
     *,
     on_silence: Callable[[str], object] = lambda why: None,
     silence_s: float = SILENCE_S,
     timeout_s: float | None = None,
+    unwanted: Callable[[], bool] = lambda: False,
 ) -> Iterator[bytes]:
     """Yield the lines that a child process writes to its stdout, until it closes it.
 
@@ -42,9 +47,11 @@ def lines_of(
         on_silence: told in words, once a silence, that it lies still.
         silence_s: after how long a silence it is given up.
         timeout_s: after how long it is given up however much it says; None: never.
+        unwanted: asked now and then whether nobody wants to know any more.
 
     Raises:
         SilentError: it was given up.
+        UnwantedError: nobody wants to know.
     """
     assert process.stdout is not None
     stdout = process.stdout.fileno()
@@ -54,6 +61,8 @@ def lines_of(
     tick_s = min(_TICK_S, silence_s / 4)
     torn, silent_s, heard, said = b"", 0.0, False, False
     while True:
+        if unwanted():
+            raise UnwantedError
         if time.monotonic() >= until_s:
             raise SilentError(f"it took longer than {timeout_s:g} s")
         if poll.poll(1000 * tick_s):

@@ -207,6 +207,16 @@ def run_directories(base: Path | None = None) -> list[Path]:
     return _run_directories(_parent(base))
 
 
+def candidate_directories(base: Path | None = None) -> list[Path]:
+    """Return the directories under `base` that may hold a run; none is looked into.
+
+    Raises:
+        OSError: the directory of runs cannot be read.
+    """
+    parent = _parent(base)
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+
+
 def find_run(text: str, base: Path | None = None) -> LocalRun:
     """Return the run that `text` means.
 

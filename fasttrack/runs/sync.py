@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.events import Busy, Done, LeftOut, decode
 from fasttrack.delivery.spawn import BUSY, delivery_command, delivery_environment
 from fasttrack.journal.run_directory import log_path
-from fasttrack.runs.listening import SILENCE_S, SilentError, ended_with_block, lines_of
+from fasttrack.runs.listening import (
+    SILENCE_S,
+    SilentError,
+    UnwantedError,
+    ended_with_block,
+    lines_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +81,7 @@ def deliver_run(
     on_silence: Callable[[str], object] = lambda why: None,
     command: Callable[[Path], Sequence[str]] = delivery_command,
     silence_s: float = SILENCE_S,
+    unwanted: Callable[[], bool] = lambda: False,
 ) -> SyncResult:
     """Deliver `run` to its backends, whatever mode it was recorded in; blocks until that is over.
 
@@ -87,6 +94,7 @@ def deliver_run(
         on_silence: told in words where it lies still.
         command: returns the command line that delivers a run's directory.
         silence_s: after how long it is given up then.
+        unwanted: asked about once a second, from the calling thread, whether to end it.
     """
     if run.journal_only and not to:
         return _undelivered(run, "it was recorded for the journal only (backends: none)")
@@ -100,7 +108,8 @@ def deliver_run(
                 )
             except OSError as error:
                 return _undelivered(run, f"delivery cannot be started: {error}")
-            for line in lines_of(process, on_silence=on_silence, silence_s=silence_s):
+            told = lines_of(process, on_silence=on_silence, silence_s=silence_s, unwanted=unwanted)
+            for line in told:
                 try:
                     event = decode(line)
                 except ValueError:
@@ -110,6 +119,8 @@ def deliver_run(
             code = process.wait()
     except SilentError as error:
         return _undelivered(run, str(error))
+    except UnwantedError:
+        return _undelivered(run, "it was broken off")
     if code == BUSY:
         return _undelivered(run, f"it is being delivered by {heard.holder}", busy=True)
     return replace(merge(run, list(heard.finals.values()), code), left_out=tuple(heard.left_out))

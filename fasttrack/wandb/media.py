@@ -156,4 +156,4 @@ def is_media(value: Any) -> bool:
     """Return whether a logged value is kept as media."""
     if isinstance(value, (list, tuple)):
         return bool(value) and isinstance(value[0], types.Media)
-    return isinstance(value, types.Media)
+    return isinstance(value, types.Media) or type(value).__module__ == "matplotlib.figure"

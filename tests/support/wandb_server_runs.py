@@ -203,6 +203,7 @@ class RunStore:
             "RunState": self._run,
             "RunHistoryKeys": self._run,
             "HistoryPage": self._history_page,
+            "RunFiles": self._files,
             "RunParquetHistory": lambda variables: _NO_PARQUET,
         }
         self._entity = entity
@@ -249,6 +250,15 @@ class RunStore:
     def _run(self, variables: Json) -> Json:
         run = self._find(variables)
         return {"project": {"run": run.node() if run else None}}
+
+    def _files(self, variables: Json) -> Json:
+        run = self._find(variables)
+        if run is None:
+            return {"project": {"run": None}}
+        asked = variables.get("fileNames") or list(run.files)
+        there = [name for name in asked if name in run.files][: variables["fileLimit"]]
+        edges = [{"node": {"name": n, "sizeBytes": str(len(run.files[n]))}} for n in there]
+        return {"project": {"run": {"files": {"edges": edges}}}}
 
     def _history_page(self, variables: Json) -> Json:
         run = self._find(variables)

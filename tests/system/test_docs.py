@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 import textwrap
 from importlib.util import find_spec
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.journals import read_entries, read_headers, read_rows
-from support.runs import OFFLINE_LINE, TAGS, make_tracker, run_script
+from support.runs import HANG_GUARD_S, OFFLINE_LINE, TAGS, make_tracker, run_script
 from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
 from support.wandb_server import WandbServer
 
@@ -370,7 +372,7 @@ def test_resume_with_deepspeed_goes_on_in_the_same_run(
 
 
 @pytest.mark.server
-@pages.runs("fasttrack sync")
+@pages.runs("fasttrack sync --all")
 def test_sync_delivers_what_was_kept_offline(server: WandbServer, snippet: Snippet) -> None:
     """And does nothing when called again."""
     with make_tracker() as tracker:
@@ -380,6 +382,24 @@ def test_sync_delivers_what_was_kept_offline(server: WandbServer, snippet: Snipp
     assert len(server.runs[str(tracker.get_run_id())].history) == 1
     assert "already delivered" not in first
     assert "already delivered" in second
+
+
+@pytest.mark.server
+@pages.runs("fasttrack sync --watch")
+def test_a_watch_goes_on_until_it_is_ended(server: WandbServer, snippet: Snippet) -> None:
+    """In a shell of a login node; there is nothing to deliver yet."""
+    program, *arguments = shlex.split(snippet.source())
+    assert program == "fasttrack"
+    command = [sys.executable, "-m", program, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watch:
+        assert watch.stderr is not None
+        first = watch.stderr.readline()
+        watch.terminate()
+        _, last = watch.communicate(timeout=HANG_GUARD_S)
+
+    assert "watching the runs under " in first
+    assert "8 at a time" in first
+    assert (watch.returncode, last.count("\n")) == (0, 1)
 
 
 @pages.runs("WANDB_MODE=offline")
@@ -571,6 +591,22 @@ def test_every_snippet_is_run_by_a_test() -> None:
     """A new one needs a test above; a block that only shows something says that it is text."""
     assert pages.not_run() == []
     assert pages.unknown() == []
+
+
+def test_every_test_and_script_that_the_traps_name_is_there() -> None:
+    """What is relied on is tested, and what is claimed can be run."""
+    page = (ROOT / "docs" / "traps.md").read_text(encoding="utf-8")
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    scripts = re.findall(r"`(findings/\w+\.sh)`", page)
+
+    assert page.count("tests/") == len(tests) + 1  # one is the words "tests/..."
+    assert page.count("findings/") == len(scripts) + 1
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+    assert [
+        f"{path}::{name}"
+        for path, name in tests
+        if not (ROOT / path).is_file() or f"def {name}(" not in (ROOT / path).read_text("utf-8")
+    ] == []
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)

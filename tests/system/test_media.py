@@ -23,7 +23,7 @@ from support.runs import (
     run_dir,
     wait_until,
 )
-from support.wandb_server import WandbServer
+from support.wandb_server import Fault, WandbServer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -152,7 +152,10 @@ def test_an_offline_run_stands_in_both_backends_with_what_it_showed(
 
 @pytest.mark.server
 def test_killed_deliveries_and_a_resumed_run_leave_everything_on_the_server_once(
-    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The delivery process is killed in the midst, then the run goes on; the files arrive, too."""
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
@@ -175,7 +178,10 @@ def test_killed_deliveries_and_a_resumed_run_leave_everything_on_the_server_once
         assert row["said"]["path"] in run.files
     rows = {segment.name: 0 for segment in run_dir(tmp_path, run_id).glob("segment-*")}
     ledger = load_cursor(cursor_path(run_dir(tmp_path, run_id))).ledger("wandb")
-    assert all("read back from the server" in str(ledger.segment(name).proof) for name in rows)
+    proofs = [str(ledger.segment(name).proof) for name in rows]
+    assert all("read back from the server" in proof for proof in proofs)
+    assert "files of media are there" in proofs[-1]
+    assert capsys.readouterr().err.count("files of media") == 0
     assert {artifact.type for artifact in server.artifacts} == {"run_table"}
 
 
@@ -199,6 +205,23 @@ def test_what_was_logged_offline_comes_to_the_server_later_once(
     assert [pixels(run.files[row["first"]["path"]]) for row in run.history] == [
         IMAGES[step].tolist() for step in range(5)
     ]
+
+
+@pytest.mark.server
+def test_a_file_that_the_server_refuses_is_named_and_holds_up_no_row(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client says nothing of it; what the server has is asked for."""
+    with make_tracker(mode="online", options=Options(console=False)) as tracker:
+        wait_until(lambda: tracker.get_run_url() is not None)
+        server.fault = Fault("status", "upload", status=403)
+        tracker.log_media("first", IMAGES[0], 0)
+        tracker.log_metrics({"loss": 1.0}, 0)
+
+    said = capsys.readouterr().err
+    assert server.faults_struck > 0
+    assert "rows delivered: 2" in said
+    assert "1 of 1 files of media (media/images/first_0_" in said
 
 
 def test_a_file_that_is_gone_leaves_its_row_and_is_said(

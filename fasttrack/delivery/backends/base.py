@@ -45,6 +45,9 @@ class Place:
     """Told what of the run the destination never takes, and why; all the rest is delivered."""
     progress: Callable[[], None] = lambda: None
     """Called with everything that is read, so that a long reading is not taken for a hang."""
+    folder: Path | None = None
+    """Where all that a client needs on disk has to go, which is removed afterwards: somebody else
+    delivers the run to a stand-in at the same time. None: where it goes by itself."""
     clock: Callable[[], float] = time.time
     """Unix time in seconds."""
 
@@ -200,7 +203,8 @@ class Session(Protocol):
         """Return in words what proves that all rows have arrived; after `finish`.
 
         The rows are proven by what the destination itself shows, never by the client's word: their
-        number, and their values.
+        number, and their values. They are those that were handed over, as many of each segment as
+        the ledger says (`rows`): more may have been written since.
 
         Args:
             artifacts: how many artifacts were handed over; `upload` proves those online.

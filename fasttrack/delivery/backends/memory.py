@@ -159,6 +159,7 @@ class MemorySession:
         self._online = online
         self._pending: list[Path] = []
         self._known = Known()
+        self._ends: dict[Path, int] = {}  # rows of segments that were handed over; more may come
         self._segment, self._number = "", 0
         self._there = 0  # rows of the pending segments that an earlier session has handed over
         self.held_rows = False
@@ -209,7 +210,7 @@ class MemorySession:
             return ledger.segment(path.name).arrived if self._online else 0
 
         return compare(
-            lambda: numbered_rows(self._pending, first),
+            lambda: numbered_rows(self._pending, first, self._ends.get),
             lambda: map(as_it_is, self._store.rows),
         )
 
@@ -261,6 +262,8 @@ class MemorySession:
     def prove(self, *, artifacts: int, timeout_s: float) -> str:
         """Compare. See `Session.prove`."""
         self._destination.called("prove")
+        ledger = self._place.ledger
+        self._ends = {path: ledger.segment(path.name).rows for path in self._pending}
         found = self._compare()
         if found.missing:
             for path in self._pending:

@@ -22,17 +22,19 @@ class Known(NamedTuple):
     """Of the backend, which is called with a `Place`."""
     takes_artifacts: bool
     """As the class says; the trainer stages files for those that do."""
+    has_offline: bool = False
+    """As the class says; rows of an offline run can be sent to those beside its own delivery."""
     needs: str | None = None
     """The package that must be there before a run begins, of the extra that is called like the
     backend; None: a run that lacks its client is recorded all the same."""
 
 
 BACKENDS = {
-    "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True),
+    "wandb": Known("wandb.backend", "WandbBackend", takes_artifacts=True, has_offline=True),
     "tensorboard": Known("tensorboard.backend", "TensorBoardBackend", takes_artifacts=False),
     "mlflow": Known("mlflow.backend", "MlflowBackend", takes_artifacts=True, needs="mlflow"),
     "trackio": Known("trackio.backend", "TrackioBackend", takes_artifacts=False, needs="trackio"),
-    "memory": Known("memory", "MemoryBackend", takes_artifacts=True),
+    "memory": Known("memory", "MemoryBackend", takes_artifacts=True, has_offline=True),
 }
 
 MEMORY = "memory"

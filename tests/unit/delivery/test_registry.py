@@ -12,8 +12,11 @@ from fasttrack.journal.cursor import Ledger
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_the_trainer_stages_files_for_who_takes_them(name: str, tmp_path: Path) -> None:
-    """The trainer reads the table, delivery asks the backend."""
+def test_the_table_says_what_they_say(name: str, tmp_path: Path) -> None:
+    """The trainer and `sync --watch` read the table, delivery asks the backend."""
     place = Place(run_dir=tmp_path, ledger=Ledger(), save=lambda: None, in_trainer=True)
 
-    assert make_backend(name, place).takes_artifacts is BACKENDS[name].takes_artifacts
+    backend = make_backend(name, place)
+
+    assert backend.takes_artifacts is BACKENDS[name].takes_artifacts
+    assert backend.has_offline is BACKENDS[name].has_offline

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from support.runs import run_script
 from support.trackers import HANG_GUARD_S, Trackers, journal_only
@@ -101,6 +102,19 @@ def test_batch_and_list_are_several_pictures_each_with_its_caption(
     assert [pixels(path).tolist() for path in first.paths] == batch.tolist()
     assert second.captions == ("first", None)
     assert [pixels(path).shape for path in second.paths] == [BYTES.shape, GREY.shape]
+
+
+def test_figure_of_matplotlib_is_drawn_and_left_as_it_was(tracker: ExperimentTracker) -> None:
+    """The size is what the figure says."""
+    figure = Figure(figsize=(2, 1), dpi=50, facecolor="red")
+    canvas = figure.canvas
+    tracker.log_media("a", figure, 0)
+
+    (media,) = kept(tracker)
+    found = pixels(media.paths[0])
+    assert found.shape == (50, 100, 4)
+    assert found[0, 0].tolist() == [255, 0, 0, 255]
+    assert figure.canvas is canvas
 
 
 def test_what_is_logged_is_what_it_was_at_the_call_and_kept_once(

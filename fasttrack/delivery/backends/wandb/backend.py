@@ -94,7 +94,10 @@ class WandbBackend:
             pin_identity(header)
             spare_the_cores()
         wandb = import_wandb()
-        keep_files_in(client_directory(self._place.run_dir), lasting=self._place.in_trainer)
+        if self._place.folder is None:
+            keep_files_in(client_directory(self._place.run_dir), lasting=self._place.in_trainer)
+        else:
+            keep_files_in(self._place.folder, lasting=False)
         notes = load_notes(self._place.ledger)
         self._stopped = False
         settings = self._set_up(wandb, header)
@@ -111,6 +114,7 @@ class WandbBackend:
                 self._outbox(run),
                 self._place,
                 notes,
+                wandb_dir=self._base / "wandb",
                 online=online,
                 stopped=lambda: self._stopped,
             )
@@ -158,14 +162,15 @@ class WandbBackend:
 
     def _init(self, wandb: Any, header: Header, *, online: bool, timeout_s: float) -> Run:
         told = describe(header, self._place.leave_out)
-        before = online_directories(self._base, header.run_id)
+        base = self._place.folder or self._base
+        before = online_directories(base, header.run_id)
         try:
             run: Run = wandb.init(
                 project=header.project,
                 entity=header.entity,
                 id=header.run_id,
                 **told,
-                dir=str(self._base),
+                dir=str(base),
                 mode="online" if online else "offline",
                 resume="allow",
                 reinit="create_new",
@@ -173,7 +178,7 @@ class WandbBackend:
             )
         except failures() as error:
             self.abandon()
-            for folder in online_directories(self._base, header.run_id) - before:
+            for folder in online_directories(base, header.run_id) - before:
                 shutil.rmtree(folder, ignore_errors=True)
             raise unavailable(error) from error
         Path(run.dir).parent.chmod(0o700)  # in the trainer, whose umask is the user's

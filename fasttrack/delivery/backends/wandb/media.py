@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from fasttrack.journal.media import ID_LENGTH, files_identity, histogram_identit
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fasttrack.delivery.backends.wandb.pages import Pages
     from fasttrack.journal.media import MediaRow
 
 _ID = re.compile(rf"_([0-9a-f]{{{ID_LENGTH}}})\.[^/]*$")
@@ -36,6 +38,8 @@ _KINDS = {  # of the object, and the folder of its files, where the client makes
     "table": ("table-file", "table"),
     "video": ("video-file", "videos"),
 }
+_SHOWN_WITHIN_S = 3.0
+_POLL_S, _LONGEST_POLL_S = 0.1, 1.0
 _LONGEST_NUMBER = 32
 _OBJECT_BYTES = 1000  # of one file's, its name's and its caption's length aside
 
@@ -50,11 +54,16 @@ def identity_of(value: object) -> object:
     try:
         if value["_type"] == "histogram":
             return histogram_identity(value["values"], value["bins"])
-        inner = value.get("filenames") or [one["path"] for one in value.get("audio", ())]
-        found = [_ID.search(path) for path in inner or [value["path"]]]
+        found = [_ID.search(path) for path in _paths(value)]
         return files_identity(match[1] if match else "" for match in found)
     except (KeyError, TypeError, ValueError):
         return value
+
+
+def _paths(made: dict[str, Any]) -> list[str]:
+    """Return the names of the files that an object shows, in their order."""
+    inner = made.get("filenames") or [one["path"] for one in made.get("audio", ())]
+    return inner or ([made["path"]] if "path" in made else [])
 
 
 def size_of(row: MediaRow) -> int:
@@ -82,10 +91,39 @@ class Exhibits:
         self._run = run
         self._run_dir = run_dir
         self._leave_out = leave_out
+        self.sent: dict[str, int] = {}
+        """The size of each file among the run's, by its name there."""
         self.artifacts = 0
         """How many artifacts the client has made of them: it makes one of each table."""
 
+    def absent(self, pages: Pages, timeout_s: float) -> list[str] | None:
+        """Return which files the server does not have as they are; None: it does not tell.
+
+        Waits up to `timeout_s`, and not long, until it shows them: the client has uploaded them.
+        """
+        deadline, pause_s = time.monotonic() + min(timeout_s, _SHOWN_WITHIN_S), _POLL_S
+        names = list(self.sent)
+        while names:
+            there = pages.file_sizes(names)
+            if there is None:
+                return None
+            names = [name for name in names if there.get(name) != self.sent[name]]
+            if time.monotonic() >= deadline:
+                break
+            if names:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_POLL_S)
+        return names
+
     def make(self, row: MediaRow) -> dict[str, Any]:
+        """Return the object for a row. See `_make`."""
+        made = self._make(row)
+        for path in _paths(made):
+            with contextlib.suppress(OSError):  # of what could not be shown there is none
+                self.sent[path] = Path(self._run.dir, path).stat().st_size
+        return made
+
+    def _make(self, row: MediaRow) -> dict[str, Any]:
         """Return the object for a row, its files among the run's, under the same names every time.
 
         Where a file is not there any more, or the client does not take it, the object is all the

@@ -18,9 +18,10 @@ import orjson
 from fasttrack.delivery.backends.wandb.client import failures, import_wandb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _TIMEOUT_S = 20.0
+_FILES_AT_ONCE = 500
 _LEAST_SAMPLES, _MOST_SAMPLES = 1000, 2**31 - 1
 
 # As the client's own: a server may know them by their names.
@@ -36,6 +37,18 @@ query HistoryPage(
 ) {
   project(name: $project, entityName: $entity) {
     run(name: $run) { history(minStep: $minStep, maxStep: $maxStep, samples: $pageSize) }
+  }
+}
+"""
+_FILES = """
+query RunFiles(
+  $entity: String!, $project: String!, $name: String!, $fileLimit: Int = 50,
+  $fileNames: [String] = []
+) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) {
+      files(names: $fileNames, first: $fileLimit) { edges { node { name sizeBytes } } }
+    }
   }
 }
 """
@@ -74,14 +87,31 @@ class Pages:
             return None
         return lines if lines is None or {*map(type, lines)} <= {dict} else None
 
+    def file_sizes(self, names: Sequence[str]) -> dict[str, int] | None:
+        """Return how many bytes the server has of files of the run; None: it does not tell."""
+        found: dict[str, int] = {}
+        try:
+            for start in range(0, len(names), _FILES_AT_ONCE):
+                asked = list(names[start : start + _FILES_AT_ONCE])
+                variables = {**self._names("name"), "fileNames": asked, "fileLimit": len(asked)}
+                ask = self._ask()
+                told = ask(_FILES, variables, timeout=_TIMEOUT_S, parse=orjson.loads)
+                nodes = [edge["node"] for edge in told["project"]["run"]["files"]["edges"]]
+                found |= {node["name"]: int(node["sizeBytes"]) for node in nodes}
+        except failures():
+            return None
+        return found
+
+    def _names(self, key: str) -> dict[str, str]:
+        return dict(zip(("entity", "project", key), self._path.split("/"), strict=True))
+
     def _run(self, query: str, key: str, **more: int) -> Any:
         """Ask for the run, which the query names `key`."""
         if self._failed:
             return None
-        names = dict(zip(("entity", "project", key), self._path.split("/"), strict=True))
         try:
             ask = self._ask()
-            told = ask(query, {**names, **more}, timeout=_TIMEOUT_S, parse=orjson.loads)
+            told = ask(query, {**self._names(key), **more}, timeout=_TIMEOUT_S, parse=orjson.loads)
             return told["project"]["run"]
         except failures():
             self._failed = True

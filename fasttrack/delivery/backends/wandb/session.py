@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.lines import Line
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
+    from fasttrack.delivery.backends.wandb.pages import Pages
     from fasttrack.journal.entries import Artifact, Page
     from fasttrack.journal.rows import Number, Row
 
+_MOST_NAMED = 3
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
 
@@ -59,6 +61,7 @@ class WandbSession:
         place: Place,
         notes: Notes,
         *,
+        wandb_dir: Path,
         online: bool,
         stopped: Callable[[], bool],
     ) -> None:
@@ -69,6 +72,7 @@ class WandbSession:
             outbox: posts rows many at a time; None: they go one by one by `run.log`.
             place: where the backend works.
             notes: what it remembers.
+            wandb_dir: where the run's offline directories lie.
             online: whether the run is on the server.
             stopped: tells whether the client has said "stop".
         """
@@ -82,7 +86,7 @@ class WandbSession:
         self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
         self._exhibits = Exhibits(run, place.run_dir, place.leave_out)
-        self._wandb_dir = Path(run.dir).parent.parent
+        self._wandb_dir = wandb_dir
         self.directory: Path | None = Path(run.dir).parent
         self._witness = None if outbox is None else Witness(self.directory)
         self._doubted = False
@@ -101,7 +105,7 @@ class WandbSession:
             notes,
             history=self._history,
             starting_step=starting_step,
-            wandb_dir=self._wandb_dir,
+            wandb_dir=wandb_dir,
         )
 
     def settle(self, segments: Sequence[Path], pending: Sequence[Path]) -> list[Path]:
@@ -292,7 +296,7 @@ class WandbSession:
     def finish(self, *, exit_code: int, preempting: bool) -> None:
         """Finish the W&B run. See `Session.finish`."""
         assert self._run is not None
-        self._standing.end_segment()
+        self._standing.end()
         self._post_the_rest()
         try:
             if self._summary:
@@ -333,11 +337,25 @@ class WandbSession:
                     f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
                     "deliver again when it has ended"
                 )
-            return proof
+            return "; ".join((proof, *self._files_told(self._history.pages, timeout_s)))
         if standing.last_step < 0 and not artifacts:
             return "no rows"
         assert self.directory is not None
         return prove_file(self.directory, standing, artifacts=artifacts, timeout_s=timeout_s)
+
+    def _files_told(self, pages: Pages, timeout_s: float) -> list[str]:
+        """Return in words which files of media are on the server; say which are not.
+
+        What shows nothing holds up no rows: a server may refuse a file for ever.
+        """
+        sent = self._exhibits.sent
+        absent = self._exhibits.absent(pages, timeout_s) if sent else None
+        if absent is None:
+            return []
+        if absent:
+            names = f"{', '.join(absent[:_MOST_NAMED])}{', ...' if absent[_MOST_NAMED:] else ''}"
+            self._place.leave_out(f"{len(absent):,} of {len(sent):,} files of media ({names})")
+        return [f"{len(sent) - len(absent):,} of {len(sent):,} files of media are there"]
 
     def _note_proof(self) -> list[str]:
         """Note that all is proven; return in words what of that could not be noted."""
@@ -347,7 +365,8 @@ class WandbSession:
                 # It may grow, or be replayed for an artifact: new rows come behind all others.
                 notes.segment(path.name).base_step = None
             opened = [] if notes.open_directory is None else [notes.open_directory]
-            for name in (*notes.offline_directories, *opened):  # one is a dead process's, maybe
+            local = [*notes.offline_directories, *opened]  # one is a dead process's, maybe
+            for name in local if self._place.folder is None else ():  # it is written, else
                 if (why := mark_synced(self._wandb_dir / name)) is not None:
                     unmarked.append(why)
         elif notes.open_directory is not None:

@@ -114,6 +114,7 @@ class Standing:
         self._segment = ""
         self._number = 0
         self._seen: dict[str, int] = {}  # rows of segments that were looked at, where steps tell
+        self._ends: dict[Path, int] = {}  # rows of segments that were handed over; more may come
         self._compared: Sequence[Path] = ()
         self._whole = False  # whether `_compared` counts from its first rows, arrived or not
         self.pending: Sequence[Path] = ()
@@ -224,7 +225,7 @@ class Standing:
             online = self._history is not None and not self._whole
             return self._ledger.segment(path.name).arrived if online else 0
 
-        return self.watched(numbered_rows(self._compared, first))
+        return self.watched(numbered_rows(self._compared, first, self._ends.get))
 
     def watched(self, read: Iterable[T]) -> Iterator[T]:
         """Yield what is read, each of which is progress."""
@@ -359,6 +360,11 @@ class Standing:
         for name in row.values.keys() - values.keys():
             why = "W&B keeps this name to itself" if name in RESERVED else "its name is too long"
             refused.setdefault(name[:80], f"from step {row.step} on: {why}")
+
+    def end(self) -> None:
+        """Let nothing count any more that was not handed over by now."""
+        self.end_segment()
+        self._ends = {path: self._ledger.segment(path.name).rows for path in self.pending}
 
     @property
     def last_step(self) -> int:
