@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,6 @@ from support.slurm_cluster import free_ports
 
 from fasttrack import ExperimentTracker
 from fasttrack.journal.entries import Finish
-from fasttrack.journal.rows import Row
 from fasttrack.testing import memory_tracker
 
 pytestmark = [
@@ -26,36 +27,69 @@ pytestmark = [
 ]
 
 # Trains in fp16 with a loss scale that is too large at first, saves after four steps, and is killed
-# there; the second time it goes on from there, to the seventh step, and raises.
+# there; the second time it goes on from there, to the seventh step, and raises. Before that it
+# trains with a pipeline engine, of one stage, and tells what arrived.
 _SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys
 import deepspeed, deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.pipe import PipelineModule
 from support.runs import make_tracker
 from support.trackers import journal_only
 from fasttrack.integrations.deepspeed import log_monitor
+from fasttrack.testing import memory_tracker
+
+
+def settings(job_name, **more):
+    return {
+        "train_micro_batch_size_per_gpu": 4,
+        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
+        "csv_monitor": {"enabled": True, "output_path": "csv", "job_name": job_name},
+        **more,
+    }
+
+
+def points():
+    while True:
+        x = torch.randn(4, 8)
+        yield x, x.sum(1, keepdim=True)
+
+
+def train_a_pipeline():
+    layers = [torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)]
+    model = PipelineModule(layers, num_stages=1, loss_fn=torch.nn.functional.mse_loss)
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=list(model.parameters()), config=settings("pipeline")
+    )
+    with memory_tracker() as tracker:
+        log_monitor(engine, tracker)
+        for _ in range(3):
+            engine.train_batch(points())
+        engine.eval_batch(points())
+    print(json.dumps([row.values for row in tracker.rows]))
+
 
 how = sys.argv[1]
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be compiled
 get_accelerator().is_fp16_supported = lambda: True  # not every CPU has instructions for it
 deepspeed.init_distributed(dist_backend="gloo")
 torch.manual_seed(0)
+if how == "resumed":
+    train_a_pipeline()
 model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
 engine, optimizer, _, _ = deepspeed.initialize(
     model=model,
     model_parameters=model.parameters(),
-    config={
-        "train_micro_batch_size_per_gpu": 4,
-        "optimizer": {"type": "AdamW", "params": {"lr": 0.01, "torch_adam": True}},
-        "scheduler": {
+    config=settings(
+        how,
+        scheduler={
             "type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": 9}
         },
-        "fp16": {"enabled": True, "initial_scale_power": 18, "hysteresis": 1},
-        "zero_optimization": {"stage": 1},
-        "wall_clock_breakdown": True,
-        "csv_monitor": {"enabled": True, "output_path": "csv", "job_name": how},
-    },
+        fp16={"enabled": True, "initial_scale_power": 18, "hysteresis": 1},
+        zero_optimization={"stage": 1},
+        wall_clock_breakdown=True,
+    ),
 )
 path, client_state = engine.load_checkpoint("checkpoints")
 resume_id = client_state["wandb_run_id"] if path is not None else None
@@ -80,13 +114,12 @@ with make_tracker(resume_id=resume_id, options=journal_only()) as tracker:
 """
 
 
-def train(how: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """Run the script as the one rank of a world; return its exit code and what it said."""
+def train(how: str, monkeypatch: pytest.MonkeyPatch) -> CompletedProcess[str]:
+    """Run the script as the one rank of a world."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in {**alone, "MASTER_PORT": str(free_ports(1)[0])}.items():
         monkeypatch.setenv(name, value)
-    result = run_script(_SCRIPT, how, check=False, warnings="default")
-    return result.returncode, result.stderr
+    return run_script(_SCRIPT, how, check=False, warnings="default")
 
 
 def told_to_csv(directory: Path) -> dict[str, list[tuple[int, str]]]:
@@ -98,13 +131,13 @@ def told_to_csv(directory: Path) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-def told_to_us(rows: list[Row]) -> dict[str, list[tuple[int, float]]]:
-    """Return the same of the run's rows."""
+def told_to_us(rows: list[dict[str, float]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the same of a run's rows."""
     found: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        for name, value in row.values.items():
+        for name, value in row.items():
             if name.startswith(("Train/", "Eval/")) and not name.endswith("/x"):
-                x = row.values.get(f"{name}/x", row.values.get("train/samples"))
+                x = row.get(f"{name}/x", row.get("train/samples"))
                 assert x is not None
                 found.setdefault(name.replace("/", "_"), []).append((int(x), value))
     return found
@@ -114,19 +147,19 @@ def test_events_are_in_the_run_as_in_deepspeeds_own_files_through_kill_and_resum
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after a save, and resumed: one run, nothing lost, nothing twice; then it raises."""
-    code, said = train("killed", monkeypatch)
-    assert code == -9, said
+    killed = train("killed", monkeypatch)
+    assert killed.returncode == -9, killed.stderr
     (run,) = (tmp_path / "wandb" / "fasttrack").glob("[!.]*")
     before = read_rows(run)
-    code, said = train("resumed", monkeypatch)
-    assert code == 1, said
-    assert "no more data" in said
+    resumed = train("resumed", monkeypatch)
+    assert resumed.returncode == 1, resumed.stderr
+    assert "no more data" in resumed.stderr
 
     rows = read_rows(run)
     assert len(read_headers(run)) == 2
     assert [ending.exit_code for ending in read_entries(run, Finish)] == [1]
     for how, part in (("killed", before), ("resumed", rows[len(before) :])):
-        theirs, ours = told_to_csv(tmp_path / "csv" / how), told_to_us(part)
+        theirs, ours = told_to_csv(tmp_path / "csv" / how), told_to_us([row.values for row in part])
         assert theirs.keys() == ours.keys()
         assert {"Train_Samples_lr", "Train_Samples_loss_scale"} < theirs.keys()
         for name, events in theirs.items():
@@ -140,6 +173,13 @@ def test_events_are_in_the_run_as_in_deepspeeds_own_files_through_kill_and_resum
     told = {row.step: row.values["Eval/loss"] for row in rows if "Eval/loss" in row.values}
     assert math.isnan(told.pop(3))
     assert told == {step: loss for step, loss in losses.items() if step != 3}
+
+    (pipeline,) = [line for line in resumed.stdout.splitlines() if line.startswith('[{"Train')]
+    ours = told_to_us(json.loads(pipeline))
+    theirs = told_to_csv(tmp_path / "csv" / "pipeline")
+    assert {"Train_Samples_train_loss", "Train_Samples_eval_loss"} < theirs.keys() == ours.keys()
+    for name, events in theirs.items():
+        assert ours[name] == [(x, float(value)) for x, value in events], name
 
 
 def log_monitor(engine: Any, tracker: ExperimentTracker) -> None:

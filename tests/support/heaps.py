@@ -26,6 +26,7 @@ from trackio import utils
 from trackio.sqlite_storage import SQLiteStorage
 
 from fasttrack.artifacts.staging import stage
+from fasttrack.delivery.backends.mlflow.client import make_database
 from fasttrack.delivery.contents import canonical
 from fasttrack.delivery.events import Done
 from fasttrack.delivery.run_delivery import RunDelivery
@@ -103,7 +104,7 @@ class Heap:
 def _empty_database() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mlflow.db")
-        MlflowClient(f"sqlite:///{path}")
+        make_database(path)
         return path.read_bytes()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from support.journals import finish, row, write_attempt
 from support.runs import (
     HANG_GUARD_S,
     delivery_pid,
@@ -89,6 +90,26 @@ def test_offline_run_arrives_whole_and_once(server: WandbServer, run: Path) -> N
         ["4 rows read back from the server"],
     )
     assert listed["url"].startswith(server.url)
+
+
+def test_a_run_for_the_journal_only_is_delivered_where_it_is_told(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """From then on that is one of its destinations."""
+    rows = [row(seq, seq, loss=float(seq)) for seq in range(5)]
+    segment = write_attempt(tmp_path, "ab12", *rows, finish(), backends=())
+    first = sync("--to", "wandb", "--to", "tensorboard", "ab12")
+    second = sync("ab12", "--json")
+    (done,) = json.loads(second.stdout)
+
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert [metrics(found) for found in server.runs["ab12"].history] == [
+        {"loss": float(seq)} for seq in range(5)
+    ]
+    assert len(list((tmp_path / "tensorboard" / "ab12").iterdir())) == 1
+    assert (second.exit_code, done["already"]) == (0, True)
+    assert sorted(done["backends"]) == ["tensorboard", "wandb"]
+    assert done["directory"] == str(segment.parent)
 
 
 def test_copied_run_waits_for_the_server_to_be_back(

@@ -199,6 +199,27 @@ def test_a_run_is_switched_off_and_on(browser: Browser, report: Path) -> None:
     page.close()
 
 
+def test_the_line_of_a_resumed_run_begins_anew(browser: Browser, tmp_path: Path) -> None:
+    """Nothing is drawn between the end of an attempt and a step further back."""
+    from fasttrack.views.web.page import write_report
+
+    for first, value in ((0, 1.0), (50, 3.0)):
+        attempt = [Row(i, first + i, 1.7e9 + i, {"loss/total": value}) for i in range(100)]
+        write_attempt(tmp_path, "first", *attempt, finish())
+    write_report(find_runs(["first"], tmp_path), tmp_path / "report.html")
+    page = opened(browser, page_url(tmp_path / "report.html"))
+    wait_for_pixels(page, COLORS["first"], there=True)
+    left, top, right, bottom = panel(page)
+    height = bottom - top
+    between = (left, top + 0.2 * height, right, top + 0.6 * height)
+
+    assert count(page.picture(), COLORS["first"], between) == 0
+    choose(page, "smoothing", "0")
+    page.wait_for("document.getElementById('smoothed').textContent === 'off'")
+    assert count(page.picture(), COLORS["first"], between) == 0
+    page.close()
+
+
 def test_a_drag_zooms_all_charts_and_a_double_click_shows_all_again(
     browser: Browser, report: Path
 ) -> None:

@@ -1,8 +1,8 @@
 """Keep numpy out of the delivery process, and let it in for clients that do not work without.
 
-wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs, and pandas, which
-does not work without, for the first value that is an object. TensorBoard, MLflow and trackio cannot
-be imported without numpy.
+wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs, and pandas,
+which does not work without, for the first value that is an object. TensorBoard, MLflow and trackio
+cannot be imported without numpy.
 """
 
 from __future__ import annotations

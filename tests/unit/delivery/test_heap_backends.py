@@ -20,6 +20,7 @@ from fasttrack.delivery.verification import recheck, verify
 from fasttrack.delivery.watchdog import Watchdog
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.entries import Config
+from fasttrack.journal.media import MediaRow, encode_media
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import cursor_path
 
@@ -117,6 +118,18 @@ def test_a_run_without_rows_is_delivered(tmp_path: Path, heap: Heap) -> None:
 
     done = deliver_here(segment.parent)[heap.backend]
     assert (done.delivered, done.proof) == (True, "no rows")
+
+
+def test_media_are_left_out_and_said(tmp_path: Path, heap: Heap) -> None:
+    """They hold up nothing, and take no row's place."""
+    picture = MediaRow(1, 1, 1e9, name="sample", type="text", files=("0" * 20 + ".txt",))
+    segment = heap.record(tmp_path, row(0, 0, loss=1.0))
+    with segment.open("ab") as file:
+        file.write(encode_media(picture))
+    append(segment, row(2, 2, loss=2.0), finish())
+
+    assert deliver_here(segment.parent)[heap.backend].delivered
+    assert heap.values_of_the_run() == {(0, "loss", 1.0): 1, (2, "loss", 2.0): 1}
 
 
 # --- again, and again ---------------------------------------------------------------------------

@@ -77,9 +77,10 @@ class MlflowBackend:
             raise BackendUnavailableError(why, final=True)
         client = self._import("client")
         session = self._import("session")
-        if store.database is not None:
-            _make_folder(store.database.parent)
         try:
+            if store.database is not None and not store.is_there:
+                store.database.parent.mkdir(parents=True, exist_ok=True)
+                client.make_database(store.database)
             opened: MlflowSession = session.open_session(
                 client.Client(store.uri), store, header, self._place
             )
@@ -144,10 +145,3 @@ class MlflowBackend:
 
 def _nothing(place: str, segments: Sequence[Path]) -> Holding:
     return Holding(place=place, segments=tuple(segments), rows=lambda: ())
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BackendUnavailableError(f"{folder} cannot be made ({error.strerror})") from error

@@ -12,6 +12,8 @@ What is worked around here, each seen with MLflow 3.17:
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow.entities import Metric, Param, RunStatus, RunTag
@@ -224,6 +226,25 @@ class Client:
         """Remove the artifacts at and below `path`."""
         run = self._client.get_run(mlflow_id)
         get_artifact_repository(run.info.artifact_uri).delete_artifacts(path)
+
+
+def make_database(path: Path) -> None:
+    """Make a database of MLflow's at `path`, whole or not at all; blocks for seconds.
+
+    A kill in the middle of its dozens of migrations would leave one that MLflow can neither use nor
+    mend, and so may two processes that make one at the same time: it is made under another name.
+
+    Raises:
+        Exception: one of `FAULTS`.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        made = MlflowClient(tracking_uri=f"sqlite:///{scratch}")
+        made._tracking_client.store.engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another run's is as good
+            os.link(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def batches(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
