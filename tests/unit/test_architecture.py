@@ -22,7 +22,7 @@ MODULES = {
 }
 BASE = {
     *("errors", "handler_errors", "latch", "notices", "opaque", "options", "redaction", "stats"),
-    "validation",
+    *("alerts.rules", "alerts.settings", "validation"),
 }
 # What the trainer may know of delivery: how it is started and ended, what it reports, the backends.
 BORDER = {
@@ -36,6 +36,7 @@ BORDER = {
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
+    "alerts": BASE | {"journal"},
     "copies": BASE | {"hotpath", "preemption"},
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
@@ -53,7 +54,7 @@ ALLOWED = {
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"journal", "artifacts.snapshot"},
+    "delivery": BASE | {"alerts", "journal", "artifacts.snapshot"},
     "runs": BASE | {"journal", "settings", "command", *BORDER},
     "views": BASE | {"runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
