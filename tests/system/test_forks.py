@@ -100,7 +100,7 @@ def run(how: type[Start], source: str, *arguments: str, warnings: str | None = "
     return Outcome(script.returncode, stdout, stderr)
 
 
-@pytest.mark.parametrize("warnings", ["error", "default", "ignore", None])
+@pytest.mark.parametrize("warnings", ["error", "default", None])
 def test_a_fork_finds_what_it_would_find_after_a_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warnings: str | None
 ) -> None:
