@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.snippets import Snippet
+
+# Images of Docker often forbid to write bytecode. Then each worker would rewrite the asserts of all
+# tests anew (8 s of CPU), and each of some hundred processes compile what it imports of fasttrack.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # With `-n`, a file is one worker's; those that take longest begin first, or the others would wait.
 _LONGEST = (

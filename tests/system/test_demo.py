@@ -187,7 +187,7 @@ def test_missing_extra_is_one_line_before_any_training(tmp_path: Path, missing: 
         main()
     """
 
-    result = run_script(source, missing, check=False)
+    result = run_script(source, missing, check=False, fresh=True)
 
     assert result.returncode == 1
     assert "pip install 'fasttrack[examples]'" in result.stderr
@@ -204,7 +204,7 @@ def test_example_without_its_extra_says_in_one_line_which_one(tmp_path: Path) ->
         runpy.run_path(sys.argv.pop(), run_name="__main__")
     """
 
-    result = run_script(source, str(ROOT / "examples" / "digits.py"), check=False)
+    result = run_script(source, str(ROOT / "examples" / "digits.py"), check=False, fresh=True)
 
     assert (result.returncode, result.stdout) == (1, "")
     assert "pip install 'fasttrack[examples]'" in result.stderr

@@ -402,7 +402,7 @@ def test_resume_with_deepspeed_goes_on_in_the_same_run(
     torch.distributed.destroy_process_group()
     """
     body = textwrap.indent(snippet.source(), " " * 8)
-    result = run_script(setup.rstrip(" ") + body + ending, warnings="default")
+    result = run_script(setup.rstrip(" ") + body + ending, warnings="default", fresh=True)
 
     (run_id,) = server.runs
     assert f"(None, '{run_id}') ('{run_id}', '{run_id}')" in result.stdout

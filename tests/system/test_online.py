@@ -339,6 +339,7 @@ def test_late_rows_carry_the_time_they_were_logged(server: WandbServer, tmp_path
         assert delivery.follow()
         """,
         str(directory),
+        fresh=True,
     )
 
     assert result.returncode == 0

@@ -366,7 +366,8 @@ def test_wandb_stays_out_of_training_and_torch_out_of_delivery(tmp_path: Path) -
             assert "libtorch" not in maps.read()
         tracker.finish()
         assert not [name for name in sys.modules if name.split(".")[0] == "wandb"]
-        """
+        """,
+        fresh=True,
     )
 
 

@@ -180,6 +180,7 @@ def test_pages_and_the_public_api_show_the_same(server: WandbServer, tmp_path: P
         """,
         "tester/vla-lego/same0001",
         warnings="default",
+        fresh=True,
     ).stdout.splitlines()[-1]
 
     last_step, same, some = json.loads(told)

@@ -6,16 +6,13 @@ import fcntl
 import json
 import math
 import shutil
-import subprocess
-import sys
-import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 from support.journals import change_header
-from support.runs import HANG_GUARD_S, make_tracker, run_dir, script_environment, wait_until
+from support.runs import HANG_GUARD_S, make_tracker, run_dir, start_script, wait_until
 
 from fasttrack import Options
 from fasttrack.cli.app import cli
@@ -53,12 +50,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_DIR", str(base))
         patch.setenv("HOME", str(base))
-        dying = [
-            subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(script)], env=script_environment()
-            )
-            for script in (CRASHES, IS_PREEMPTED)
-        ]
+        dying = [start_script(script, warnings=None) for script in (CRASHES, IS_PREEMPTED)]
         failed = make_tracker(resume_id="failed", options=SOON)
         failed.log_metrics({"loss": 1.0}, 0)
         failed.finish(exit_code=3)
@@ -69,7 +61,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         config = {"batch": {"size": 4}}
         with make_tracker(resume_id="finished", tags=None, config=config, options=SOON) as tracker:
             tracker.log_metrics({"eval/ok": True, "eval/loss": math.inf}, ROWS)
-        assert [process.wait(HANG_GUARD_S) for process in dying] == [9, -15]
+        for process, code in zip(dying, (9, -15), strict=True):
+            _, stderr = process.communicate(timeout=HANG_GUARD_S)
+            assert process.returncode == code, stderr
         wait_until(lambda: {find_delivery(run).word for run in list_runs()} == {"offline dir"})
         for run in list_runs():  # nothing may be written any more when the directory is copied
             with (run.directory / "courier.lock").open() as lock:

@@ -739,7 +739,7 @@ def test_no_planted_secret_is_in_any_file_of_a_run(
     work.mkdir()
     monkeypatch.setenv("WANDB_DIR", str(work))
 
-    result = run_script(TRAINING, "--api-key", PLANTED["argv"], "--lr", "0.1", delivery)
+    result = run_script(TRAINING, "--api-key", PLANTED["argv"], "--lr", "0.1", delivery, fresh=True)
 
     leaks = {place: files_with(secret.encode(), work) for place, secret in PLANTED.items()}
     assert {place: files for place, files in leaks.items() if files} == {}

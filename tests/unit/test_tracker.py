@@ -128,7 +128,8 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         heavy = {"torch", "numpy", "orjson", "yaml", "tenacity", "subprocess", "click", "rich"}
         print(sorted(heavy & set(sys.modules)))
         print(sorted(name.split(".")[1] for name in loaded - {"fasttrack.delivery"}))
-        """
+        """,
+        fresh=True,
     )
 
     heavy, ours = result.stdout.splitlines()

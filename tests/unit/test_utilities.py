@@ -232,7 +232,7 @@ def test_gpus_are_this_process_own_and_each_visible_one(
     monkeypatch.setenv("FAKE_NVML_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    lines = run_script(GPU_SCRIPT, str(library)).stdout.splitlines()
+    lines = run_script(GPU_SCRIPT, str(library), fresh=True).stdout.splitlines()
 
     both, second, none = map(json.loads, lines)
     rest = {"memory_used_gb": 1.0, "memory_peak_gb": 1.0, "temperature": 41.0, "power_w": 250.5}

@@ -94,7 +94,7 @@ def test_missing_matplotlib_is_one_line_that_names_the_extra(tmp_path: Path) -> 
             assert not {"torch", "wandb", "numpy"} & set(sys.modules)
     """
 
-    result = run_script(source, str(tmp_path), check=False)
+    result = run_script(source, str(tmp_path), check=False, fresh=True)
 
     assert result.returncode == 1
     assert "pip install 'fasttrack[examples]'" in result.stderr

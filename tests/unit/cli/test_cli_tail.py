@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 from support.journals import append, finish, write_attempt
-from support.runs import HANG_GUARD_S, make_tracker, run_dir, script_environment, wait_until
+from support.runs import (
+    HANG_GUARD_S,
+    make_tracker,
+    run_dir,
+    script_environment,
+    start_script,
+    wait_until,
+)
 
 from fasttrack import Options
 from fasttrack.cli.app import cli
@@ -161,10 +167,7 @@ def test_tail_follows_a_run_until_it_has_finished(segment: Path) -> None:
 
 def test_tail_follows_a_preempted_run_into_its_next_attempt(tmp_path: Path) -> None:
     """As Slurm requeues it: SIGTERM, a pause, and a new process that resumes the run."""
-    training = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(TRAINS_UNTIL_SIGTERM)],
-        env=script_environment(),
-    )
+    training = start_script(TRAINS_UNTIL_SIGTERM, warnings=None)
     directory = run_dir(tmp_path, "requeued")
     wait_until(
         lambda: bool(segments(directory)) and b'"row"' in segments(directory)[0].read_bytes()
@@ -175,7 +178,7 @@ def test_tail_follows_a_preempted_run_into_its_next_attempt(tmp_path: Path) -> N
         before = next_step(process)
         training.send_signal(signal.SIGTERM)
         said = process.stderr.readline()
-        training.wait(HANG_GUARD_S)
+        training.communicate(timeout=HANG_GUARD_S)
         with make_tracker(resume_id="requeued", options=Options(finish_timeout_s=1.0)) as tracker:
             tracker.log_metrics({"loss": 2.0}, 10_000_000)
         rest, errors = process.communicate(timeout=HANG_GUARD_S)

@@ -370,7 +370,8 @@ def test_neither_omegaconf_nor_pydantic_is_imported_for_it() -> None:
         from fasttrack.context.config import to_plain
         to_plain({"a": [object(), 1]})
         assert not {"omegaconf", "pydantic", "torch", "numpy"} & set(sys.modules)
-        """
+        """,
+        fresh=True,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.runs import run_script
 
 from fasttrack.context.distributed import get_rank, get_world_size, is_main_process
 
@@ -136,13 +136,12 @@ def test_log_rank_moves_the_main_process(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_initialised_process_group_wins_over_the_environment_while_it_lives(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real gloo group of one rank, in a process whose launcher says rank 5 of 6."""
-    environment = {**os.environ, "RANK": "5", "WORLD_SIZE": "6"}
-    command = [sys.executable, "-W", "error", "-c", _ONE_RANK_GROUP, str(tmp_path / "rendezvous")]
+    set_environment(monkeypatch, "RANK=5 WORLD_SIZE=6")
 
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    result = run_script(_ONE_RANK_GROUP, str(tmp_path / "rendezvous"))
 
     assert result.stdout.splitlines() == ["5 6 False", "0 1 True", "5 6 False"], result.stderr
 

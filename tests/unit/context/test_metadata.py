@@ -404,7 +404,7 @@ def test_gpus_and_driver_are_read_from_eight_threads_and_nvml_is_closed(
     (tmp_path / "state").write_text(f"count 2\n{broken}\n")
     monkeypatch.setenv("FAKE_NVML_STATE", str(tmp_path / "state"))
 
-    host = json.loads(run_script(NVML_SCRIPT, str(library)).stdout)
+    host = json.loads(run_script(NVML_SCRIPT, str(library), fresh=True).stdout)
 
     expected = ([], None) if broken else (["H0", "H1"], "580.65.06")
     assert (host["gpus"], host["driver"]) == expected

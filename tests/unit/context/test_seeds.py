@@ -142,5 +142,6 @@ def test_asking_loads_nothing() -> None:
         from fasttrack.context.seeds import describe_seeds
         assert describe_seeds()["torch"] is None
         assert not {"torch", "numpy"} & set(sys.modules)
-        """
+        """,
+        fresh=True,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from support.runs import HANG_GUARD_S, script_environment
+from support.runs import HANG_GUARD_S, start_script
 
 from fasttrack.context import shared_id
 from fasttrack.context.shared_id import SharedRunId
@@ -36,13 +35,7 @@ def run_ranks(tmp_path: Path, script: str) -> list[subprocess.CompletedProcess[s
     """Run `script` on two ranks; return what each printed."""
     source = _PREAMBLE + textwrap.dedent(script)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", source, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=script_environment(),
-        )
+        start_script(source, str(rank), str(tmp_path / "meeting"), warnings=None)
         for rank in range(2)
     ]
     done = []

@@ -117,7 +117,7 @@ def summary_of(directory: Path) -> dict[str, float]:
 
 def test_what_it_writes_is_what_run_log_writes(tmp_path: Path) -> None:
     """Same lines, same names, same numbers, and the same summary, in the file that is synced."""
-    run_script(BOTH_WAYS)
+    run_script(BOTH_WAYS, fresh=True)
 
     own, client = (
         directory

@@ -203,7 +203,7 @@ def test_a_client_with_other_insides_gets_its_rows_by_run_log(how: str, tmp_path
     """A name is missing, or what it is sent means something else to wandb-core: all arrive."""
     rows = [Row(seq, seq, 1e9, {"loss": seq / 7}) for seq in range(300)]
     segment = write_attempt(tmp_path, "other001", *rows)
-    result = run_script(ALTERED, how, str(segment), warnings="default")
+    result = run_script(ALTERED, how, str(segment), warnings="default", fresh=True)
 
     troubles, delivered = result.stdout.split()[-2:]
     assert (int(troubles), delivered) == (int(how.startswith("another")), "True")

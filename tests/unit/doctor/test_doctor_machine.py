@@ -45,7 +45,8 @@ def look_for_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **state: Any)
         import dataclasses, json
         from fasttrack.doctor.machine import check_gpu
         print(json.dumps(dataclasses.asdict(*check_gpu())))
-        """
+        """,
+        fresh=True,
     )
     return Check(**json.loads(result.stdout))
 
@@ -100,7 +101,8 @@ def test_missing_nvml_package_is_a_note_that_pip_fixes() -> None:
         from fasttrack.doctor.machine import check_gpu
         sys.modules["pynvml"] = None
         print(json.dumps(dataclasses.asdict(*check_gpu())))
-        """
+        """,
+        fresh=True,
     )
     found = Check(**json.loads(result.stdout))
 

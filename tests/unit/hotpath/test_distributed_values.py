@@ -6,12 +6,10 @@ A collective that rank 0 alone began would hang, and fail the test by its guard.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import start_script
 
 HANG_GUARD_S = 240.0
 
@@ -98,26 +96,15 @@ dist.destroy_process_group()
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What rank 0 of two got."""
     store = tmp_path_factory.mktemp("store") / "store"
-    errors = [Path(f"{store}-{rank}.err") for rank in range(2)]
-    ranks = []
-    for rank in range(2):
-        with errors[rank].open("w") as stderr:
-            ranks.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", RANK, str(rank), str(store)],
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    text=True,
-                )
-            )
+    ranks = [start_script(RANK, str(rank), str(store), warnings=None) for rank in range(2)]
     try:
-        outputs = [process.communicate(timeout=HANG_GUARD_S)[0] for process in ranks]
+        told = [process.communicate(timeout=HANG_GUARD_S) for process in ranks]
     finally:
         for process in ranks:
             process.kill()
             process.wait()
-    assert outputs[0], "".join(error.read_text() for error in errors)
-    result: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
+    assert told[0][0], "".join(errors for _, errors in told)
+    result: dict[str, Any] = json.loads(told[0][0].splitlines()[-1])
     return result
 
 

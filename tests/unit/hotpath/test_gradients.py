@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import math
-import subprocess
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.runs import run_script
 
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.deepspeed import deepspeed_loss_scale
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GIB = 2**30
-HANG_GUARD_S = 120.0
 
 
 class Heard:
@@ -683,14 +682,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def sharded() -> dict[str, Any]:
     """What came of real one-rank models of every kind, made in a process of their own."""
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        capture_output=True,
-        text=True,
-        timeout=HANG_GUARD_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_script(SHARDED, warnings=None)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -75,6 +75,7 @@ def test_no_call_of_the_training_loop_makes_a_system_call(monkeypatch: pytest.Mo
         os._exit(any(tracker.stats().rows_written != 2000 for tracker in trackers))
         """,
         check=False,
+        fresh=True,
     )
 
     assert (result.returncode, result.stderr) == (0, "")
@@ -139,7 +140,8 @@ def test_training_never_imports_wandb_nor_what_wandb_needs() -> None:
             tracker.log_config({"lr": 0.1})
         assert tracker.stats().rows_delivered == 20
         print(json.dumps(sorted(sys.modules)))
-        """
+        """,
+        fresh=True,
     )
 
     loaded = {name.partition(".")[0] for name in json.loads(result.stdout)}
@@ -188,6 +190,7 @@ def test_a_logged_step_allocates_the_same_for_ever_and_keeps_nothing() -> None:
                 waiting.append(blocks())
         print(json.dumps([waiting, kept]))
         """,
+        fresh=True,
     )
 
     waiting, kept = json.loads(result.stdout)

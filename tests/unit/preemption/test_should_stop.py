@@ -6,9 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import timeit
 from collections.abc import Iterator
@@ -17,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.interrupts import interrupt
-from support.runs import HANG_GUARD_S, run_script, script_environment, start_script, wait_until
+from support.runs import HANG_GUARD_S, run_script, start_script, wait_until
 from support.trackers import Trackers, journal_only
 
 from fasttrack import ConfigurationError, Options
@@ -348,14 +345,7 @@ def test_ranks_of_a_process_group_stop_after_the_same_step(asked: int) -> None:
 
     (port,) = free_ports(1)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(_RANKS), str(rank), str(port), str(asked)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=script_environment(),
-        )
-        for rank in range(3)
+        start_script(_RANKS, str(rank), str(port), str(asked), warnings=None) for rank in range(3)
     ]
     told = []
     for rank in ranks:

@@ -7,15 +7,11 @@ launches is done only when all calls have returned, and what is read too early i
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import run_script
 
-HANG_GUARD_S = 240.0
 STEPS = 20
 SIZE = 64
 
@@ -100,15 +96,7 @@ os._exit(0)  # autograd's thread must not outlive the interpreter
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
     """What came of every scenario."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        capture_output=True,
-        text=True,
-        timeout=HANG_GUARD_S,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_script(SCRIPT, warnings=None)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 

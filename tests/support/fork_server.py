@@ -1,0 +1,113 @@
+"""A process that has imported what scripts import, and becomes any of them by a fork.
+
+`forks.py` starts it as `python -W error -c "exec(*...serve(3))"`, 3 being its socket. In the server
+`serve` never returns. In a fork it returns the script's code, for `exec` to run right where the
+interpreter runs what it was started with: exceptions, exit handlers, and the interpreter's end take
+their usual course. Of the server a script sees one frame, `File "<string>", line 1` in tracebacks.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+MOST_BYTES = 200_000
+"""The longest message; the kernel would take little more."""
+
+
+def serve(descriptor: int) -> tuple[CodeType, dict[str, Any]]:
+    """Fork for each script that is asked for, until the socket's other end is closed.
+
+    A message is either a script, with its three streams, or the id of a fork to wait for. The
+    answer is the fork's id, or its status as `os.waitpid` has it. A fork that has ended is left as
+    it is until its status is asked for, as a parent would: nobody else may get its id.
+
+    Returns:
+        In forks only: the script's code and the names of its `__main__`.
+    """
+    if os.fork():  # else it would be among the children that tests look for
+        os._exit(0)
+    before = dict(os.environ)
+    _import_all()
+    assert os.environ == before, "an import has changed the environment, which scripts would miss"
+    assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: not to fork"
+    gc.collect()
+    gc.freeze()
+    connection = socket.socket(fileno=descriptor)
+    while True:
+        message, streams, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
+        if not message:
+            os._exit(0)
+        asked = json.loads(message)
+        if not streams:
+            _, status = os.waitpid(asked, 0)
+            connection.send(str(status).encode())
+            continue
+        pid = os.fork()
+        if not pid:
+            connection.close()
+            return _become(asked, streams)
+        connection.send(str(pid).encode())
+        for stream in streams:
+            os.close(stream)
+
+
+def _import_all() -> None:
+    """Import what most scripts import; the more, the more of them would find what they may not."""
+    import support.trackers  # noqa: F401 - and with it torch, numpy and fasttrack
+
+
+def _become(script: dict[str, Any], streams: list[int]) -> tuple[CodeType, dict[str, Any]]:
+    """Make this process what a start would have made it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(script["directory"])
+    os.environ.clear()
+    os.environ.update(script["environment"])
+    sys.argv[1:] = script["arguments"]
+    sys.orig_argv[:] = script["command"]
+    _heed(script["warnings"])
+    _forget()
+    main = _new_main()
+    return compile(script["source"], "<string>", "exec", dont_inherit=True), vars(main)
+
+
+def _new_main() -> ModuleType:
+    """Return a `__main__` that is not among what `gc.freeze` has kept from being deleted."""
+    old, new = sys.modules["__main__"], ModuleType("__main__")
+    vars(new).update(vars(old))
+    new.__annotations__ = {}
+    sys.modules["__main__"] = new
+    return new
+
+
+def _heed(action: str | None) -> None:
+    """Do with warnings as `-W action` says, or as without it; the server was started by `error`."""
+    actions = [] if action is None else [action]
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    place = filters.index(("error", None, Warning, None, 0))
+    filters[place : place + 1] = [(each, None, Warning, None, 0) for each in actions]
+    sys.warnoptions[:] = actions
+    with warnings.catch_warnings():  # its end makes the change known
+        pass
+
+
+def _forget() -> None:
+    """Drop what imports have noted of the server, and what must not be alike in two scripts."""
+    import multiprocessing.process
+
+    import torch
+
+    multiprocessing.process.ORIGINAL_DIR = str(Path.cwd())  # type: ignore[attr-defined]
+    torch.default_generator.seed()
