@@ -22,6 +22,7 @@ from fasttrack.alerts.settings import COMMAND_VARIABLE, WEBHOOK_VARIABLE, resolv
 from fasttrack.delivery import stuck_trainer
 from fasttrack.delivery.alerting.alerts import AlertMeans
 from fasttrack.delivery.alerting.standing import Outlook, Standing
+from fasttrack.delivery.backends.numpy_door import keep_numpy_out
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.courtesy import NICENESS, Courtesy
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
@@ -68,8 +69,7 @@ class Reporter:
 
 def _settle(trainer_pid: int | None) -> None:
     """Become a process that no signal to the job ends and that training does not feel."""
-    # wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs.
-    sys.modules["numpy"] = None  # type: ignore[assignment]
+    keep_numpy_out()
     os.umask(0o077)  # W&B's own files hold every row, the configuration and the console
     if trainer_pid is None:
         return

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from support.browser import needs_browser, page_url, running_browser
 from support.journals import Line, append, finish, write_attempt
-from support.runs import make_tracker
+from support.runs import make_tracker, run_dir
 from support.trackers import journal_only
 
 import fasttrack
+from fasttrack.journal.alerts import Alert, save_alerts
 from fasttrack.journal.entries import Console
 from fasttrack.journal.rows import Row
+from fasttrack.journal.run_directory import alerts_path
 from fasttrack.runs import find_runs
 
 if TYPE_CHECKING:
@@ -77,6 +79,10 @@ def write_runs(base: Path) -> None:
     write_attempt(
         base, "first", *rows(500, height=2.0, bad=(250, 251)), printed, finish(), name=EVIL
     )
+    alert = Alert(
+        time_s=5.0, level="ERROR", title=EVIL, text="is NaN", kind="non_finite", key="a", step=250
+    )
+    save_alerts(alerts_path(run_dir(base, "first")), [alert])
     config = {"lr": 0.2, EVIL: EVIL}
     write_attempt(base, "second", *rows(500, height=4.0), finish(), name="second", config=config)
 
@@ -162,7 +168,7 @@ def test_what_runs_say_is_text(browser: Browser, report: Path) -> None:
     for tab, element, said in (
         ("configuration", "#configuration", EVIL),
         ("console", "#console pre", f"{EVIL}\nthe end\n"),
-        ("alerts", "#alerts", "No alerts."),
+        ("alerts", "#alerts", f"ERROR{EVIL}is NaNstep 250"),
     ):
         page.click(f"[data-tab={tab}]")
         assert said in page.evaluate(f"document.querySelector('{element}').textContent")

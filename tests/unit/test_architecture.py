@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from support.runs import make_tracker, run_dir
 from support.wandb_server import WandbServer
 
@@ -288,6 +289,7 @@ def test_delivering_a_run_loads_neither_torch_nor_numpy(
     with make_tracker() as tracker:
         tracker.log_metrics({"a": 0.5, "b": 1}, 0)
         tracker.log_config({"lr": 0.1})
+        tracker.log_media("picture", torch.zeros(3, 4, 4))  # an object, where rows have numbers
     directory = run_dir(tmp_path, tracker.get_run_id())
 
     loaded = loaded_for_real(
@@ -296,7 +298,7 @@ def test_delivering_a_run_loads_neither_torch_nor_numpy(
         "assert main() == 0"
     )
 
-    assert {name for name in loaded if name.startswith(("torch", "numpy."))} == set()
+    assert {name for name in loaded if name.startswith(("torch", "numpy.", "pandas."))} == set()
     assert "wandb" in loaded
 
 

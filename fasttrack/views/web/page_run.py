@@ -16,11 +16,11 @@ from fasttrack.journal.lines import read_rare
 from fasttrack.journal.reader import count_rows
 from fasttrack.journal.rows import Row, spell_non_finite
 from fasttrack.journal.run_directory import attempt
+from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.local import LocalRun, readable
 from fasttrack.runs.status import find_status
 from fasttrack.views.curves import Points, columns_pay, read_points, reading_threads
 from fasttrack.views.report import flatten
-from fasttrack.views.web.alerts import read_alerts
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
 from fasttrack.views.web.media import read_media
@@ -177,10 +177,15 @@ class PageRun:
             "config": _spelled(config),
             "metadata": _spelled(metadata),
             "console": last_lines("".join(printed)),
-            "alerts": [alert.as_json() for alert in read_alerts(run.directory)],
+            "alerts": [_alert(alert) for alert in read_alerts(run.directory)],
             "bad_lines": read.bad_lines,
             **({"media": read_media(run.directory, self._pages)} if self._with_media else {}),
         }
+
+
+def _alert(alert: RunAlert) -> dict[str, object]:
+    time_s, level, title, text, *_ = alert
+    return {"time_s": time_s, "level": level, "title": title, "text": text, "step": alert.step}
 
 
 def _rows_until(run: LocalRun, newest: tuple[int, int]) -> int:
