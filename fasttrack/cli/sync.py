@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from fasttrack.cli.shared import (
     dir_option,
@@ -93,6 +94,8 @@ def sync(
         if as_json or to:
             raise click.UsageError("--watch has no --to and no --json", context)
         return watch_runs(texts, base, jobs)
+    if context.get_parameter_source("jobs") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--jobs is for --watch", context)
     if not (everything or texts):
         raise click.UsageError("name the runs, or pass --all", context)
     if everything:

@@ -142,7 +142,11 @@ class Watch:
         """Look once at all runs, and begin what is due."""
         self.collect()
         now_s = self.clock()
-        for directory in self._directories():
+        directories = self._directories()
+        for gone in self.runs.keys() - set(directories):
+            if self.runs[gone].under_way is None:  # deleted, or moved away
+                del self.runs[gone]
+        for directory in directories:
             watched = self.runs.get(directory)
             if watched is None:
                 if not segments(directory):

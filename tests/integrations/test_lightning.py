@@ -8,7 +8,6 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def _journal_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _journal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTTRACK_BACKENDS", "none")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)  # Lightning ignores it after the first
 
 
 def make_logger(**arguments: Any) -> FasttrackLogger:
@@ -150,6 +146,7 @@ def test_training_that_raises_has_ended_its_run_as_failed_when_it_has_raised(
     module.at_step, module.instead = 5, error
     with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else type(error)):
         trainer.fit(module, batches())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run, first = only_run(tmp_path), logger.run.tracker
     ended = exit_codes(run)
     trainer.test(module, batches())
@@ -167,14 +164,15 @@ def test_training_that_raises_has_ended_its_run_as_failed_when_it_has_raised(
 
 
 def test_a_sigterm_ends_the_run_as_preempted(tmp_path: Path) -> None:
-    """Lightning stops training at the end of the step, by an exception."""
+    """Lightning stops training at the end of the step, by an exception that exits with 0."""
     logger = make_logger()
     trainer = make_trainer(tmp_path, logger)
     module = TinyModule()
     module.at_step, module.instead = 5, lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         trainer.fit(module, batches())
 
+    assert stopped.value.code is None
     run = only_run(tmp_path)
     (ending,) = read_entries(run, Finish)
     assert (ending.exit_code, ending.preempting) == (143, True)

@@ -149,6 +149,7 @@ def test_ctrl_c_ends_what_is_under_way(server: WandbServer, tmp_path: Path) -> N
         (["--watch", "--json"], "--watch has no --to and no --json"),
         (["--watch", "--all", "ab12"], "name the runs, or pass --all"),
         (["--watch", "--jobs", "0"], "Invalid value for '--jobs': 0 is not in the range"),
+        (["--all", "--jobs", "2"], "--jobs is for --watch"),
         (["--watch", "nosuch"], "no run 'nosuch' in "),
     ],
 )

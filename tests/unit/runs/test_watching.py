@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,19 @@ def test_a_run_that_cannot_be_read_is_said_once_and_harms_no_other(
     desk.look(after_s=5)
     (said,) = desk.troubles
     assert said.startswith(f"{broken.parent} cannot be read: ")
+
+
+def test_a_run_that_is_deleted_is_forgotten(tmp_path: Path, desk: Desk) -> None:
+    """Also one that is sent just then, or waits to be tried again."""
+    kept, deleted = begin(tmp_path, "kept"), begin(tmp_path, "deleted")
+    desk.look()
+    shutil.rmtree(deleted.parent)
+    desk.look(after_s=1)
+    desk.reason = "it is gone"
+    desk.end("deleted")
+    desk.look(after_s=600)
+
+    assert [*desk.watch.runs] == [kept.parent]
 
 
 def test_the_end_breaks_off_what_is_under_way(tmp_path: Path) -> None:
