@@ -129,6 +129,7 @@ class Engine:
             self.notices,
             log_interval=settings.log_interval,
             wake=self._worker.wake,
+            open_pauses=self._worker.open_pauses,
         )
         self._worker.start()
         self._recorder = Recorder(
@@ -162,13 +163,14 @@ class Engine:
 
     def _start_delivery(self, segment: Path) -> Delivery:
         backends = self.settings.backends
-        if not backends:
+        alerts = self.settings.alerts
+        if not backends and not (alerts.given and alerts.any):
             return NoDelivery()
         if self.settings.options.delivery == "thread":
             from fasttrack.worker.delivery_thread import DeliveryThread  # few runs want its imports
 
             return DeliveryThread(
-                segment, backends, self.notices.warn, process_hooks.run_first_at_exit
+                segment, backends, self.notices.warn, process_hooks.run_first_at_exit, alerts
             )
         try:
             return DeliveryProcess(
@@ -177,6 +179,7 @@ class Engine:
                 self.notices.warn,
                 silence_s=2 * self.settings.options.hang_timeout_s,
                 lend_signals=process_hooks.SIGTERM.lend,
+                private=alerts.private(),
             )
         except OSError as error:
             raise FasttrackError(
@@ -379,6 +382,7 @@ def _make_header(settings: RunSettings) -> Header:
         upload_timeout_s=settings.options.upload_timeout_s,
         online_timeout_s=settings.options.online_timeout_s,
         hang_timeout_s=settings.options.hang_timeout_s,
+        alerts=settings.alerts.as_entry(),
         pid=trainer.pid,
         host=trainer.host,
         executable=trainer.executable,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from fasttrack.alerts.settings import check_alerts
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import check_names, require_choice, require_integer, require_number
 
@@ -121,8 +124,16 @@ class Options:
     `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
     times it must be. False: only what `tracker.pause()` marks."""
 
+    alerts: Mapping[str, Any] | Sequence[str] | str | bool | None = field(default=None, repr=False)
+    """What is worth an alert, and who is told (docs/alerts.md): a mapping with the keys
+    `non_finite`, `spike`, `crash`, `hung`, `stall`, `rules`, `to`, `webhook`, `command`; or items
+    such as "stall=600" and "eval/loss > 5"; False: none. What it leaves out is as
+    FASTTRACK_ALERTS says, then fasttrack.toml, then the defaults, which tell stderr only. All of it
+    happens in the delivery process."""
+
     def __post_init__(self) -> None:
         """Validate."""
+        check_alerts("Options.alerts", self.alerts)
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))

@@ -97,6 +97,7 @@ _FORMS = tuple(
 _SHORTEST = 8  # characters; what is shorter may be an ordinary word
 _SURE = 12  # characters from which letters alone are taken for a secret, too
 
+_kept: set[str] = set()  # what this process was told
 _known: dict[str, bool] = {}  # by name of an environment variable, of which there are few
 _MOST_KNOWN = 10_000
 
@@ -108,6 +109,12 @@ def looks_secret(name: str) -> bool:
     """
     snake = _JOINTS.sub("_", _WORD_STARTS.sub("_", name)).lower()
     return _SECRET.search(snake) is not None
+
+
+def keep_secret(value: str) -> None:
+    """Know from now on that `value` is a secret, wherever it stands."""
+    if len(value) >= _SHORTEST:
+        _kept.add(value)
 
 
 def redact(value: Any) -> Any:
@@ -243,7 +250,7 @@ def _hides(found: re.Match[str], name: str) -> bool:
 
 def _secrets() -> list[str]:
     """Return the values that are secrets here and now, as they may be spelled; longest first."""
-    found: set[str] = set()
+    found = set(_kept)
     for name in os.environ:  # its items() raises where another thread takes one out
         value = os.environ.get(name, "")
         if len(value) < _SHORTEST:

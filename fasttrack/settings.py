@@ -1,6 +1,7 @@
 """What a run's settings are: arguments, then the environment, then defaults, resolved once.
 
-The environment variables that W&B and fasttrack know are read here and nowhere else.
+The environment variables that W&B and fasttrack know are read here, those of alerts in their own
+settings, and nowhere else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.context.config import as_config, config_refusal, encodable, to_plain
 from fasttrack.context.distributed import get_world_size, is_main_process
 from fasttrack.delivery.backends.registry import BACKENDS, MEMORY, NONE, missing_package
@@ -28,6 +30,7 @@ from fasttrack.validation import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fasttrack.alerts.settings import AlertSettings
     from fasttrack.context.job_runs import JobRuns
 
 DEFAULT_PROJECT = "vla-lego"
@@ -75,6 +78,7 @@ class RunSettings:
     gpu_stats_interval: int
     backends: tuple[str, ...]
     """Names in the registry; empty: the journal only."""
+    alerts: AlertSettings
     console: bool
     """Whether what the program prints becomes the run's console log."""
     upload_models: bool
@@ -125,6 +129,7 @@ def resolve_settings(
     require_strings(name=name, entity=entity, group=group, notes=notes)
     given_id = None if resume_id == AUTO_ID else resume_id
     run_id = resolve_run_id(given_id, sweep_id)
+    backends = _resolve_backends_of(options, used=chosen_mode != "disabled")
     needs_tags = chosen_mode != "disabled" and (given_id is None or tags is not None)
     settings = RunSettings(
         records=chosen_mode != "disabled" and is_main_process(options.log_rank),
@@ -142,7 +147,8 @@ def resolve_settings(
         config=_resolve_config(config),
         log_interval=log_interval,
         gpu_stats_interval=gpu_stats_interval,
-        backends=_resolve_backends_of(options, used=chosen_mode != "disabled"),
+        backends=backends,
+        alerts=resolve_alerts(options.alerts, backends, options.flush_interval_s),
         console=resolve_console(options.console),
         upload_models=resolve_log_model(),
         base_dir=resolve_base_dir(options.directory),
@@ -150,13 +156,11 @@ def resolve_settings(
         began_s=time.time(),
         options=options,
     )
-    if settings.records:
-        from fasttrack.run_identity import identify, without_secrets  # other ranks need neither
+    if not settings.records:
+        return _presentable(replace(settings, config={}))
+    from fasttrack.run_identity import identify, without_secrets  # other ranks need neither
 
-        settings = identify(without_secrets(settings), resume_id)
-    else:
-        settings = replace(settings, config={})
-    return _presentable(settings)
+    return _presentable(identify(without_secrets(settings), resume_id))
 
 
 def _resolve_tags(

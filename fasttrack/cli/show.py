@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from fasttrack.runs.alerts import RunAlert
     from fasttrack.runs.status import DeliveryStatus
     from fasttrack.runs.summary import Summary
     from fasttrack.views.report import LoggedArtifact, Report
@@ -52,7 +53,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
-    files, size_bytes, step, time, delivery), segments (list: attempt, rows, server, offline; the
+    files, size_bytes, step, time, delivery), alerts (list: time, level, title, text, kind, step,
+    attempt, told), segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
     offline_directories, bad_lines, damage (the first of them), and metrics (name -> count,
     non_finite, last, min, max).
@@ -92,6 +94,7 @@ def _print(report: Report, command: str | None) -> None:
     _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))
+    _print_facts(console, "alerts", dict(map(_alert_fact, enumerate(report.alerts, 1))))
     _print_metrics(console, report.metrics)
 
 
@@ -118,6 +121,13 @@ def _artifact_fact(logged: LoggedArtifact) -> tuple[str, str]:
         f"{artifact.files} files, {artifact.size_bytes} bytes; "
         f"{logged.delivery or 'not delivered'}"
     )
+
+
+def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:
+    number, alert = numbered
+    told = ", ".join(f"{name}: {how}" for name, how in alert.told.items())
+    when = format_time(alert.time_s, "%Y-%m-%d %H:%M:%S")
+    return f"{number} {alert.level}", f"{when} {alert.text}" + (f" ({told})" if told else "")
 
 
 def _print_facts(console: Console, title: str, facts: Mapping[str, object]) -> None:

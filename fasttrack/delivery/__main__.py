@@ -14,10 +14,15 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrack.alerts.settings import COMMAND_VARIABLE, WEBHOOK_VARIABLE, resolve_means
 from fasttrack.delivery import stuck_trainer
+from fasttrack.delivery.alerting.alerts import AlertMeans
+from fasttrack.delivery.alerting.standing import Outlook, Standing
+from fasttrack.delivery.backends.numpy_door import keep_numpy_out
 from fasttrack.delivery.children import kill_children
 from fasttrack.delivery.courtesy import NICENESS, Courtesy
 from fasttrack.delivery.events import Beat, Done, Trouble, encode
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.events import Event
 
 _MOST_REPLACEMENTS = 3  # of a process that hung; then its trainer's supervisor decides
+_TERMINAL_S = 2.0  # that a line may take to be written there
 _COUNT = "--replaced"  # how often this process has been begun anew
 # Slurm signals every process of a job, a terminal its whole process group: delivery must outlive
 # the trainer to drain what it left.
@@ -63,8 +69,7 @@ class Reporter:
 
 def _settle(trainer_pid: int | None) -> None:
     """Become a process that no signal to the job ends and that training does not feel."""
-    # wandb takes numpy in if it is there, for 10 MiB and threads that nothing here needs.
-    sys.modules["numpy"] = None  # type: ignore[assignment]
+    keep_numpy_out()
     os.umask(0o077)  # W&B's own files hold every row, the configuration and the console
     if trainer_pid is None:
         return
@@ -110,6 +115,36 @@ class Replacement:
         os._exit(HUNG)
 
 
+def _alert_means(
+    trainer_pid: int | None, report_fd: int | None, stderr_fd: int | None
+) -> AlertMeans:
+    webhook, command = resolve_means()
+    for name in (WEBHOOK_VARIABLE, COMMAND_VARIABLE):  # clients and their helpers need not know
+        os.environ.pop(name, None)
+
+    def say(line: str) -> bool:
+        """Write to the trainer's stderr, on a thread: a terminal may be held by Ctrl-S."""
+        if stderr_fd is None:
+            return False
+        text = f"[ExperimentTracker] {line}\n".encode()
+        writing = threading.Thread(target=os.write, args=(stderr_fd, text), daemon=True)
+        writing.start()
+        writing.join(_TERMINAL_S)
+        return True
+
+    def let_go() -> None:
+        if stderr_fd is not None:
+            os.close(stderr_fd)
+
+    return AlertMeans(
+        webhook=webhook,
+        command=command,
+        look=Standing if trainer_pid is None else Outlook(trainer_pid, report_fd),
+        say_for_trainer=say,
+        let_go=let_go,
+    )
+
+
 def _without_count(arguments: list[str]) -> list[str]:
     place = arguments.index(_COUNT) if _COUNT in arguments else len(arguments)
     return arguments[:place] + arguments[place + 2 :]
@@ -129,6 +164,7 @@ def main() -> int:
     parser.add_argument("--trainer-pid", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--signals-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--stderr-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument(_COUNT, type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     found = segments(arguments.run) if arguments.run.is_dir() else [arguments.run]
@@ -157,6 +193,7 @@ def main() -> int:
             trainer_alive=trainer_alive,
             report=report,
             watchdog=watchdog,
+            alert_means=_alert_means(trainer_pid, arguments.report_fd, arguments.stderr_fd),
         )
     except ValueError as error:
         parser.error(str(error))

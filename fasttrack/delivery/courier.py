@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from fasttrack.delivery.alerting.handover import Handover
     from fasttrack.delivery.backends.base import Backend, Session
     from fasttrack.delivery.ending import EndingWatch
     from fasttrack.delivery.events import Event
@@ -52,6 +53,7 @@ class Courier:
         ending: EndingWatch,
         report: Callable[[Event], None],
         proven: Callable[[], None] = lambda: None,
+        handover: Handover | None = None,
     ) -> None:
         """Take charge of `segments`.
 
@@ -65,6 +67,7 @@ class Courier:
             ending: watches the last segment's trainer.
             report: told what happens.
             proven: called whenever a session has proven something.
+            handover: has the alerts that the destination is to be told of; None: of none.
         """
         self._name = name
         self._backend = backend
@@ -75,6 +78,7 @@ class Courier:
         self._ending = ending
         self._report = report
         self._proven = proven
+        self._handover = handover
         self._proofs = Proofs(ledger, segments)
         self._rows = 0
         self._reason: str | None = None
@@ -239,6 +243,7 @@ class Courier:
             ending=self._ending,
             upload_timeout_s=self._header.upload_timeout_s,
             report=self._report,
+            handover=self._handover,
         )
         try:
             replay.run(self._proofs, self._save)

@@ -130,6 +130,17 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """Something that whoever trains is told, of no backend."""
+
+    event: ClassVar[str] = "said"
+
+    key: str
+    """It is told once for each."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
     """Another process delivers the run."""
 
@@ -140,10 +151,11 @@ class Busy:
 
 
 Event: TypeAlias = (
-    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Beat | Busy"
+    "Online | Offline | Trouble | Progress | Upload | LeftOut | Done | StopAsked | Beat | Said"
+    " | Busy"
 )
 
-_KINDS = (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Beat, Busy)
+_KINDS = (Online, Offline, Trouble, Progress, Upload, LeftOut, Done, StopAsked, Beat, Said, Busy)
 _CLASSES = {cls.event: cls for cls in _KINDS}
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from fasttrack.delivery.alerting.handover import Handover
     from fasttrack.delivery.backends.base import Session
     from fasttrack.delivery.ending import EndingWatch
     from fasttrack.delivery.events import Event
@@ -56,6 +57,7 @@ class Replay:
         ending: EndingWatch,
         upload_timeout_s: float,
         report: Callable[[Event], None],
+        handover: Handover | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is handed over yet.
@@ -70,6 +72,7 @@ class Replay:
             ending: knows when the last segment's trainer leaves.
             upload_timeout_s: how long artifacts may take beyond the run's deadline.
             report: told what happens.
+            handover: has the alerts that the destination is to be told of; None: of none.
             clock: seconds, for the pace of reports.
         """
         self._backend = backend
@@ -81,6 +84,7 @@ class Replay:
         self._ending = ending
         self._upload_timeout_s = upload_timeout_s
         self._report = report
+        self._handover = handover if online else None  # offline they wait
         self._clock = clock
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
@@ -109,6 +113,8 @@ class Replay:
         run_dir = self._segments[-1].parent
         offline = not self._online
         uploads = Uploads(run_dir, self._backend, self._session, self._report)
+        if self._handover is not None:
+            self._handover.begin()
         with contextlib.closing(uploads):
             pending = proofs.pending(offline_will_do=offline)
             newest = self._segments[-1]
@@ -119,10 +125,14 @@ class Replay:
             for path in pending:
                 self._hand_over(path, uploads)
             self._wait_for(uploads)
+            if self._handover is not None:
+                self._handover.send_last(self._session)
             ending = self._ending.find_or_vanished()
             if isinstance(self._session, Describable) and (summary := self._shown.summary()):
                 self._session.summarize(summary)
             self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
+            if self._handover is not None:
+                self._handover.finished()
             proof = self._session.prove(artifacts=uploads.taken, timeout_s=_PROOF_S)
             for path in pending:
                 for name, why in self._ledger.segment(path.name).refused.items():
@@ -242,6 +252,8 @@ class Replay:
         if self._session.check() and not self._stop_asked:
             self._stop_asked = True
             self._report(StopAsked(backend=self._backend))
+        if self._handover is not None:
+            self._handover.send(self._session)
 
     def _report_progress(self, *, uploading: bool = False) -> None:
         now_s = self._clock()

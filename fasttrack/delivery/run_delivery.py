@@ -9,15 +9,16 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrack.delivery.alerting.alerts import Alerts
 from fasttrack.delivery.backends.base import Place
 from fasttrack.delivery.backends.registry import make_backend
 from fasttrack.delivery.courier import Courier
 from fasttrack.delivery.ending import EndingWatch
-from fasttrack.delivery.events import Busy, Done, LeftOut, Trouble
+from fasttrack.delivery.events import Busy, Done, LeftOut, Online, Trouble
 from fasttrack.delivery.guard import GuardedBackend
 from fasttrack.delivery.ledger import CursorFile, StagedFiles, take_over
 from fasttrack.delivery.run_lock import Patience, describe_holder, locked
@@ -38,6 +39,7 @@ from fasttrack.journal.trainer import trainer_runs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fasttrack.delivery.alerting.alerts import AlertMeans
     from fasttrack.delivery.backends.base import Backend
     from fasttrack.delivery.events import Event
     from fasttrack.delivery.run_lock import Lock
@@ -62,6 +64,7 @@ class RunDelivery:
         report: Callable[[Event], None],
         in_trainer: bool = False,
         watchdog: Watchdog | None = None,
+        alert_means: AlertMeans | None = None,
         make: Callable[[str, Place], Backend] = make_backend,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
@@ -74,6 +77,7 @@ class RunDelivery:
             report: told what happens.
             in_trainer: whether this is the training process.
             watchdog: watches the calls of backends; None: nothing does.
+            alert_means: what this process has for alerts; None: there are none.
             make: returns the backend of a name.
             clock: unix time in seconds.
             pause: waits, in seconds.
@@ -86,9 +90,11 @@ class RunDelivery:
         self._headers = headers_of(found, list(load_cursor(cursor_path(self._run_dir)).backends))
         self._segments = list(self._headers)
         self._trainer_alive = trainer_alive
-        self._report = report
+        self._report_to = report
+        self._url: str | None = None  # where a person looks at the run, once that is known
         self._in_trainer = in_trainer
         self._watchdog = Watchdog() if watchdog is None else watchdog
+        self._alert_means = alert_means
         self._make = make
         self._clock = clock
         self._pause = pause
@@ -208,23 +214,44 @@ class RunDelivery:
         # Read under the lock: another may have gone on.
         cursor = CursorFile(self._run_dir, meanwhile=self._meanwhile)
         staged = StagedFiles(self._run_dir, self._segments, cursor)
+        alerts = self._alerts()
         couriers = {}
         unknown = False
         for name, paths in self._destinations(cursor.saved()).items():
             try:
-                if (courier := self._courier(name, paths, cursor, staged)) is not None:
+                if (courier := self._courier(name, paths, cursor, staged, alerts)) is not None:
                     couriers[name] = courier
             except KeyError:
                 unknown = True
                 reason = f"this version of fasttrack knows no backend {name!r}"
                 self._report(Done(backend=name, delivered=False, reason=reason))
-        if len(couriers) < 2:
-            delivered = [task(courier) for courier in couriers.values()]
-        else:
-            delivered = self._side_by_side(task, couriers)
+        with nullcontext() if alerts is None else alerts.at_work():
+            if len(couriers) < 2:
+                delivered = [task(courier) for courier in couriers.values()]
+            else:
+                delivered = self._side_by_side(task, couriers)
         if to_the_end:  # by hand, elsewhere, a trainer may be staging files right now
             staged.remove_orphans()
         return all(delivered) and not unknown
+
+    def _report(self, event: Event) -> None:
+        if isinstance(event, Online) and event.url is not None:
+            self._url = event.url
+        self._report_to(event)
+
+    def _alerts(self) -> Alerts | None:
+        """Return what looks after the run's alerts; None where nothing does."""
+        if self._alert_means is None or self._meanwhile:  # then they are another process's
+            return None
+        return Alerts(
+            self._segments,
+            self._header(),
+            self._alert_means,
+            trainer_alive=None if self._by_hand else self._trainer_alive,
+            report=self._report,
+            url=lambda: self._url,
+            clock=self._clock,
+        )
 
     def _destinations(self, cursor: Cursor) -> dict[str, list[Path]]:
         """Return the segments that are for each backend now.
@@ -239,7 +266,12 @@ class RunDelivery:
         return {name: found[name] for name in self._only} if self._only else found
 
     def _courier(
-        self, name: str, paths: list[Path], cursor: CursorFile, staged: StagedFiles
+        self,
+        name: str,
+        paths: list[Path],
+        cursor: CursorFile,
+        staged: StagedFiles,
+        alerts: Alerts | None,
     ) -> Courier | None:
         ledger = cursor.ledger(name)
         whole = [known for path in paths if (known := self._headers[path])]
@@ -284,6 +316,7 @@ class RunDelivery:
             ending=ending,
             report=self._report,
             proven=(lambda: None) if self._meanwhile else staged.remove_settled,
+            handover=None if alerts is None else alerts.handover(name),
         )
 
     def _ending_of(

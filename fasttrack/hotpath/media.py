@@ -10,6 +10,8 @@ from threading import RLock
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fasttrack.errors import ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fasttrack.hotpath.media_values import Sources
     from fasttrack.hotpath.records import RawRecord
     from fasttrack.hotpath.ring import Ring
     from fasttrack.notices import Notices
 
+_ON_HOST = (np.ndarray, bytes)
 _MIB = 2**20
 _FEW = 8  # times what waits fits the budget, while nobody is woken for it
 _LONGEST_NAME = 200  # bytes; W&B's client makes a file name of it
@@ -77,6 +81,7 @@ class MediaIntake:
         self._budget = budget
         self._notices = notices
         self._wake = wake
+        self._read: Callable[[Any], Sources] | None = None  # once something came
 
     def take(self, name: Any, value: Any, step: int) -> None:
         """Do what `ExperimentTracker.log_media` says.
@@ -93,8 +98,9 @@ class MediaIntake:
         if job is None:
             return
         try:
-            devices = {part.device for part, _ in job.parts if hasattr(part, "is_cpu")}
-            events: tuple[torch.Event, ...] = mark_streams(devices)
+            events: tuple[torch.Event, ...] = ()
+            if devices := [part.device for part, _ in job.parts if type(part) not in _ON_HOST]:
+                events = mark_streams(set(devices))
             pushed = self._ring.push((step, time(), {}, None, None, None, events, job))
         except BaseException:
             self._budget.give_back(job.size_bytes)
@@ -108,10 +114,10 @@ class MediaIntake:
     def _check(self, name: Any, step: int) -> None:
         if not isinstance(name, str) or not name or name in _RESERVED:
             raise ValueRefusedError(f"{describe(name)} cannot name media; choose another name")
-        if len(name.encode(errors="replace")) > _LONGEST_NAME:
-            raise ValueRefusedError(f"a name of media has at most {_LONGEST_NAME} bytes")
-        if name != name.encode(errors="replace").decode():
+        if not name.isascii() and name != name.encode(errors="replace").decode():
             raise ValueRefusedError("its name is not UTF-8")
+        if len(name if name.isascii() else name.encode()) > _LONGEST_NAME:
+            raise ValueRefusedError(f"a name of media has at most {_LONGEST_NAME} bytes")
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
             raise ValueRefusedError(f"step {step} is too large for W&B")
 
@@ -121,10 +127,14 @@ class MediaIntake:
         Raises:
             ValueRefusedError: it cannot be logged.
         """
-        from fasttrack.hotpath.media_values import read  # few runs need it
+        if self._read is None:
+            from fasttrack.hotpath.media_values import read  # few runs need it
 
-        sources = read(value)
-        size_bytes = sum(part.size_bytes for part in sources.parts)
+            self._read = read
+        kind, sources, about = self._read(value)
+        size_bytes = 0
+        for source in sources:
+            size_bytes += source.size_bytes
         if not self._budget.try_take(size_bytes):
             waiting, limit = self._budget.waiting_bytes, self._budget.limit_bytes
             why = (
@@ -134,10 +144,10 @@ class MediaIntake:
             self._notices.lose("media_dropped", name, why, result="dropped")
             return None
         try:
-            parts = tuple([(part.copy(), part.extension) for part in sources.parts])
+            parts = tuple([(source.copy(), source.extension) for source in sources])
         except Exception as error:
             self._budget.give_back(size_bytes)
             if isinstance(error, (MemoryError, RuntimeError)) and not is_handlers(error):
                 raise ValueRefusedError(f"no copy could be made of it ({error})") from error
             raise
-        return MediaJob(name, sources.type, parts, dict(sources.about), size_bytes)
+        return MediaJob(name, kind, parts, about, size_bytes)

@@ -31,7 +31,7 @@ from fasttrack.media.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 _NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 _CHANNELS = (1, 3, 4)
@@ -81,7 +81,7 @@ class Sources(NamedTuple):
 
     type: str
     parts: tuple[Source, ...]
-    about: Mapping[str, Any]
+    about: dict[str, Any]
 
 
 def read(value: Any) -> Sources:
@@ -91,6 +91,10 @@ def read(value: Any) -> Sources:
         ValueRefusedError: it is no media, or wrong in itself; says what to pass instead.
         OSError: its file cannot be read.
     """
+    kind = type(value)
+    if (kind is np.ndarray or kind is torch.Tensor) and value.ndim > 1:  # the usual case, in short
+        source, many = _pixels(_array(value))
+        return Sources("image", (source,), {"many": True} if many else {})
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], Media):
         return _several(value)
     media = _as_media(value)
@@ -178,6 +182,8 @@ def _is_figure(value: Any) -> bool:
 
 def _picture(data: Any) -> tuple[Source, bool]:
     """Return a picture, or several as one array (number, height, width, channels)."""
+    if type(data) is np.ndarray or type(data) is torch.Tensor:
+        return _pixels(_array(data))
     if isinstance(data, (str, Path)):
         return _file(data, _PICTURES, "a PNG, JPEG, GIF, WebP or BMP file"), False
     if _is_pil(data):
@@ -192,7 +198,10 @@ def _picture(data: Any) -> tuple[Source, bool]:
         return Source(data.width * data.height * channels, pixels, "png"), False
     if _is_figure(data):
         return _known(_draw(data), "png"), False
-    array = _array(data)
+    return _pixels(_array(data))
+
+
+def _pixels(array: Any) -> tuple[Source, bool]:
     shape = tuple(array.shape)
     if not 2 <= len(shape) <= 4 or 0 in shape:
         raise ValueRefusedError(f"an array of shape {shape} is no picture: {_SHAPES}")
@@ -257,7 +266,7 @@ def _size(array: Any) -> int:
 def _copy(array: Any) -> Any:
     """Return a copy: of what is in the host's memory an array, else a tensor where it is."""
     if not isinstance(array, torch.Tensor):
-        return np.array(array, order="C")
+        return array.copy() if type(array) is np.ndarray else np.array(array)
     tensor = array.detach()
     if not tensor.is_cpu:
         return tensor.clone()

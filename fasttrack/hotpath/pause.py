@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -20,17 +21,23 @@ class Pause:
     Threads: any.
     """
 
-    __slots__ = ("_began", "_ticks")
+    __slots__ = ("_began", "_open", "_ticks")
 
-    def __init__(self, ticks: list[AnyTick]) -> None:
-        """Prepare; the pause is told to `ticks` when it ends."""
+    def __init__(self, ticks: list[AnyTick], open_pauses: list[float]) -> None:
+        """Prepare; the pause is told to `ticks` when it ends, until then it is in `open_pauses`."""
         self._ticks = ticks
+        self._open = open_pauses
         self._began: list[float] = []
 
     def __enter__(self) -> None:
         """Begin to pause."""
-        self._began.append(perf_counter())
+        began = perf_counter()
+        self._began.append(began)
+        self._open.append(began)
 
     def __exit__(self, *_: object) -> None:
         """End the pause; an exception goes on its way."""
-        self._ticks.append((perf_counter(), PausedSince(self._began.pop())))
+        began = self._began.pop()
+        self._ticks.append((perf_counter(), PausedSince(began)))
+        with suppress(ValueError):  # a handler's exception came between the two
+            self._open.remove(began)

@@ -73,6 +73,7 @@ class StepLogger:
         "_meeting",
         "_notices",
         "_open",
+        "_open_pauses",
         "_refuse",
         "_ring",
         "_timed",
@@ -91,6 +92,7 @@ class StepLogger:
         *,
         log_interval: int,
         wake: Callable[[], None],
+        open_pauses: list[float] | None = None,
     ) -> None:
         """Log every `log_interval`-th step.
 
@@ -103,6 +105,7 @@ class StepLogger:
             notices: told what is refused and lost.
             log_interval: in steps.
             wake: called when gradients wait in the ring.
+            open_pauses: holds when those pauses began that have not ended.
         """
         # caller thread
         # Python specialises a call of an object's method, not of a function kept in an attribute.
@@ -124,6 +127,7 @@ class StepLogger:
         hot._tensor = capture.read_at_once
         hot._logger = self
         # any thread
+        self._open_pauses: list[float] = [] if open_pauses is None else open_pauses
         self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
@@ -302,7 +306,7 @@ class StepLogger:
 
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
-        return Pause(self._hot._ticks)
+        return Pause(self._hot._ticks, self._open_pauses)
 
     def _size(self, batch_size: Any) -> Any:
         """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""

@@ -75,6 +75,9 @@ class Header:
     """How long a server is tried before delivery falls back to offline."""
     hang_timeout_s: float = 60.0
     """After how long a client's call that should take no time counts as hung."""
+    alerts: dict[str, Any] = field(default_factory=dict)
+    """What is watched for and who is told (`alerts/settings.py`), without secrets; empty: nothing
+    and nobody."""
     pid: int = 0
     host: str = ""
     executable: str = ""
@@ -170,6 +173,18 @@ class Page:
     """"time"."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pausing:
+    """A marked pause that takes a while: rows are not to be expected."""
+
+    kind: ClassVar[str] = "pause"
+
+    begins: bool
+    """False: it is over."""
+    time_s: float = 0.0
+    """"time"."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
@@ -193,11 +208,12 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing"
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_CLASSES = {cls.kind: cls for cls in (Header, Console, Config, Metadata, Artifact, Page, Finish)}
+_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Finish)
+_CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation
     "bool": frozenset((bool,)),

@@ -45,24 +45,30 @@ class SegmentReader:
     Threads: one at a time.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`.
+    def __init__(self, path: Path, from_bytes: int = 0) -> None:
+        """Open `path`; begin with the line that stands at `from_bytes`.
 
         Raises:
             OSError: it cannot be opened.
         """
         self.path = path
         self._file = path.open("rb", buffering=0)
+        self._file.seek(from_bytes)
         self._pieces: list[bytes] = []  # of the line whose end has not been read
         self._held_bytes = 0
         self._line = 0  # number of the last whole one
         self.bad_lines = 0
         self.damage: list[Damage] = []
         """The first of the bad lines, at most `MOST_NAMED`."""
-        self.size_bytes = 0
+        self.size_bytes = from_bytes
         """How much was read so far, torn lines included."""
         self.may_have_more = False
         """Whether the last read took as much as one takes, so that more may be there already."""
+
+    @property
+    def whole_bytes(self) -> int:
+        """Where the line begins whose end was not read yet."""
+        return self.size_bytes - self._held_bytes
 
     def read(self) -> list[Entry]:
         """Return the next whole entries, at most about 256 KiB of them; empty at the end.

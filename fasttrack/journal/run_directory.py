@@ -4,6 +4,8 @@
 segment-0001.jsonl      the journal, one segment per attempt of the run
 cursor.json             what is delivered, and what proves it
 meanwhile.json          the same, of what was delivered beside an offline run that goes on
+alerts.json             what was worth an alert, and who has been told
+alerts-state.json       what whoever decides that knows of the rows so far
 courier.lock            held by whoever delivers the run
 destination.lock        held by whoever sends rows of it to a destination
 delivery.log            what the delivery process had to say
@@ -70,6 +72,16 @@ def cursor_path(run_dir: Path) -> Path:
 def meanwhile_cursor_path(run_dir: Path) -> Path:
     """Return the file that says what is delivered beside an offline run that goes on."""
     return run_dir / "meanwhile.json"
+
+
+def alerts_path(run_dir: Path) -> Path:
+    """Return the file that holds the run's alerts."""
+    return run_dir / "alerts.json"
+
+
+def alerts_state_path(run_dir: Path) -> Path:
+    """Return the file from which the next process goes on to watch the run's rows."""
+    return run_dir / "alerts-state.json"
 
 
 def lock_path(run_dir: Path) -> Path:

@@ -9,6 +9,7 @@ import orjson
 
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
 from fasttrack.journal.rows import Row
+from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 
@@ -109,6 +110,7 @@ class Report:
     config: dict[str, object]
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
+    alerts: list[RunAlert]
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
@@ -128,6 +130,7 @@ class Report:
             "metadata": None if self.metadata is None else self.metadata.values,
             "config": self.config,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "alerts": [alert.as_json() for alert in self.alerts],
             "segments": _segments_as_json(delivery.segments),
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
@@ -182,6 +185,7 @@ def read_report(run: LocalRun) -> Report:
         metadata=metadata,
         config=config,
         artifacts=artifacts,
+        alerts=read_alerts(run.directory),
         metrics=metrics,
         bad_lines=run.bad_lines,
         damage=[str(damage) for damage in run.damage],

@@ -53,7 +53,9 @@ class DeliveryReport:
 
         if isinstance(event, events.StopAsked):
             self.stop_asked = True
-        if isinstance(event, (events.StopAsked, events.Beat, events.Busy)):
+        if isinstance(event, events.Said):
+            warn(event.key, event.text)
+        if isinstance(event, (events.StopAsked, events.Beat, events.Said, events.Busy)):
             return
         known = self.backends.setdefault(event.backend, BackendReport())
         name = f"{event.backend}: " if len(self.backends) > 1 else ""

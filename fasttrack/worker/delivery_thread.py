@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from fasttrack.delivery.alerting.alerts import AlertMeans
 from fasttrack.delivery.events import Event, Offline, Online, Trouble
 from fasttrack.delivery.run_delivery import RunDelivery
 from fasttrack.delivery.watchdog import Watchdog
@@ -18,6 +19,8 @@ from fasttrack.worker.supervisor import wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from fasttrack.alerts.settings import AlertSettings
 
 
 class DeliveryThread:
@@ -32,6 +35,7 @@ class DeliveryThread:
         backends: Sequence[str],
         warn: Callable[[str, str], None],
         on_open: Callable[[], None],
+        alerts: AlertSettings,
     ) -> None:
         """Start the thread; `on_open` is called on it whenever a backend has opened a run."""
         self.report = DeliveryReport(backends)
@@ -48,6 +52,7 @@ class DeliveryThread:
             report=self._apply,
             in_trainer=True,
             watchdog=watchdog,
+            alert_means=AlertMeans(webhook=alerts.webhook, command=alerts.command),
         )
         watchdog.start()
         self._watchdog = watchdog

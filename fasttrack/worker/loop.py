@@ -16,6 +16,7 @@ from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.media import MediaFiles
+from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ class Worker:
         self._stopping = False
         self._gave_up = False
         self._thread: threading.Thread | None = None
+        self.open_pauses: list[float] = []
+        """When those of `tracker.pause()` began that have not ended, on `perf_counter`'s clock."""
         # worker thread
+        self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
         self._in_hand = 0  # records that are no longer in the ring and not yet rows
@@ -216,6 +220,7 @@ class Worker:
                 if time.monotonic() >= poll_at_s:  # not at every wake: it asks the system
                     poll_at_s = time.monotonic() + self._poll_interval_s
                     self._every_interval()
+                    self._pauses.look()
                     self._delivery.poll()
                     self._overhead.note_cpu()
             except Exception as error:  # the worker's boundary: nothing may stop it

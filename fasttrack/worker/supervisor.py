@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +18,7 @@ from fasttrack.worker.delivery_report import DeliveryReport
 from fasttrack.worker.restarts import Restarts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 _LONGEST_POLL_S = 1.0  # between two looks; what is beyond it, nobody ran
@@ -82,6 +83,7 @@ class DeliveryProcess:
         *,
         silence_s: float = 120.0,
         lend_signals: Callable[[], int | None] = lambda: None,
+        private: Mapping[str, str] | None = None,
         command: Callable[[Path], Sequence[str]] = delivery_command,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,6 +95,7 @@ class DeliveryProcess:
             warn: tells the user something, once for each key.
             silence_s: after how long without a sign of life the process is replaced.
             lend_signals: returns a descriptor, to be closed, for `delivery/stuck_trainer.py`.
+            private: environment variables that hold what nobody else may know.
             command: returns the command line that delivers a segment.
             clock: seconds.
 
@@ -105,6 +108,7 @@ class DeliveryProcess:
         self._warn = warn
         self._silence_s = silence_s
         self._lend_signals = lend_signals
+        self._private = private or {}
         self._command = command
         self._clock = clock
         self._restarts = Restarts()
@@ -119,19 +123,22 @@ class DeliveryProcess:
         command = [*self._command(self._segment), "--trainer-pid", str(os.getpid())]
         command += ["--report-fd", str(theirs)]
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = signals = None
+        log = signals = stderr = None
         try:
             log = os.open(self._log, log_flags, 0o600)
             signals = self._lend_signals()
             if signals is not None:
                 command += ["--signals-fd", str(signals)]
+            stderr = _lend_stderr()
+            if stderr is not None:
+                command += ["--stderr-fd", str(stderr)]
             self._process = subprocess.Popen(
                 command,
-                env=delivery_environment(),
+                env={**delivery_environment(), **self._private},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                pass_fds=(theirs,) if signals is None else (theirs, signals),
+                pass_fds=[fd for fd in (theirs, signals, stderr) if fd is not None],
                 start_new_session=True,  # out of reach of the terminal's Ctrl-C
             )
         except OSError:
@@ -139,7 +146,7 @@ class DeliveryProcess:
             raise
         finally:
             os.close(theirs)
-            for fd in (log, signals):
+            for fd in (log, signals, stderr):
                 if fd is not None:
                     os.close(fd)
         self._reports = ours
@@ -277,6 +284,20 @@ class DeliveryProcess:
         ours, self._reports = self._reports, -1
         if ours >= 0:
             os.close(ours)
+
+
+def _lend_stderr() -> int | None:
+    """Return a descriptor, to be closed, by which delivery says that this process has died.
+
+    None where that is a pipe: who reads it to its end would wait for delivery.
+    """
+    try:
+        if os.isatty(2) or stat.S_ISREG(os.fstat(2).st_mode):
+            return os.dup(2)
+    except OSError as error:  # it is closed
+        if is_handlers(error):
+            raise
+    return None
 
 
 def wait(

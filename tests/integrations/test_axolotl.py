@@ -148,6 +148,6 @@ def test_a_wrong_section_is_refused_before_anything_is_loaded(
 def test_without_axolotl_the_import_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """In words that its plugin manager's one line in the log leaves out."""
     monkeypatch.delitem(sys.modules, "fasttrack.integrations.axolotl", raising=False)
-    monkeypatch.setitem(sys.modules, "axolotl", None)
+    monkeypatch.setitem(sys.modules, "axolotl.integrations.base", None)
     with pytest.raises(ImportError, match="pip install axolotl"):
         importlib.import_module("fasttrack.integrations.axolotl")

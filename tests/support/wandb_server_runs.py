@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +55,9 @@ class ServerRun:
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     """The lines of the file stream: file name, then offset."""
 
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)
+    """Level, title and text of each that was let through."""
+    _alerted_at_s: dict[str, float] = field(default_factory=dict)
     lose_steps: set[int] = field(default_factory=set)
     """`_step`s of lines that never arrive, once each, as if the client had dropped them."""
     _lost_offsets: list[int] = field(default_factory=list)
@@ -127,6 +131,14 @@ class ServerRun:
             self.exit_code = int(post.get("exitcode") or 0)
             self.state = "failed" if self.exit_code else "finished"
 
+    def alert(self, variables: Json) -> None:
+        """Take an alert, unless one of its title came within the time that it is to wait."""
+        title, now_s = variables["title"], time.monotonic()
+        wait_s = (variables.get("waitDuration") or 0) / 1e3
+        if now_s - self._alerted_at_s.get(title, -wait_s - 1) > wait_s:
+            self._alerted_at_s[title] = now_s
+            self.alerts = [*self.alerts, (variables["severity"], title, variables["text"])]
+
     def _without_lost(self, lines: dict[int, str]) -> dict[int, str]:
         """Return what arrives of a session's history: what it dropped leaves no hole."""
         kept = {}
@@ -197,6 +209,7 @@ class RunStore:
             "RunResumeStatus": self._resume_status,
             "UpsertBucket": self._upsert,
             "CreateRunFiles": self._create_files,
+            "NotifyScriptableRunAlert": self._alert,
             # reading
             "RunStoppedStatus": self._run,
             "Run": self._run,
@@ -246,6 +259,13 @@ class RunStore:
         names = variables["files"]
         files = [{"name": name, "uploadUrl": f"{base}/{quote(name, safe='')}"} for name in names]
         return {"createRunFiles": {"runID": run.storage_id, "uploadHeaders": [], "files": files}}
+
+    def _alert(self, variables: Json) -> Json:
+        run = self.runs[
+            f"{variables['entityName']}/{variables['projectName']}/{variables['runName']}"
+        ]
+        run.alert(variables)
+        return {"notifyScriptableRunAlert": {"success": True}}
 
     def _run(self, variables: Json) -> Json:
         run = self._find(variables)

@@ -22,6 +22,7 @@ from support.snippets import ROOT, Pages, Snippet, missing_links, training_scrip
 from support.wandb_server import WandbServer
 
 from fasttrack import ConfigurationError, ExperimentTracker, Options
+from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
@@ -203,6 +204,46 @@ def test_a_teams_rule_holds_where_no_tags_are_given(
     with pytest.raises(ConfigurationError, match=r"model, dataset.*FASTTRACK_REQUIRED_TAGS"):
         ExperimentTracker(project="digits")
     ExperimentTracker(tags={"model": "cnn", "dataset": "digits"}).finish()
+
+
+# --- docs/alerts.md -------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+@pages.runs('"train/grad_norm > 100 for 10"')
+def test_a_run_has_the_alerts_of_the_page(server: WandbServer, snippet: Snippet) -> None:
+    """Its header says so."""
+    tracker = snippet.run({"ExperimentTracker": ExperimentTracker, "Options": Options})["tracker"]
+    tracker.finish()
+
+    (header,) = read_headers(directory_of(tracker))
+    assert header.alerts["rules"] == [
+        "eval/accuracy < 0.5 after 100",
+        "train/grad_norm > 100 for 10",
+    ]
+    assert (header.alerts["stall"], header.alerts["to"]) == (600.0, ["stderr", "wandb"])
+
+
+@pages.runs("FASTTRACK_ALERTS_TO")
+def test_the_variables_set_alerts(snippet: Snippet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page says."""
+    for name, value in snippet.exports():
+        monkeypatch.setenv(name, value)
+    settings = resolve_alerts(None, ("wandb",), 0.2)
+
+    assert [rule.text for rule in settings.rules] == ["eval/accuracy < 0.5 after 1000"]
+    assert (settings.stall, settings.to) == (600.0, ("stderr", "webhook"))
+    assert settings.webhook == "https://hooks.slack.com/services/..."
+
+
+def test_the_file_sets_alerts() -> None:
+    """As it stands on the page."""
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    Path("fasttrack.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    settings = resolve_alerts(None, ("wandb",), 0.2)
+
+    assert (settings.spike, settings.to) == (False, ("wandb", "command"))
+    assert settings.command == ("notify-send", "training")
 
 
 # --- docs/backends.md -----------------------------------------------------------------------------

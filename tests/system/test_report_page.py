@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from support.browser import needs_browser, page_url, running_browser
 from support.journals import Line, append, finish, write_attempt
-from support.runs import make_tracker
+from support.runs import make_tracker, run_dir
 from support.trackers import journal_only
 
 import fasttrack
+from fasttrack.journal.alerts import Alert, save_alerts
 from fasttrack.journal.entries import Console
 from fasttrack.journal.rows import Row
+from fasttrack.journal.run_directory import alerts_path
 from fasttrack.runs import find_runs
 
 if TYPE_CHECKING:
@@ -77,6 +79,10 @@ def write_runs(base: Path) -> None:
     write_attempt(
         base, "first", *rows(500, height=2.0, bad=(250, 251)), printed, finish(), name=EVIL
     )
+    alert = Alert(
+        time_s=5.0, level="ERROR", title=EVIL, text="is NaN", kind="non_finite", key="a", step=250
+    )
+    save_alerts(alerts_path(run_dir(base, "first")), [alert])
     config = {"lr": 0.2, EVIL: EVIL}
     write_attempt(base, "second", *rows(500, height=4.0), finish(), name="second", config=config)
 
@@ -162,7 +168,7 @@ def test_what_runs_say_is_text(browser: Browser, report: Path) -> None:
     for tab, element, said in (
         ("configuration", "#configuration", EVIL),
         ("console", "#console pre", f"{EVIL}\nthe end\n"),
-        ("alerts", "#alerts", "No alerts."),
+        ("alerts", "#alerts", f"ERROR{EVIL}is NaNstep 250"),
     ):
         page.click(f"[data-tab={tab}]")
         assert said in page.evaluate(f"document.querySelector('{element}').textContent")
@@ -196,6 +202,27 @@ def test_a_run_is_switched_off_and_on(browser: Browser, report: Path) -> None:
 
     assert wait_for_pixels(page, COLORS["first"], there=True) > 100
     assert page.errors() == []
+    page.close()
+
+
+def test_the_line_of_a_resumed_run_begins_anew(browser: Browser, tmp_path: Path) -> None:
+    """Nothing is drawn between the end of an attempt and a step further back."""
+    from fasttrack.views.web.page import write_report
+
+    for first, value in ((0, 1.0), (50, 3.0)):
+        attempt = [Row(i, first + i, 1.7e9 + i, {"loss/total": value}) for i in range(100)]
+        write_attempt(tmp_path, "first", *attempt, finish())
+    write_report(find_runs(["first"], tmp_path), tmp_path / "report.html")
+    page = opened(browser, page_url(tmp_path / "report.html"))
+    wait_for_pixels(page, COLORS["first"], there=True)
+    left, top, right, bottom = panel(page)
+    height = bottom - top
+    between = (left, top + 0.2 * height, right, top + 0.6 * height)
+
+    assert count(page.picture(), COLORS["first"], between) == 0
+    choose(page, "smoothing", "0")
+    page.wait_for("document.getElementById('smoothed').textContent === 'off'")
+    assert count(page.picture(), COLORS["first"], between) == 0
     page.close()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from support.runs import make_tracker, run_dir
 from support.wandb_server import WandbServer
 
@@ -22,7 +23,7 @@ MODULES = {
 }
 BASE = {
     *("errors", "handler_errors", "latch", "notices", "opaque", "options", "redaction", "stats"),
-    "validation",
+    *("alerts.rules", "alerts.settings", "validation"),
 }
 # What the trainer may know of delivery: how it is started and ended, what it reports, the backends.
 BORDER = {
@@ -36,6 +37,7 @@ BORDER = {
 # import `tracker`, `engine` or `integrations` but who is allowed to below.
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
+    "alerts": BASE | {"journal"},
     "copies": BASE | {"hotpath", "preemption"},
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
@@ -53,7 +55,7 @@ ALLOWED = {
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"journal", "artifacts.snapshot"},
+    "delivery": BASE | {"alerts", "journal", "artifacts.snapshot"},
     "runs": BASE | {"journal", "settings", "command", *BORDER},
     "views": BASE | {"runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
@@ -287,6 +289,7 @@ def test_delivering_a_run_loads_neither_torch_nor_numpy(
     with make_tracker() as tracker:
         tracker.log_metrics({"a": 0.5, "b": 1}, 0)
         tracker.log_config({"lr": 0.1})
+        tracker.log_media("picture", torch.zeros(3, 4, 4))  # an object, where rows have numbers
     directory = run_dir(tmp_path, tracker.get_run_id())
 
     loaded = loaded_for_real(
@@ -295,7 +298,7 @@ def test_delivering_a_run_loads_neither_torch_nor_numpy(
         "assert main() == 0"
     )
 
-    assert {name for name in loaded if name.startswith(("torch", "numpy."))} == set()
+    assert {name for name in loaded if name.startswith(("torch", "numpy.", "pandas."))} == set()
     assert "wandb" in loaded
 
 

@@ -8,10 +8,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.journal.run_directory import segments
+from fasttrack.journal.run_directory import alerts_path, segments
 from fasttrack.runs.local import LocalRun, readable, run_directories
 from fasttrack.runs.status import find_status
-from fasttrack.views.web.alerts import alerts_path
 from fasttrack.views.web.media import read_media
 from fasttrack.views.web.page_run import PageRun
 

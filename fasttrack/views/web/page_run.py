@@ -12,15 +12,15 @@ import numpy as np
 
 from fasttrack.journal.backwards import lines_backwards
 from fasttrack.journal.entries import Config, Console, Header, Metadata, decode
+from fasttrack.journal.lines import read_rare
 from fasttrack.journal.reader import count_rows
 from fasttrack.journal.rows import Row, spell_non_finite
 from fasttrack.journal.run_directory import attempt
+from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.local import LocalRun, readable
-from fasttrack.runs.opened import Run
 from fasttrack.runs.status import find_status
 from fasttrack.views.curves import Points, columns_pay, read_points, reading_threads
 from fasttrack.views.report import flatten
-from fasttrack.views.web.alerts import read_alerts
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
 from fasttrack.views.web.media import read_media
@@ -45,8 +45,8 @@ class _Read:
     """Attempt and number of that row."""
     rows: int
     lines: dict[str, Line]
-    config: dict[str, Any]
-    metadata: dict[str, Any]
+    said: list[Header | Config | Metadata]
+    """Of the run itself; what comes again behind that row may be among them, too."""
     console: str
     bad_lines: int
 
@@ -113,13 +113,11 @@ class PageRun:
         threads = reading_threads() if columns_pay([run]) else None
         found = read_points(run, self._is_wanted, times=True, threads=threads)
         places = places_for(len(found.pieces) * self._pages)
-        opened = Run(run.directory)
         return _Read(
             newest=found.newest,
             rows=_rows_until(run, found.newest),
             lines={name: line_of(points, places) for name, points in found.each()},
-            config=opened.config,
-            metadata=opened.metadata,
+            said=[entry for path in run.segments for entry in read_rare(path)],
             console=_console_before(run, found.newest),
             bad_lines=run.bad_lines,
         )
@@ -147,8 +145,10 @@ class PageRun:
         return lines
 
     def _tell(self, run: LocalRun, read: _Read, newer: list[Entry]) -> dict[str, Any]:
-        config, metadata, printed = dict(read.config), read.metadata, [read.console]
-        for entry in newer:
+        config: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
+        printed = [read.console]
+        for entry in (*read.said, *newer):
             match entry:
                 case Config():
                     config.update(entry.values)
@@ -177,10 +177,15 @@ class PageRun:
             "config": _spelled(config),
             "metadata": _spelled(metadata),
             "console": last_lines("".join(printed)),
-            "alerts": [alert.as_json() for alert in read_alerts(run.directory)],
+            "alerts": [_alert(alert) for alert in read_alerts(run.directory)],
             "bad_lines": read.bad_lines,
             **({"media": read_media(run.directory, self._pages)} if self._with_media else {}),
         }
+
+
+def _alert(alert: RunAlert) -> dict[str, object]:
+    time_s, level, title, text, *_ = alert
+    return {"time_s": time_s, "level": level, "title": title, "text": text, "step": alert.step}
 
 
 def _rows_until(run: LocalRun, newest: tuple[int, int]) -> int:

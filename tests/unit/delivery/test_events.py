@@ -17,6 +17,7 @@ from fasttrack.delivery.events import (
     Offline,
     Online,
     Progress,
+    Said,
     StopAsked,
     Trouble,
     Upload,
@@ -40,6 +41,7 @@ EVERY_KIND: list[Event] = [
     Done(backend="wandb", delivered=True, already=True, offline=True, rows=3, proof="3 rows"),
     StopAsked(backend="wandb"),
     Beat(),
+    Said(key="alert:crash:1", text="the training process died"),
     Busy(),
 ]
 

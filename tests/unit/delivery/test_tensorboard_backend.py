@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 HEADER = Header(run_id="ab12", name="eo1_lego", project="vla", config={"lr": 0.1}, mode="offline")
 MAKE_BACKEND = """
     import itertools, sys
-    sys.modules["numpy"] = None  # as delivery does, see `delivery/__main__.py`
+    from fasttrack.delivery.backends.numpy_door import keep_numpy_out
+    keep_numpy_out()  # as delivery does
     sys.modules["tensorflow"] = None
     from pathlib import Path
     from fasttrack.delivery.backends.base import Place

@@ -308,7 +308,7 @@ def test_keys_on_disk_are_the_documented_ones() -> None:
         *("kind", "version", "run_id", "attempt", "resumed", "project", "entity", "name", "tags"),
         *("group", "notes", "config", "mode", "backends", "time", "world_size", "console"),
         *("finish_timeout_s", "upload_timeout_s", "online_timeout_s"),
-        *("hang_timeout_s", "pid", "host"),
+        *("hang_timeout_s", "alerts", "pid", "host"),
         *("executable", "argv", "program", "program_relpath", "cwd", "sweep_id"),
     }
     assert artifact == {

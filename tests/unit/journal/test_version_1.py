@@ -30,7 +30,12 @@ from fasttrack.journal.rows import Row
 
 NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 KEYS = {"time_s": "time", "deadline_s": "deadline"}
-NEW_IN_HEADERS = {"backends": ["wandb"], "sweep_id": None, "hang_timeout_s": 60.0}
+NEW_IN_HEADERS: dict[str, Any] = {
+    "backends": ["wandb"],
+    "sweep_id": None,
+    "hang_timeout_s": 60.0,
+    "alerts": {},
+}
 
 
 def as_json(entry: Entry) -> dict[str, Any]:

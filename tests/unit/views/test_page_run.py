@@ -9,8 +9,10 @@ import pytest
 from support.journals import Line, append, finish, rows_of, write_attempt
 
 from fasttrack.errors import RunUnreadableError
+from fasttrack.journal.alerts import Alert, save_alerts
 from fasttrack.journal.entries import Config, Console, Metadata
 from fasttrack.journal.rows import Row
+from fasttrack.journal.run_directory import alerts_path
 from fasttrack.runs import find_run
 from fasttrack.views import curves
 from fasttrack.views.web import page_run
@@ -83,11 +85,26 @@ def test_a_run_without_rows_is_a_run(tmp_path: Path) -> None:
 def test_alerts_are_told(tmp_path: Path) -> None:
     """As they are noted beside the journal; one that cannot be read is none."""
     directory = write_attempt(tmp_path, "ab12").parent
-    alert = {"time_s": 5.0, "level": "ERROR", "title": "loss is NaN", "text": "at step 3"}
-    (directory / "alerts.json").write_bytes(orjson.dumps({"version": 1, "alerts": [alert]}))
+    alert = Alert(
+        time_s=5.0,
+        level="ERROR",
+        title="loss is NaN",
+        text="so",
+        kind="non_finite",
+        key="a",
+        step=3,
+    )
+    save_alerts(alerts_path(directory), [alert])
 
-    assert told(shown("ab12"))["alerts"] == [alert]
-    (directory / "alerts.json").write_bytes(b"{")
+    (found,) = told(shown("ab12"))["alerts"]
+    assert found == {
+        "time_s": 5.0,
+        "level": "ERROR",
+        "title": "loss is NaN",
+        "text": "so",
+        "step": 3,
+    }
+    alerts_path(directory).write_bytes(b"{")
     assert told(shown("ab12"))["alerts"] == []
 
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from fasttrack.journal.entries import Artifact, Page
     from fasttrack.journal.rows import Number, Row
 
+_ONE_ALERT_S = 600.0  # in which the server drops a second alert of one title
+_LONGEST_TITLE = 63
 _MOST_NAMED = 3
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
@@ -207,6 +209,16 @@ class WandbSession:
     def summarize(self, summary: Mapping[str, object]) -> None:
         """Keep it for the end: what the client makes of the last row comes before it."""
         self._summary = {name: inert(value) for name, value in summary.items()}
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Tell the client, which sends it at once. See `Alertable.alert`."""
+        assert self._run is not None
+        try:
+            self._run.alert(
+                title=title[:_LONGEST_TITLE], text=text, level=level, wait_duration=_ONE_ALERT_S
+            )
+        except failures() as error:
+            raise BackendLostError(one_line(error)) from error
 
     def prepare_artifact(self, entry: Artifact, files: Path) -> Any:
         """Make a W&B artifact and hash its files where they lie."""

@@ -50,7 +50,10 @@ class Chart {
     const [upright] = this.plot.yaxes;
     upright.ticker.desired_num_ticks = 5;
     if (!log) upright.formatter.power_limit_low = -4;
-    for (const one of this.plot.grids) one.grid_line_color = grid;
+    for (const one of this.plot.grids) {
+      one.grid_line_color = grid;
+      one.level = "image"; // below all lines
+    }
     const zoom = new Bokeh.BoxZoomTool({ dimensions: "width" });
     this.plot.add_tools(zoom, new Bokeh.CrosshairTool({ dimensions: "height", line_color: faint, line_alpha: 0.5 }));
     this.plot.toolbar.active_drag = zoom;

@@ -1,5 +1,7 @@
 // Pictures, histograms, tables, sound and texts: the newest of each name.
 
+const SMALL_PIXELS = 84; // pictures that are less wide are shown enlarged, pixel by pixel
+
 function showMedia(element, page) {
   const cards = [];
   const names = [...new Set(page.shownRuns().flatMap((run) => (run.media ?? []).map(({ name }) => name)))].sort();
@@ -32,13 +34,20 @@ function mediaOf(run, one, page) {
 
 function fileOf(kind, file, caption) {
   const box = make("div");
-  if (kind === "image" || file.startsWith?.("data:image")) box.append(make("img", { src: file, alt: caption ?? "" }));
+  if (kind === "image" || file.startsWith?.("data:image")) box.append(imageOf(file, caption));
   else if (kind === "audio") box.append(make("audio", { src: file, controls: true }));
   else if (kind === "video") box.append(make("video", { src: file, controls: true }));
   else if (kind === "table") box.append(mediaTable(file));
   else box.append(make("pre", { textContent: file })); // of html, its source
   if (caption) box.append(cell("div", caption, "caption"));
   return box;
+}
+
+function imageOf(file, caption) {
+  const image = make("img", { alt: caption ?? "" });
+  image.onload = () => image.classList.toggle("tiny", image.naturalWidth < SMALL_PIXELS);
+  image.src = file;
+  return image;
 }
 
 function mediaTable({ columns, data }) {

@@ -201,6 +201,7 @@ class Page {
   section() {
     for (const name of Object.keys(TABS)) find(name).hidden = name !== this.tab;
     find("controls").hidden = this.tab !== "charts";
+    if (this.tab !== "charts") this.tip(null);
     if (this.tab === "configuration") showConfiguration(find("configuration"), this);
     if (this.tab === "media") showMedia(find("media"), this);
     if (this.tab === "console") showConsole(find("console"), this);

@@ -101,9 +101,9 @@ function showAlerts(element, page) {
   const card = make("div", { className: "card" });
   const table = make("table");
   const alerts = page.alerts();
-  for (const { run, time_s, level, title, text } of alerts) {
+  for (const { run, time_s, level, title, text, step } of alerts) {
     const row = make("tr");
-    row.append(cell("td", clock(time_s)), cell("td", level, `level-${level}`), cell("td", title), cell("td", text));
+    row.append(cell("td", clock(time_s)), cell("td", level, `level-${level}`), cell("td", title), cell("td", text), cell("td", step === null ? "" : `step ${step}`));
     if (page.runs.length > 1) row.append(cell("td", run.title));
     table.append(row);
   }

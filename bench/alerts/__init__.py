@@ -1,0 +1,1 @@
+"""How alerts judge healthy runs, how soon they see trouble, and what a row costs."""

@@ -1,0 +1,1 @@
+"""What is worth an alert, decided from rows and a clock; nothing here reads, sends or waits."""

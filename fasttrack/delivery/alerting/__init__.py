@@ -1,0 +1,1 @@
+"""Alerts at work: watch a run and its process, keep what was found, tell people."""

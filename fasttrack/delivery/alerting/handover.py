@@ -1,0 +1,94 @@
+"""Hand alerts to a destination that has alerts of its own, within its courier's sessions."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fasttrack.delivery.alerting.book import AlertBook
+    from fasttrack.delivery.alerting.message import Message
+    from fasttrack.journal.alerts import Alert
+
+_SURE_S = 5.0  # after which a session that still lives has sent what it took
+_DECIDED_S = 5.0  # that the watch may take, at the end, to decide on the last rows
+
+
+@runtime_checkable
+class Alertable(Protocol):
+    """What a session can do whose destination has alerts."""
+
+    def alert(self, title: str, text: str, level: str) -> None:
+        """Send an alert.
+
+        Raises:
+            BackendLostError: the destination is gone.
+        """
+
+
+class Handover:
+    """The alerts that one backend is to be told of.
+
+    Those that a session took, and whose end was not seen, the next session takes again: W&B itself
+    drops one that it has.
+
+    Threads: the courier's.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        book: AlertBook,
+        message: Callable[[Alert], Message],
+        decided: Callable[[float], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Hand over what `book` has for `backend`; `decided` waits until all is in it."""
+        self._backend = backend
+        self._book = book
+        self._message = message
+        self._decided = decided
+        self._clock = clock
+        self._taken: dict[str, float] = {}  # by key: when
+
+    def begin(self) -> None:
+        """Begin with a new session."""
+        self._taken.clear()
+
+    def send(self, session: object) -> None:
+        """Hand over what is due, and note what has arrived. Never waits.
+
+        Raises:
+            BackendLostError: the session is gone.
+        """
+        if not isinstance(session, Alertable):
+            return
+        now_s = self._clock()
+        for alert in self._book.due(self._backend):
+            since_s = self._taken.get(alert.key)
+            if since_s is None:
+                message = self._message(alert)
+                session.alert(message.title, message.text, message.level)
+                self._taken[alert.key] = now_s
+            elif now_s - since_s >= _SURE_S:
+                self._book.note(alert.key, self._backend)
+
+    def send_last(self, session: object) -> None:
+        """Hand over what is due once the trainer has left: nothing more is to come.
+
+        Blocks until that is decided, which takes no time as a rule.
+
+        Raises:
+            BackendLostError: the session is gone.
+        """
+        if isinstance(session, Alertable):
+            self._decided(_DECIDED_S)
+            self.send(session)
+
+    def finished(self) -> None:
+        """Note that the session has ended in order, and with it all that it took was sent."""
+        for key in self._taken:
+            self._book.note(key, self._backend)
+        self._taken.clear()

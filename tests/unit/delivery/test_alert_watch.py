@@ -1,0 +1,179 @@
+"""The watch reads a growing journal by itself, goes on where another left off, and sees the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.journals import make_header
+
+from fasttrack.alerts.judge import Finding, Judge
+from fasttrack.alerts.settings import AlertSettings
+from fasttrack.delivery.alerting.standing import Standing
+from fasttrack.delivery.alerting.watch import AlertWatch
+from fasttrack.journal.entries import Finish, Pausing, encode
+from fasttrack.journal.rows import encode_row
+from fasttrack.journal.run_directory import alerts_state_path, segments
+from fasttrack.journal.writer import SegmentWriter
+
+
+class Run:
+    """A run whose journal is written by hand, and its watch."""
+
+    def __init__(self, directory: Path) -> None:
+        """Begin the first attempt."""
+        self.directory = directory
+        self.alive = True
+        self.standing = Standing()
+        self.found: list[tuple[str, int]] = []
+        self.settings: dict[str, Any] = {}
+        self._open: list[AlertWatch | SegmentWriter] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an attempt."""
+        self._seq, self.alive = 0, True
+        self.writer = SegmentWriter(self.directory, make_header(self.directory.name))
+        self._open.append(self.writer)
+
+    def log(self, *losses: float, first_step: int = 0) -> None:
+        """Log a row for each loss."""
+        for step, loss in enumerate(losses, first_step):
+            self.writer.append([encode_row(self._seq, step, 1e6 + step, {"loss/total": loss})])
+            self._seq += 1
+
+    def watch(self) -> AlertWatch:
+        """Return a watch, as a new process makes one."""
+        watch = AlertWatch(
+            segments(self.directory),
+            Judge(AlertSettings(**self.settings)),
+            trainer_alive=lambda: self.alive,
+            found=self._note,
+            look=lambda: self.standing,
+        )
+        self._open.append(watch)
+        return watch
+
+    def close(self) -> None:
+        """Close all files."""
+        for each in self._open:
+            each.close()
+
+    def _note(self, finding: Finding, attempt: int) -> None:
+        self.found.append((finding.key, attempt))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run."""
+    made = Run(tmp_path / "r1")
+    yield made
+    made.close()
+
+
+def test_rows_are_judged_as_they_come_and_the_end_as_it_is(run: Run) -> None:
+    """A torn line waits for its rest."""
+    watch = run.watch()
+    run.log(1.0, math.nan)
+    assert watch.run_once(0.25) is False
+    assert run.found == [("non_finite:loss/total:1", 1)]
+    run.log(1.0, first_step=2)
+    run.writer.append([encode(Finish(exit_code=3, time_s=5.0))])
+
+    assert watch.run_once(0.25) is True
+    assert run.found[1:] == [("crash:1", 1)]
+    assert watch.wait(0) is True
+
+
+def test_a_trainer_that_is_gone_without_a_word_has_crashed(run: Run) -> None:
+    """What it left is judged first."""
+    watch = run.watch()
+    run.log(math.inf)
+    run.alive = False
+
+    assert watch.run_once(0.25) is True
+    assert run.found == [("non_finite:loss/total:0", 1), ("crash:1", 1)]
+
+
+def test_the_next_process_goes_on_behind_the_row_that_was_judged_last(run: Run) -> None:
+    """It reads no row twice, and what is told again has its key."""
+    run.log(*[1.0] * 60, math.nan)
+    run.watch().run_once(0.25)
+    run.log(*[50.0] * 5, first_step=61)
+    run.watch().run_once(0.25)
+
+    assert run.found == [("non_finite:loss/total:60", 1), ("spike:loss/total:63", 1)]
+    alerts_state_path(run.directory).write_text("{damaged")
+    run.found.clear()
+    run.watch().run_once(0.25)
+    assert run.found == [("non_finite:loss/total:60", 1), ("spike:loss/total:63", 1)]
+
+
+def test_an_attempt_that_died_with_its_delivery_is_told_of_by_the_next(run: Run) -> None:
+    """And its rows that nobody judged."""
+    run.log(1.0, math.nan)
+    run.watch().run_once(0.25)
+    run.log(*[1.0] * 60, math.nan, first_step=2)
+    run.begin()
+    run.log(1.0, first_step=63)
+    watch = run.watch()
+    run.alive = False
+
+    assert watch.run_once(0.25) is False
+    assert watch.run_once(0.25) is True
+    assert run.found[1:] == [("non_finite:loss/total:62", 1), ("crash:1", 1), ("crash:2", 2)]
+
+
+def test_a_run_that_was_never_watched_is_watched_from_its_newest_attempt_on(run: Run) -> None:
+    """What is long past is no news."""
+    run.log(math.nan)
+    run.begin()
+    run.log(1.0, first_step=1)
+    run.watch().run_once(0.25)
+
+    assert run.found == []
+
+
+def test_a_marked_pause_is_no_stall(run: Run) -> None:
+    """The journal says when it begins and ends."""
+    run.settings = {"stall": 1.0}
+    watch = run.watch()
+    run.log(*[1.0] * 12)
+    run.writer.append([encode(Pausing(True, 1e6))])
+    for _ in range(100):
+        watch.run_once(1.0)
+    assert run.found == []
+    run.writer.append([encode(Pausing(False, 1e6))])
+    for _ in range(4):
+        watch.run_once(1.0)
+
+    assert run.found == [("stall:1:12", 1)]
+
+
+def test_a_process_that_stands_still_is_told_of(run: Run) -> None:
+    """As it looks from outside."""
+    watch = run.watch()
+    run.standing = Standing(stopped=True)
+    for _ in range(12):
+        watch.run_once(1.0)
+
+    assert run.found == [("hung:1:0", 1)]
+
+
+def test_a_disk_that_is_full_costs_no_alert(run: Run) -> None:
+    """Where it was is written down once there is room."""
+    scratch = alerts_state_path(run.directory).with_suffix(".tmp")
+    scratch.mkdir()
+    watch = run.watch()
+    run.log(math.nan)
+    watch.run_once(0.25)
+    assert run.found == [("non_finite:loss/total:0", 1)]
+    assert not alerts_state_path(run.directory).exists()
+    scratch.rmdir()
+    run.alive = False
+    watch.run_once(0.25)
+
+    assert alerts_state_path(run.directory).exists()
