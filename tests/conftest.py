@@ -41,6 +41,7 @@ _LONGEST = (
     "test_readme",
     "test_cli_doctor",
     "test_cli_sync",
+    "test_cli_sync_watch",
 )
 # `pytest tests/property --hypothesis-profile long`: forty times as many examples, others each time.
 settings.register_profile("long", settings.get_profile("default"))

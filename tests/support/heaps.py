@@ -21,6 +21,7 @@ if "trackio" not in sys.modules:
     atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 from mlflow.tracking import MlflowClient
+from mlflow.version import VERSION
 from support.journals import write_attempt
 from trackio import utils
 from trackio.sqlite_storage import SQLiteStorage
@@ -102,10 +103,11 @@ class Heap:
 
 @functools.cache
 def _empty_database() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "mlflow.db")
+    """Return a database of MLflow's, kept for all processes of all test runs: it takes seconds."""
+    path = Path(tempfile.gettempdir(), f"fasttrack-tests-mlflow-{VERSION}-{os.getuid()}.db")
+    if not path.exists():
         make_database(path)
-        return path.read_bytes()
+    return path.read_bytes()
 
 
 class MlflowHeap(Heap):

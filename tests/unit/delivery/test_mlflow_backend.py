@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -13,14 +14,12 @@ from support.heaps import MlflowHeap, counted, deliver_here, staged
 from support.journals import append, finish, row, rows_of
 
 from fasttrack.delivery.backends.base import Place
+from fasttrack.delivery.backends.mlflow import client
 from fasttrack.delivery.backends.mlflow.backend import MlflowBackend
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.cursor import Ledger, load_cursor
 from fasttrack.journal.entries import Header, Metadata
 from fasttrack.journal.run_directory import cursor_path, staged_directory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -85,6 +84,25 @@ def test_what_the_run_is_called_and_tagged(tmp_path: Path, store: MlflowHeap) ->
         "config.lr": "0.2",
     }
     assert {name: found.data.tags.get(name) for name in expected} == expected
+
+
+def test_a_database_is_made_whole_or_not_at_all(
+    tmp_path: Path, store: MlflowHeap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow can neither use nor mend one whose making was broken off."""
+    other = tmp_path / "other" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+
+    def broken_off(tracking_uri: str) -> None:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(client, "MlflowClient", broken_off)
+    segment = store.record(tmp_path, row(0, 0, loss=1.0), finish())
+    done = deliver_here(segment.parent)["mlflow"]
+
+    assert (done.delivered, done.reason) == (False, "MLflow: No space left on device")
+    assert list(other.parent.iterdir()) == []
 
 
 def test_without_an_address_the_database_is_beside_wandb(tmp_path: Path, store: MlflowHeap) -> None:
