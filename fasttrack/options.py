@@ -8,7 +8,13 @@ from typing import Any
 
 from fasttrack.alerts.settings import check_alerts
 from fasttrack.errors import ConfigurationError
-from fasttrack.validation import check_names, require_choice, require_integer, require_number
+from fasttrack.validation import (
+    check_names,
+    require_choice,
+    require_integer,
+    require_number,
+    split_names,
+)
 
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
@@ -80,9 +86,10 @@ class Options:
     counts as hung: the client is started anew. What may take its time (uploads, finishing) has that
     on top. A delivery process that gives no sign of life for twice as long is replaced."""
 
-    backends: tuple[str, ...] | None = None
+    backends: tuple[str, ...] | str | None = None
     """Where rows are delivered to: any of "wandb", "tensorboard", "mlflow" and "trackio", or "none"
-    alone, which keeps the journal only; None: FASTTRACK_BACKENDS, then "wandb"."""
+    alone, which keeps the journal only; a string names one, or several with commas, and is kept as
+    a tuple; None: FASTTRACK_BACKENDS, then "wandb"."""
 
     directory: str | None = None
     """Parent of the `wandb/` folder that run files go to; None: WANDB_DIR, then the working
@@ -177,8 +184,10 @@ class Options:
         for name in names:
             require_choice("Options.stop_signals", name, _STOP_SIGNALS)
         if self.backends is not None:
-            names = check_names("Options.backends", self.backends)
-            object.__setattr__(self, "backends", names)  # a list is taken, too
+            given: Any = self.backends
+            if isinstance(given, str):  # as in FASTTRACK_BACKENDS
+                given = split_names(given)
+            object.__setattr__(self, "backends", check_names("Options.backends", given))
         require_integer("Options.log_rank", self.log_rank, least=0)
         require_integer("Options.ring_capacity", self.ring_capacity, least=2)
         if self.ring_capacity & (self.ring_capacity - 1):

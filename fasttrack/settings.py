@@ -25,6 +25,7 @@ from fasttrack.validation import (
     require_integer,
     require_run_id,
     require_strings,
+    split_names,
 )
 
 if TYPE_CHECKING:
@@ -392,8 +393,7 @@ def resolve_sweep_parameters() -> dict[str, Any]:
 
 def _listed(variable: str) -> tuple[str, ...]:
     """Return the names in a comma list; empty where the variable is not set."""
-    names = (name.strip() for name in os.environ.get(variable, "").split(","))
-    return tuple(name for name in names if name)
+    return split_names(os.environ.get(variable, ""))
 
 
 def _encodable(text: str | None) -> str | None:

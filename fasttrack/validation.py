@@ -71,6 +71,12 @@ def check_names(argument: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def split_names(listed: str) -> tuple[str, ...]:
+    """Return the names in a comma list."""
+    names = (name.strip() for name in listed.split(","))
+    return tuple(name for name in names if name)
+
+
 def check_tags(tags: Any, required: Sequence[str], source: str = "") -> dict[str, str]:
     """Return `tags` as strings.
 

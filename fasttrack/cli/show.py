@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 _HEADER_FACTS = ("tags", "group", "notes", "mode", "host", "pid", "world_size", "argv", "cwd")
 _WIDEST_FACT = 30  # a longer name has a line of its own: broken, it could not be copied
-_SPARKLINE, _NARROWEST_SPARKLINE = 16, 10  # letters
+_SPARKLINE, _NARROWEST_SPARKLINE = 16, 9  # letters; ours fit 80 columns
+_UNBROKEN = 100_000  # columns, where there is no terminal: a broken path cannot be searched for
 _NUMBERS = "{:>8} {:>10} {:>10} {:>10}  "
 
 
@@ -70,6 +72,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
 
 def _print(report: Report, command: str | None) -> None:
     console = make_console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBROKEN
     overview = report.overview
     status = overview.status
     ended = "" if status.exit_code is None else f" (exit code {status.exit_code})"

@@ -51,7 +51,10 @@ def _instead(value: Any) -> str:
     if value is None:
         return "leave it out where there is no value"
     if isinstance(value, (str, bytes)) or kind in ("S", "U"):
-        return "text belongs to the configuration: update_config({name: text})"
+        return (
+            "text belongs to the configuration, update_config({name: text}), "
+            "or to log_media(name, text, step)"
+        )
     if isinstance(value, complex) or kind == "c":
         return "pass abs(value), or its .real and .imag as two metrics"
     if isinstance(value, (datetime.date, datetime.timedelta)) or kind in ("m", "M"):

@@ -76,6 +76,8 @@ class Summary:
             merged[number * columns // len(self._cells)].merge(cell)
         means = [cell.total / cell.finite for cell in merged if cell.finite and not cell.non_finite]
         least, span = min(means, default=0.0), max(means, default=0.0) - min(means, default=0.0)
+        if self.min == self.max:  # its means differ by their rounding
+            span = 0.0
         blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
         scale = (len(blocks) - 1) / span if span > 0 else 0.0
         return "".join(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttrack.command import spell_tool
 from fasttrack.journal.run_directory import base_directory
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def leet_command(run: LocalRun) -> str | None:
     if not found:
         return None
     newest = max(found, key=lambda directory: directory.name.removeprefix(_PREFIX))
-    return f"wandb leet {shlex.quote(_short(newest))}"
+    return spell_tool("wandb", "leet", _short(newest))
 
 
 def _short(path: Path) -> str:

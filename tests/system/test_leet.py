@@ -100,6 +100,8 @@ def test_the_command_that_show_prints_draws_the_run_while_it_is_written(
 ) -> None:
     """Without an account, without network; a metric that begins later appears by itself."""
     monkeypatch.chdir(tmp_path)
+    bin_dir = Path(sys.executable).parent  # elsewhere the command has the program's path
+    monkeypatch.setenv("PATH", f"{bin_dir}{os.pathsep}{os.environ['PATH']}")
     with make_tracker(resume_id="leet1") as tracker:
         for step in range(30):
             tracker.log_metrics({"loss/total": 1 / (step + 1)}, step)
@@ -107,8 +109,7 @@ def test_the_command_that_show_prints_draws_the_run_while_it_is_written(
         shown = CliRunner(env={"COLUMNS": "200"}).invoke(cli, ["show", "leet1"]).stdout
         (command,) = re.findall(r"^ *in a terminal +(\S.*)$", shown, flags=re.MULTILINE)
         program, *arguments = shlex.split(command)
-        path = Path(sys.executable).with_name(program)  # as on the PATH of an environment
-        terminal = Terminal([str(path), *arguments])
+        terminal = Terminal([str(bin_dir / program), *arguments])
         terminals.append(terminal)
 
         assert terminal.read_until("loss/total"), terminal.text

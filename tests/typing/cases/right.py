@@ -14,12 +14,19 @@ from typing_extensions import assert_type
 
 import fasttrack
 from fasttrack import (
+    Audio,
     ConfigurationError,
     DirectoryError,
     ExperimentTracker,
     FasttrackError,
+    Histogram,
+    Html,
+    Image,
     Options,
     Stats,
+    Table,
+    Text,
+    Video,
     compute_grad_norm,
     get_all_gpu_stats,
     get_amp_scale,
@@ -109,6 +116,18 @@ def log(tracker: ExperimentTracker) -> None:
     tracker.log_checkpoint(path="model.pt", aliases=("best",))
 
 
+def log_media(tracker: ExperimentTracker) -> None:
+    """Every type of media, and what stands for one without its type."""
+    tracker.log_media("samples", np.zeros((8, 8, 3), np.uint8), 3)
+    tracker.log_media("samples", [Image(loss, caption="a 9"), Image("a.png")], step=None)
+    tracker.log_media("weights", Histogram([1.0, 2.0], num_bins=16))
+    tracker.log_media("confusion", Table(columns=["is", "said"], data=[[9, 4]]))
+    tracker.log_media("voice", Audio(np.zeros(160), sample_rate=16_000, caption="a"))
+    tracker.log_media("page", Html("<p>"))
+    tracker.log_media("answer", Text(Path("answer.txt")))
+    tracker.log_media(name="film", value=Video("a.mp4"), step=3)
+
+
 def ask(tracker: ExperimentTracker) -> None:
     """Every method that answers."""
     assert_type(tracker.get_run_id(), str | None)
@@ -171,9 +190,11 @@ def tune() -> None:
         log_rank=1,
         share_run_id=True,
         overhead_budget=0.01,
+        alerts=["eval/loss > 5", "spike=off"],
+        media_limit_mb=64,
     )
     assert_type(dataclasses.replace(options, log_rank=0), Options)
-    assert_type(options.backends, tuple[str, ...] | None)
+    assert_type(options.backends, tuple[str, ...] | str | None)
     assert_type(options.console, bool | None)
     assert_type(options.overhead_budget, float | None)
 
@@ -184,6 +205,7 @@ def count(stats: Stats) -> None:
         stats.rows_written,
         stats.rows_delivered,
         stats.dropped,
+        stats.media_dropped,
         stats.refused,
         stats.stale,
         stats.out_of_order,

@@ -97,7 +97,7 @@ def a_return_is_missing_behind_the_block(last: ExperimentTracker) -> int:
 Options("reference")  # E: call-arg
 Options(ring_size=4)  # E: call-arg
 Options(capture=1)  # E: arg-type
-Options(backends="wandb")  # E: arg-type
+Options(backends=5)  # E: arg-type
 Options(share_run_id="yes")  # E: arg-type
 Options(overhead_budget="1%")  # E: arg-type
 Options().console = False  # E: misc

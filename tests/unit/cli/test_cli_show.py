@@ -121,6 +121,24 @@ def test_long_metric_stands_above_its_numbers(run_dir: Path) -> None:
     assert next(line for line in wide if line.startswith(LONG)).split()[1:5] == ["1"] * 4
 
 
+def test_nothing_is_broken_where_no_terminal_says_how_wide_it_is(run_dir: Path) -> None:
+    """A path in two lines could neither be searched for nor copied."""
+    result = CliRunner(env={"COLUMNS": None}).invoke(cli, ["show", "finished"])
+
+    assert f"  directory   {run_dir}\n" in result.stdout
+    assert "rows read back from offline-run-1\n" in result.stdout
+
+
+def test_metrics_of_every_run_fit_80_columns(tmp_path: Path) -> None:
+    """The longest name that fasttrack itself logs stands beside its numbers."""
+    write_attempt(tmp_path, "ab12", *rows_of({"fasttrack/delivery_lag_rows": [1, 2]}), finish())
+    lines = show("ab12").splitlines()
+    (line,) = [line for line in lines if line.startswith("fasttrack/delivery_lag_rows")]
+
+    assert line.split()[1:] == ["2", "2", "1", "2", "▁█"]
+    assert len(line) <= 80
+
+
 def test_show_names_each_backends_word_and_proofs(tmp_path: Path) -> None:
     """One line for all words; then what proves them."""
     backends = ("wandb", "tensorboard")

@@ -22,6 +22,7 @@ def summary_of(values: list[float]) -> Summary:
     [
         ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], "▁▂▃▄▅▆▇█"),
         ([5.0, 5.0], "▁▁"),
+        ([0.05] * 40, "▁▁▁▁▁▁▁▁"),  # whose means differ by their rounding
         ([math.nan, 1.0, 2.0], "!▁█"),
         ([math.inf], "!"),
         ([-1.7e308, 0.0, 1.7e308], "▁▅█"),
