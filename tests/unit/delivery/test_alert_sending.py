@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,20 @@ def test_a_webhook_gets_a_text_and_a_key() -> None:
 
     assert hook.texts == ["ERROR a run: it died"]
     assert hook.keys == ["r1:crash:1"]
+
+
+def test_a_metric_of_any_name_is_told_of(tmp_path: Path) -> None:
+    """A header has no letters beyond Latin, and an environment no NUL: alerts never arrived."""
+    told = tmp_path / "told"
+    named = replace(MESSAGE, key="r1:rule:損失\0\n/loss > 3:7", text="損失\0/loss is 4")
+    code = f"import os; open({str(told)!r}, 'w').write(os.environ['FASTTRACK_ALERT_TEXT'])"
+    with WebhookServer() as hook:
+        Webhook(hook.url)(named)
+    Command((sys.executable, "-S", "-c", code))(named)
+
+    assert hook.keys == ["r1:rule:%E6%90%8D%E5%A4%B1%00%0A/loss > 3:7"]
+    assert hook.texts == ["ERROR a run: 損失\0/loss is 4"]
+    assert told.read_text() == "損失\\0/loss is 4"
 
 
 @pytest.mark.parametrize(
