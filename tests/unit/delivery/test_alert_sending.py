@@ -265,12 +265,31 @@ class Session:
         """Take them."""
         self.lost = False
         self.titles: list[str] = []
+        self.numbers: list[int] = []
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, nth: int) -> None:
         """Take an alert."""
         if self.lost:
             raise BackendLostError("gone")
         self.titles.append(title)
+        self.numbers.append(nth)
+
+
+def test_alerts_whose_titles_begin_alike_are_numbered_in_every_session(book: AlertBook) -> None:
+    """W&B drops a second one of a title for a while, as one that was sent again."""
+    for step in range(2):
+        book.add(finding(f"rule:a:{step}"), 1, ("wandb",))
+    other = finding("rule:b:2")._replace(title="something else")
+    book.add(other, 1, ("wandb",))
+    handover = Handover("wandb", book, to_message, lambda _: True)
+    first, second = Session(), Session()
+    handover.send(first)
+    book.note("rule:a:0", "wandb")
+    handover.begin()
+    handover.send(second)
+
+    assert first.numbers == [1, 2, 1]
+    assert second.numbers == [2, 1]
 
 
 def test_what_a_session_took_counts_once_it_was_seen_to_live(book: AlertBook) -> None:
