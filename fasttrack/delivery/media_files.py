@@ -6,6 +6,7 @@ puts the same picture, compressed, in its place.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -30,7 +31,7 @@ def files_of(row: MediaRow, run_dir: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: one is not there.
-        OSError: one cannot be read.
+        OSError: one cannot be read, or is damaged.
     """
     paths = [media_directory(run_dir) / name for name in row.files]
     for path in paths:
@@ -44,7 +45,10 @@ def _compress(path: Path) -> None:
         if not start.startswith(_PNG) or start[_BEFORE_DATA:] != _STORED:
             return
         contents = start + file.read()
-    small = _with_pillow(contents) or _with_zlib(contents)
+    try:
+        small = _with_pillow(contents) or _with_zlib(contents)
+    except (struct.error, zlib.error) as error:  # after a power cut, say: nothing is fsynced
+        raise damaged(path) from error
     scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         scratch.write_bytes(small)
@@ -54,7 +58,7 @@ def _compress(path: Path) -> None:
 
 
 def _with_pillow(contents: bytes) -> bytes | None:
-    """Return a PNG file by Pillow, whose filters make it smaller; None where there is none."""
+    """Return a PNG file by Pillow, whose filters make it smaller; None where it makes none."""
     try:
         from PIL import Image
     except ImportError:
@@ -62,9 +66,18 @@ def _with_pillow(contents: bytes) -> bytes | None:
     import io
 
     small = io.BytesIO()
-    with Image.open(io.BytesIO(contents)) as picture:
-        picture.save(small, "PNG")
+    too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+    try:
+        with Image.open(io.BytesIO(contents)) as picture:
+            picture.save(small, "PNG")
+    except (OSError, SyntaxError, ValueError, *too_large):
+        return None
     return small.getvalue()
+
+
+def damaged(path: Path) -> OSError:
+    """Return what to raise where a file does not hold what was written."""
+    return OSError(errno.EBADMSG, "its file is damaged", str(path))
 
 
 def _with_zlib(contents: bytes) -> bytes:

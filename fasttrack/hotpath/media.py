@@ -116,6 +116,8 @@ class MediaIntake:
             raise ValueRefusedError(f"{describe(name)} cannot name media; choose another name")
         if not name.isascii() and name != name.encode(errors="replace").decode():
             raise ValueRefusedError("its name is not UTF-8")
+        if "\0" in name:
+            raise ValueRefusedError("a name of media has no NUL: no file can be called so")
         if len(name if name.isascii() else name.encode()) > _LONGEST_NAME:
             raise ValueRefusedError(f"a name of media has at most {_LONGEST_NAME} bytes")
         if not -_LARGEST_STEP <= step <= _LARGEST_STEP:

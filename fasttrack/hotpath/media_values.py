@@ -126,12 +126,17 @@ def _told(
 ) -> Sources:
     about: dict[str, Any] = {}
     if any(caption is not None for caption in captions):
-        about["captions"] = [None if one is None else str(one) for one in captions]
+        about["captions"] = [None if one is None else _written(str(one)) for one in captions]
     if many:
         about["many"] = True
     if rates:
         about["sample_rates"] = [rate or 0 for rate in rates]
     return Sources(kind, parts, about)
+
+
+def _written(text: str) -> str:
+    """Return a text as UTF-8 has it."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _several(values: Sequence[Any]) -> Sources:
@@ -281,7 +286,10 @@ def _copy(array: Any) -> Any:
 def _distribution(media: Histogram) -> Sources:
     if media.np_histogram is not None:
         try:
-            counts, bins = ([float(n) for n in numbers] for numbers in media.np_histogram)
+            given = tuple(media.np_histogram)
+            if not all(getattr(numbers, "is_cpu", True) for numbers in given):
+                raise ValueRefusedError("counts on a device would be waited for; pass the tensor")
+            counts, bins = ([float(n) for n in numbers] for numbers in given)
         except (TypeError, ValueError) as error:
             raise ValueRefusedError(
                 "np_histogram must be what np.histogram returns: counts, and edges"
@@ -330,7 +338,7 @@ def _sound(media: Audio) -> Source:
 def _table(media: Table) -> Source:
     if media.fault is not None:
         raise ValueRefusedError(media.fault)
-    columns, width = media.columns, len(media.columns)
+    columns, width = [_written(name) for name in media.columns], len(media.columns)
     for number, row in enumerate(media.data):
         if len(row) != width:
             raise ValueRefusedError(
@@ -342,7 +350,9 @@ def _table(media: Table) -> Source:
 
 def _cell(value: Any) -> Any:
     kind = type(value)
-    if kind in (str, float, bool, type(None)) or (kind is int and -(2**63) <= value < 2**63):
+    if kind is str:
+        return _written(value)
+    if kind in (float, bool, type(None)) or (kind is int and -(2**63) <= value < 2**63):
         return value
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or not value.is_cpu:
@@ -353,7 +363,7 @@ def _cell(value: Any) -> Any:
         return value.item()
     if isinstance(value, Media):
         return f"({kind.__name__})"
-    return str(value)
+    return _written(str(value))
 
 
 def _text(data: Any, extension: str) -> Source:

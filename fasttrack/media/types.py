@@ -83,6 +83,9 @@ class Table(Media):
         self.fault: str | None = None
         """Why it cannot be logged, if that is known already."""
         self.caption = caption
+        if not getattr(data, "is_cpu", True):
+            self.fault = "a table of a tensor on a device would wait for it; pass its copy"
+            return
         try:
             frame_columns = getattr(data, "columns", None)
             if frame_columns is not None and hasattr(data, "values"):  # a data frame

@@ -184,6 +184,7 @@ def _count(array: Array, num_bins: int) -> dict[str, Any]:
     most = float(max(chunk.max() for chunk in finite))
     if not np.isfinite(most - least):
         raise ValueRefusedError("its elements lie too far apart for a histogram")
+    least, most = _range(least, most, num_bins)
     counts = np.zeros(num_bins, np.int64)
     for chunk in finite:
         counted, edges = np.histogram(chunk.astype(np.float64), num_bins, (least, most))
@@ -192,3 +193,11 @@ def _count(array: Array, num_bins: int) -> dict[str, Any]:
     if left_out := flat.size - int(counts.sum()):
         told["not_finite"] = left_out
     return told
+
+
+def _range(least: float, most: float, num_bins: int) -> tuple[float, float]:
+    """Return what bins are to cover: as NumPy has it, but wide enough for edges that differ."""
+    if least == most:
+        least, most = least - 0.5, most + 0.5
+    short = 2 * num_bins * float(np.spacing(max(abs(least), abs(most)))) - (most - least)
+    return (least - short / 2, most + short / 2) if short > 0 else (least, most)

@@ -24,7 +24,7 @@ from support.runs import HANG_GUARD_S, TAGS
 from fasttrack import ExperimentTracker, Options
 
 ROOT = Path(__file__).parents[2]
-RUN = ("python", "bash")  # "text" shows something: a message, a drawing, a tree of files
+RUN = ("python", "bash")  # "text" shows something: a message, a drawing, a tree; "toml" is read
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 Namespace = dict[str, Any]
@@ -130,7 +130,7 @@ class Pages:
 
     def unknown(self) -> list[str]:
         """Return where a block stands of which nobody knows whether it is to be run."""
-        return [str(s) for s in self.snippets if s.language not in (*RUN, "text")]
+        return [str(s) for s in self.snippets if s.language not in (*RUN, "text", "toml")]
 
     def _find(self, text: str) -> Snippet:
         found = [snippet for snippet in self.snippets if text in snippet.text]

@@ -158,6 +158,23 @@ def test_an_alert_comes_once_though_delivery_is_killed_and_the_run_goes_on(
 
 
 @pytest.mark.server
+def test_what_goes_wrong_again_is_told_by_w_and_b_again(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    """Its server drops a second alert of a title within ten minutes."""
+    options = Options(alerts={"to": ["wandb"], "rules": ["loss/total > 4"]})
+    with make_tracker(mode="online", options=options) as tracker:
+        log_rows(tracker, range(10))
+        log_rows(tracker, range(10, 11), loss=5.0)
+        log_rows(tracker, range(11, 99))
+        log_rows(tracker, range(99, 100), loss=5.0)
+
+    run_id = str(tracker.get_run_id())
+    titles = [title for _, title, _ in server.runs[run_id].alerts]
+    assert titles == ["loss/total > 4", "loss/total > 4 (2)"]
+
+
+@pytest.mark.server
 def test_what_waits_is_sent_by_the_next_delivery(
     server: WandbServer,
     hook: WebhookServer,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fasttrack.journal.alerts import Alert
 
 _SURE_S = 5.0  # after which a session that still lives has sent what it took
+_ALIKE = 40  # characters by which titles count as alike: a destination may cut them off
 _DECIDED_S = 5.0  # that the watch may take, at the end, to decide on the last rows
 
 
@@ -20,8 +21,14 @@ _DECIDED_S = 5.0  # that the watch may take, at the end, to decide on the last r
 class Alertable(Protocol):
     """What a session can do whose destination has alerts."""
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, nth: int) -> None:
         """Send an alert.
+
+        Args:
+            title: what it is about, in short.
+            text: all of it.
+            level: "INFO", "WARN" or "ERROR".
+            nth: the how manieth it is, from 1, of the run's whose titles begin alike.
 
         Raises:
             BackendLostError: the destination is gone.
@@ -70,10 +77,18 @@ class Handover:
             since_s = self._taken.get(alert.key)
             if since_s is None:
                 message = self._message(alert)
-                session.alert(message.title, message.text, message.level)
+                nth = self._number(alert)
+                session.alert(message.title, message.text, message.level, nth=nth)
                 self._taken[alert.key] = now_s
             elif now_s - since_s >= _SURE_S:
                 self._book.note(alert.key, self._backend)
+
+    def _number(self, alert: Alert) -> int:
+        """Return the how manieth of its kind an alert is; the same in every session."""
+        known = self._book.alerts()
+        until = [one.key for one in known].index(alert.key) + 1
+        start = alert.title[:_ALIKE]
+        return sum(one.title.startswith(start) for one in known[:until])
 
     def send_last(self, session: object) -> None:
         """Hand over what is due once the trainer has left: nothing more is to come.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SEND_S = 10.0
 """What a webhook or a command may take."""
 
+_PLAIN = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"  # what may stand in a header as it is
 _OURS = ("PYTHONSAFEPATH", "CUDA_VISIBLE_DEVICES")  # set for this process, not for others
 
 
@@ -44,16 +45,18 @@ class Webhook:
     def _post(self, message: Message) -> None:
         import http.client  # hardly ever needed
         import urllib.error
+        import urllib.parse
         import urllib.request
 
         class NoRedirect(urllib.request.HTTPRedirectHandler):
             def redirect_request(self, *_: object) -> None:
                 return None  # the answer would be another page's, and its address is not ours
 
+        key = urllib.parse.quote(message.key, safe=_PLAIN)  # a metric may have any name
         request = urllib.request.Request(
             self._address,
             data=json_bytes({"text": message.line}),
-            headers={"Content-Type": "application/json", "Idempotency-Key": message.key},
+            headers={"Content-Type": "application/json", "Idempotency-Key": key},
         )
         try:
             opener = urllib.request.build_opener(NoRedirect)
@@ -95,6 +98,7 @@ class Command:
             "FASTTRACK_ALERT_URL": message.url or "",
             "FASTTRACK_ALERT_KEY": message.key,
         }
+        told = {name: value.replace("\0", "\\0") for name, value in told.items()}
         theirs = {name: value for name, value in os.environ.items() if name not in _OURS}
         try:
             process = subprocess.Popen(

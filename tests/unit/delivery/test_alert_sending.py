@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,20 @@ def test_a_webhook_gets_a_text_and_a_key() -> None:
 
     assert hook.texts == ["ERROR a run: it died"]
     assert hook.keys == ["r1:crash:1"]
+
+
+def test_a_metric_of_any_name_is_told_of(tmp_path: Path) -> None:
+    """A header has no letters beyond Latin, and an environment no NUL: alerts never arrived."""
+    told = tmp_path / "told"
+    named = replace(MESSAGE, key="r1:rule:損失\0\n/loss > 3:7", text="損失\0/loss is 4")
+    code = f"import os; open({str(told)!r}, 'w').write(os.environ['FASTTRACK_ALERT_TEXT'])"
+    with WebhookServer() as hook:
+        Webhook(hook.url)(named)
+    Command((sys.executable, "-S", "-c", code))(named)
+
+    assert hook.keys == ["r1:rule:%E6%90%8D%E5%A4%B1%00%0A/loss > 3:7"]
+    assert hook.texts == ["ERROR a run: 損失\0/loss is 4"]
+    assert told.read_text() == "損失\\0/loss is 4"
 
 
 @pytest.mark.parametrize(
@@ -250,12 +265,31 @@ class Session:
         """Take them."""
         self.lost = False
         self.titles: list[str] = []
+        self.numbers: list[int] = []
 
-    def alert(self, title: str, text: str, level: str) -> None:
+    def alert(self, title: str, text: str, level: str, *, nth: int) -> None:
         """Take an alert."""
         if self.lost:
             raise BackendLostError("gone")
         self.titles.append(title)
+        self.numbers.append(nth)
+
+
+def test_alerts_whose_titles_begin_alike_are_numbered_in_every_session(book: AlertBook) -> None:
+    """W&B drops a second one of a title for a while, as one that was sent again."""
+    for step in range(2):
+        book.add(finding(f"rule:a:{step}"), 1, ("wandb",))
+    other = finding("rule:b:2")._replace(title="something else")
+    book.add(other, 1, ("wandb",))
+    handover = Handover("wandb", book, to_message, lambda _: True)
+    first, second = Session(), Session()
+    handover.send(first)
+    book.note("rule:a:0", "wandb")
+    handover.begin()
+    handover.send(second)
+
+    assert first.numbers == [1, 2, 1]
+    assert second.numbers == [2, 1]
 
 
 def test_what_a_session_took_counts_once_it_was_seen_to_live(book: AlertBook) -> None:

@@ -174,6 +174,32 @@ def test_histogram_is_that_of_numpy(tracker: ExperimentTracker) -> None:
     assert (integers.counts[0], integers.counts[-1], sum(integers.counts)) == (2, 1, 3)
 
 
+@pytest.mark.parametrize(
+    "values", [np.full(8, 2**63, np.uint64), np.array([1.0, np.nextafter(1.0, 2.0)])]
+)
+def test_histogram_of_numbers_too_close_for_bins_of_their_own_is_drawn(
+    tracker: ExperimentTracker, values: np.ndarray[Any, Any]
+) -> None:
+    """NumPy raises: no numbers lie between them that could be edges."""
+    tracker.log_media("close", Histogram(values), 0)
+
+    (drawn,) = kept(tracker)
+    assert (sum(drawn.counts), len(set(drawn.bins))) == (values.size, 65)
+    assert tracker.stats().worker_errors == 0
+
+
+def test_text_that_is_not_utf_8_is_kept_as_far_as_it_is(tracker: ExperimentTracker) -> None:
+    """Names of files have such letters: the journal's row was lost by a caption, once."""
+    tracker.log_media("picture", Image(GREY, "a\ud800b"), 0)
+    tracker.log_media("table", Table(["c\ud800"], [["d\ud800"], [["\ud800"]]]), 0)
+
+    picture, table = kept(tracker)
+    assert picture.captions == ("a?b",)
+    assert table.path is not None
+    told = json.loads(table.path.read_text())
+    assert told == {"columns": ["c?"], "data": [["d?"], ["['\\ud800']"]]}
+
+
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_sound_is_a_wav_file_of_16_bits(tracker: ExperimentTracker, channels_first: bool) -> None:
     """Read back by the standard library."""
@@ -273,7 +299,7 @@ def test_bad_input_is_refused_counted_and_said_once(
 
 def test_names_that_w_and_b_cannot_take_are_refused(tracker: ExperimentTracker) -> None:
     """As of metrics; a file is named after them, too."""
-    names: list[Any] = ["", "_step", "step", 5, "x" * 201, "\ud800"]
+    names: list[Any] = ["", "_step", "step", 5, "x" * 201, "\ud800", "a\0b"]
     for name in names:
         tracker.log_media(name, GREY, 0)
     tracker.log_media("a", GREY, 2**53 + 1)
@@ -366,6 +392,8 @@ def test_of_a_device_a_copy_is_made_there_and_nobody_waits() -> None:
             tracker.log_media("picture", value, step)
             tracker.log_media("numbers", fasttrack.Histogram(value, num_bins=2), step)
             value.fill_(9.0)
+        tracker.log_media("counted", fasttrack.Histogram(np_histogram=(base[0, 0], base[0, 1])), 3)
+        tracker.log_media("table", fasttrack.Table(data=base[0]), 3)
         waited = toy.Queue.done
         toy.Queue.run()
         tracker.finish()
@@ -387,4 +415,4 @@ def test_of_a_device_a_copy_is_made_there_and_nobody_waits() -> None:
         "2 image 255.0",
         "2 histogram 1.0",
     ]
-    assert counts == "0 0 0"
+    assert counts == "0 2 0"  # what could only be read by waiting is refused

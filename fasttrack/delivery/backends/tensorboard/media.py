@@ -17,7 +17,7 @@ from tensorboard.plugins.histogram import metadata as histogram
 from tensorboard.plugins.image import metadata as image
 from tensorboard.plugins.text import metadata as text
 
-from fasttrack.delivery.media_files import files_of, png_size
+from fasttrack.delivery.media_files import damaged, files_of, png_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,13 +67,20 @@ def _add_files(value: Summary.Value, row: MediaRow, paths: Sequence[Path]) -> No
     elif row.type == "audio" and extension == ".wav":
         _add_sound(value, row.about, [path.read_bytes() for path in paths])
     elif row.type == "table":
-        told = orjson.loads(paths[0].read_bytes())
-        _add_text(value, _as_markdown(told["columns"], told["data"]))
+        _add_text(value, _table(paths[0]))
     elif row.type in ("text", "html"):
         told = paths[0].read_text(encoding="utf-8", errors="replace")
         _add_text(value, textwrap.indent(told, "    ", lambda line: True))
     else:
         _add_text(value, f"({row.type} in {extension[1:]}: TensorBoard does not play it)")
+
+
+def _table(path: Path) -> str:
+    try:
+        told = orjson.loads(path.read_bytes())
+        return _as_markdown(told["columns"], told["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path) from error
 
 
 def _add_pictures(value: Summary.Value, pictures: list[bytes]) -> None:
@@ -90,11 +97,14 @@ def _size(picture: bytes) -> tuple[int, int]:
 
     try:
         from PIL import Image
-
+    except ImportError:
+        return 1, 1
+    too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+    try:
         with Image.open(io.BytesIO(picture)) as opened:
             width, height = opened.size
             return width, height
-    except (ImportError, OSError):
+    except (OSError, *too_large):
         return 1, 1
 
 

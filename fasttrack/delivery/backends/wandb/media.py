@@ -119,7 +119,7 @@ class Exhibits:
         """Return the object for a row. See `_make`."""
         made = self._make(row)
         for path in _paths(made):
-            with contextlib.suppress(OSError):  # of what could not be shown there is none
+            with contextlib.suppress(OSError, ValueError):  # of what is not shown there is none
                 self.sent[path] = Path(self._run.dir, path).stat().st_size
         return made
 

@@ -210,13 +210,17 @@ class WandbSession:
         """Keep it for the end: what the client makes of the last row comes before it."""
         self._summary = {name: inert(value) for name, value in summary.items()}
 
-    def alert(self, title: str, text: str, level: str) -> None:
-        """Tell the client, which sends it at once. See `Alertable.alert`."""
+    def alert(self, title: str, text: str, level: str, *, nth: int) -> None:
+        """Tell the client, which sends it at once. See `Alertable.alert`.
+
+        The server drops one that has the title of another: that is the same one sent again, or has
+        a number in its title.
+        """
         assert self._run is not None
+        number = "" if nth == 1 else f" ({nth})"
+        title = title[: _LONGEST_TITLE - len(number)] + number
         try:
-            self._run.alert(
-                title=title[:_LONGEST_TITLE], text=text, level=level, wait_duration=_ONE_ALERT_S
-            )
+            self._run.alert(title=title, text=text, level=level, wait_duration=_ONE_ALERT_S)
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
 
