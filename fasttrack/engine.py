@@ -234,9 +234,9 @@ class Engine:
         """Do what `ExperimentTracker.log_media` says."""
         self._record("log_media", lambda: self._media.take(name, value, self.logger.step_of(step)))
 
-    def describe(self, page: Page) -> None:
-        """Do what `ExperimentTracker.describe` says."""
-        self._record("describe", lambda: self._recorder.describe(page))
+    def describe(self, make: Callable[[], Page]) -> None:
+        """Do what `ExperimentTracker.describe` says, of what `make` returns."""
+        self._record("describe", lambda: self._recorder.describe(make()))
 
     def before_end(self, log_the_last: Callable[[], object]) -> None:
         """Call `log_the_last` when the run is about to end. See `Life.before_end`."""

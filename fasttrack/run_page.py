@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.errors import ConfigurationError
 from fasttrack.media.calls import MediaCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from fasttrack.engine import Engine
+    from fasttrack.journal.entries import Page
     from fasttrack.quick_calls import Logger
 
 
@@ -45,17 +48,7 @@ class RunPage(MediaCalls):
                 "max", "mean", "first" and "last", joined by commas.
         """
         if self._engine is not None:
-            from fasttrack.journal.entries import Page
-
-            self._engine.describe(
-                Page(
-                    name=name,
-                    notes=notes,
-                    tags=None if tags is None else tuple(tags),
-                    summary=dict(summary or {}),
-                    metrics=dict(metrics or {}),
-                )
-            )
+            self._engine.describe(lambda: _as_page(name, notes, tags, summary, metrics))
         elif self._logger is not None:
             self._logger.late_call()
 
@@ -92,3 +85,39 @@ class RunPage(MediaCalls):
         """
         if self._engine is not None:
             self._engine.before_end(log_the_last)
+
+
+def _as_page(name: Any, notes: Any, tags: Any, summary: Any, metrics: Any) -> Page:
+    """Return what `describe` was given.
+
+    Raises:
+        ConfigurationError: an argument is of a wrong type.
+    """
+    from fasttrack.journal.entries import Page
+
+    for argument, text in (("name", name), ("notes", notes)):
+        if text is not None and not isinstance(text, str):
+            raise ConfigurationError(f"{argument} must be text, not {_kind(text)}")
+    if tags is not None and not (
+        isinstance(tags, (list, tuple)) and all(isinstance(tag, str) for tag in tags)
+    ):
+        raise ConfigurationError(f"tags must be a list of texts, not {_kind(tags)}")
+    for argument, given in (("summary", summary), ("metrics", metrics)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigurationError(f"{argument} must be a mapping by name, not {_kind(given)}")
+    for metric, told in (metrics or {}).items():
+        if not isinstance(told, Mapping):
+            raise ConfigurationError(
+                f"metrics: what is said of {metric!r} must be a mapping, not {_kind(told)}"
+            )
+    return Page(
+        name=name,
+        notes=notes,
+        tags=None if tags is None else tuple(tags),
+        summary=dict(summary or {}),
+        metrics=dict(metrics or {}),
+    )
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__

@@ -172,6 +172,15 @@ class Page:
     time_s: float = 0.0
     """"time"."""
 
+    def __post_init__(self) -> None:
+        """Look into `metrics`, which whoever shows the run relies on.
+
+        Raises:
+            ValueError: what is said of a metric is no mapping.
+        """
+        if not all(isinstance(told, dict) for told in self.metrics.values()):
+            raise ValueError("what is said of a metric is no mapping")
+
 
 @dataclass(frozen=True, slots=True)
 class Pausing:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 ID = "row/id"
@@ -76,17 +76,17 @@ def read_journal(run_dir: Path) -> list[FoundRow]:
 
 def count_rows(run_dir: Path) -> int:
     """Return how many rows all segments have, those included that the trainer did not make."""
-    return sum(1 for _ in _read_rows(run_dir))
+    return sum(1 for _ in _read_rows(run_dir, ("row", "media")))
 
 
-def _read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
+def _read_rows(run_dir: Path, kinds: Sequence[str] = ("row",)) -> Iterator[dict[str, Any]]:
     for path in sorted(run_dir.glob("segment-*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and entry.get("kind") == "row":
+            if isinstance(entry, dict) and entry.get("kind") in kinds:
                 yield entry
 
 

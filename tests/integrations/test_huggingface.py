@@ -431,6 +431,8 @@ def test_a_missing_framework_is_named_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, module: str, package: str
 ) -> None:
     """The extra's name."""
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"fasttrack.integrations.{module}", raising=False)
     with pytest.raises(ImportError, match=rf"pip install 'fasttrack\[{module}\]'"):
