@@ -148,6 +148,7 @@ class Run(Files):
         return self._told.get("name") or self._tracker.get_run_name()
 
     @name.setter
+    @careful
     def name(self, name: str) -> None:
         self._told["name"] = str(name)
         self._tracker.describe(name=str(name))
@@ -158,6 +159,7 @@ class Run(Files):
         return self._told.get("notes")
 
     @notes.setter
+    @careful
     def notes(self, notes: str) -> None:
         self._told["notes"] = str(notes)
         self._tracker.describe(notes=str(notes))
@@ -168,6 +170,7 @@ class Run(Files):
         return self._told.get("tags")
 
     @tags.setter
+    @careful
     def tags(self, tags: Sequence[str]) -> None:
         self._told["tags"] = told = (tags,) if isinstance(tags, str) else tuple(map(str, tags))
         self._tracker.describe(tags=told)

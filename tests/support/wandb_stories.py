@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,9 @@ def resumed(wandb: Any) -> None:
     for step in range(4):
         run.log({"loss": step}, step=step)
     run.finish()
+    ended_s = int(time.time())
+    while int(time.time()) == ended_s:  # the client names directories by the second, and would
+        time.sleep(0.01)  # write the second attempt over the first
     run = wandb.init(project="owt", id="resumed", resume="allow", reinit=True)
     for step in range(4, 8):
         run.log({"loss": step}, step=step)

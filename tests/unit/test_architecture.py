@@ -65,7 +65,7 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
-    "run_page": {"engine", "journal.entries", "media.calls", "quick_calls"},
+    "run_page": {"engine", "errors", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE

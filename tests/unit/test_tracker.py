@@ -135,6 +135,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
     heavy, ours = result.stdout.splitlines()
     assert heavy == "[]"
     assert set(ast.literal_eval(ours)) == {
+        "alerts",
         "context",
         "copies",
         "delivery",

@@ -667,6 +667,7 @@ def test_accelerators_are_looked_for_without_initialising_them(
             return True
 
     device = None if accelerator is None else torch.device(accelerator)
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)  # Lightning sets it
     for before in (None, "0"):
         if before is not None:
             monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", before)

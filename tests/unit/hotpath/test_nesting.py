@@ -110,11 +110,11 @@ def test_refusal_says_what_to_do_instead(value: Any, instead: str) -> None:
         raise ValueError(why_refused(value))
 
 
-def test_pictures_and_plots_are_not_taken() -> None:
+def test_where_pictures_and_plots_go_is_said() -> None:
     """They are told by their package, which need not be loaded here."""
     figure = pytest.importorskip("matplotlib.figure").Figure()
 
-    assert "pictures, plots and tables are not taken" in why_refused(figure)
+    assert "go to log_media(name, value, step), plots as a picture" in why_refused(figure)
 
 
 def test_names_of_a_class_of_the_users_own_are_read_as_text() -> None:

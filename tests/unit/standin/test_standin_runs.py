@@ -385,6 +385,17 @@ def test_a_trial_of_a_sweep_has_its_parameters(
     assert (run.id, run.config.lr, run.config.layers) == ("trial1", 0.5, 2)
 
 
+def test_wrong_tags_are_said_and_raise_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither those of `init` nor those that are set later."""
+    run = wandb.init(project="p", tags=5)  # type: ignore[arg-type]
+    run.tags = None  # type: ignore[assignment]
+    run.tags = ["a"]
+    wandb.finish()
+
+    assert run.tags == ("a",)
+    assert "tags" in capsys.readouterr().err
+
+
 def test_what_a_handler_raises_goes_on_to_the_script() -> None:
     """A preemption's exception is the program's, also in the midst of a call."""
     import signal
