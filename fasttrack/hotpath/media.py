@@ -147,7 +147,7 @@ class MediaIntake:
             return None
         try:
             parts = tuple([(source.copy(), source.extension) for source in sources])
-        except Exception as error:
+        except BaseException as error:  # a Ctrl-C, too: or the room would be gone for good
             self._budget.give_back(size_bytes)
             if isinstance(error, (MemoryError, RuntimeError)) and not is_handlers(error):
                 raise ValueRefusedError(f"no copy could be made of it ({error})") from error

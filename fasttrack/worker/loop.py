@@ -282,9 +282,7 @@ class Worker:
                 for record in records:
                     self._write_rows([record])
                 return
-            self._notices.count("worker_errors")
-            met = spell(error)
-            self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
+            self._met(error)
             return
         self._append(lines)
 
@@ -292,10 +290,14 @@ class Worker:
         try:
             lines = self._rows.encode_media(record)
         except Exception as error:  # the worker's boundary: nothing may stop it
-            self._notices.count("worker_errors")
-            self._notices.warn(f"worker:{spell(error)}", f"the worker met {error!r} and goes on")
+            self._met(error)
             return
         self._append(lines)
+
+    def _met(self, error: Exception) -> None:
+        self._notices.count("worker_errors")
+        met = spell(error)  # its own text may raise
+        self._notices.warn(f"worker:{met}", f"the worker met {met} and goes on")
 
     def _own_metrics(self) -> dict[str, float]:
         return {
