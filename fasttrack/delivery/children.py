@@ -28,7 +28,7 @@ class Child(NamedTuple):
 
 def children_of(pid: int) -> list[Child]:
     """Return the children of process `pid`; none where the system does not tell."""
-    found: dict[int, Child] = {}  # a thread that ends leaves its children to another one: seen twice
+    found: dict[int, Child] = {}  # where a thread ends, its children become another's
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError, ValueError):
             children = [_look(pid, text) for text in task.read_text().split()]
