@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fasttrack.settings import RunSettings
     from fasttrack.stats import Stats
     from fasttrack.worker.delivery_report import BackendReport
+    from fasttrack.worker.flight import FlightRecorder
     from fasttrack.worker.loop import Worker
     from fasttrack.worker.supervisor import Delivery
 
@@ -66,6 +67,7 @@ class Life:
         delivery: Delivery,
         stats: Callable[[], Stats],
         on_fork: Callable[[], None],
+        flight: FlightRecorder | None = None,
     ) -> None:
         """Look after a run whose parts are at work, until it is settled."""
         self._options = settings.options
@@ -79,6 +81,7 @@ class Life:
         self._delivery = delivery
         self._stats = stats
         self._on_fork = on_fork
+        self._flight = flight
         self._waits = _waits_for_delivery(settings)
         self.lifecycle = Lifecycle.RUNNING
         self.before_end: Callable[[], object] | None = None
@@ -162,7 +165,11 @@ class Life:
         """Stop the worker and close the segment; return False where the worker hangs."""
         if self._console is not None:
             self._console.stop()
+        if self._flight is not None:
+            self._flight.ask_at_end(exit_code, preempting=preempting)
         if not self._worker.stop(timeout_s):
+            if self._flight is not None:
+                self._flight.dump_without_worker()
             self._notices.warn(
                 "stuck",
                 f"the worker waits for the device, or the disk, longer than {timeout_s:g} s; "
@@ -312,6 +319,13 @@ class Life:
             self._console.stop()
         self._delivery.close()
         self._on_fork()
+
+
+def point_out_open_runs() -> None:
+    """Say which runs are open, to somebody who begins another by hand."""
+    for earlier in process_hooks.open_runs():
+        if isinstance(earlier, Life):
+            earlier.point_out()
 
 
 def describe_delivered(report: BackendReport, rows: int) -> str:
