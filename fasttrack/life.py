@@ -15,6 +15,7 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.run_directory import segments
 from fasttrack.notices import say
+from fasttrack.sigterm import SIGTERM_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +167,8 @@ class Life:
         if self._console is not None:
             self._console.stop()
         if self._flight is not None:
-            self._flight.ask_at_end(exit_code, preempting=preempting)
+            terminated = preempting and exit_code == SIGTERM_EXIT_CODE
+            self._flight.ask_at_end(exit_code, terminated=terminated)
         if not self._worker.stop(timeout_s):
             if self._flight is not None:
                 self._flight.dump_without_worker()

@@ -22,7 +22,6 @@ from fasttrack.journal.rows import spell_non_finite
 from fasttrack.journal.run_directory import attempt, flight_path
 from fasttrack.notices import spell
 from fasttrack.redaction import redact_text
-from fasttrack.sigterm import SIGTERM_EXIT_CODE
 from fasttrack.worker.resolve import clock_offset_s
 
 if TYPE_CHECKING:
@@ -81,9 +80,14 @@ class FlightRecorder:
         """
         self._asked = _Asked(reason, error, step)
 
-    def ask_at_end(self, exit_code: int, *, preempting: bool) -> None:
-        """Have the worker write a dump in its last round, if the run ends in trouble."""
-        if exit_code == SIGTERM_EXIT_CODE and preempting:
+    def ask_at_end(self, exit_code: int, *, terminated: bool) -> None:
+        """Have the worker write a dump in its last round, if the run ends in trouble.
+
+        Args:
+            exit_code: of the run.
+            terminated: whether SIGTERM ends it.
+        """
+        if terminated:
             self.ask("SIGTERM")
         elif exit_code:
             # An exception that leaves the `with` block is being handled; one that has left the

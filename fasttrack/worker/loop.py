@@ -267,26 +267,32 @@ class Worker:
         return handled
 
     def _look_at_steps(self, watch: StepWatch) -> None:
-        if not self._ring.items and (found := watch.look()):
-            self._write_rows(list(found))
+        if not self._ring.items:
+            for found in watch.rest():
+                self._write_rows(found)
         if watch.flight is not None and (dumped := watch.flight.dump_if_asked()):
             self._append([encode(dumped)])
 
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)
         try:
-            if self._watch is not None:
-                records = self._watch.with_earlier(records)
-            if max(map(len, records)) < MEDIA_FIELDS:
-                self._write_rows(records)
-                return
-            for record in records:  # in their order, each alone
-                if len(record) == MEDIA_FIELDS:
-                    self._write_media(record)
-                else:
-                    self._write_rows([record])
+            if self._watch is None:
+                self._write_records(records)
+            else:
+                for piece in self._watch.in_order(records):
+                    self._write_records(piece)
         finally:
             self._in_hand = 0
+
+    def _write_records(self, records: list[RawRecord]) -> None:
+        if max(map(len, records)) < MEDIA_FIELDS:
+            self._write_rows(records)
+            return
+        for record in records:  # in their order, each alone
+            if len(record) == MEDIA_FIELDS:
+                self._write_media(record)
+            else:
+                self._write_rows([record])
 
     def _write_rows(self, records: list[RawRecord]) -> None:
         try:

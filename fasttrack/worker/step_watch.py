@@ -10,14 +10,16 @@ from fasttrack.notices import spell
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 
 if TYPE_CHECKING:
-    from fasttrack.hotpath.records import MetricsRecord, RawRecord, Scalar
+    from collections.abc import Iterator
+
+    from fasttrack.hotpath.records import RawRecord, Scalar
     from fasttrack.hotpath.trail import StepTrail, TrailStep
     from fasttrack.notices import Notices
     from fasttrack.worker.flight import FlightRecorder
     from fasttrack.worker.resolve import Resolver
 
 FIRST_NONFINITE_STEP = "train/first_nonfinite_step"
-_CALM_STEPS = 50  # with a finite loss, after which another is news; as alerts have it
+_CALM_STEPS = 50  # from one bad loss to the next, if that is to be news
 
 
 class StepWatch:
@@ -47,71 +49,77 @@ class StepWatch:
         self.trail = trail
         self._resolver = resolver
         self._notices = notices
-        self._calm = _CALM_STEPS  # steps with a finite loss since the last other one
-        self._told_step: int | None = None
+        self._last_bad: int | None = None
 
-    def with_earlier(self, records: list[RawRecord]) -> list[RawRecord]:
-        """Return `records` with what `look` finds of the steps between them, in order."""
-        try:
-            found = self.look(_called_at_s(records[-1]))
-        except Exception as error:  # the rows must not go with it
-            self._notices.count("worker_errors")
-            self._notices.warn("watch", f"unlogged steps could not be looked at: {spell(error)}")
-            return records
-        if not found:
-            return records
-        joined: list[RawRecord] = []
-        for record in records:
-            while found and found[0][1] < _called_at_s(record):
-                joined.append(found.pop(0))
-            joined.append(record)
-        return joined + found
+    def in_order(self, records: list[RawRecord]) -> Iterator[list[RawRecord]]:
+        """Yield `records` in pieces, with what is to become rows of the steps between them.
 
-    def look(self, until_s: float = math.inf) -> list[MetricsRecord]:
-        """Look at the unlogged steps that came before `until_s` (`time.perf_counter()`).
-
-        Waits for the device, as reading records does.
-
-        Returns:
-            What is to become a row: of each step with which losses became bad, its loss.
+        Waits for the device, as reading records does. Each piece is to be written before the next
+        is asked for: it may hold the first bad loss.
         """
-        steps, events, lost = self.trail.take(until_s)
-        if lost:
-            self._notices.count("unwatched_steps", lost)
-            self._notices.warn("unwatched", f"{lost} steps went by unwatched: the worker is late")
-        waiting = [(each.values, each.pending) for each in steps if each.pending]
-        if waiting:
-            self._resolver.read_values(waiting, events)
-        return [found for each in steps if (found := self._judge(each)) is not None]
+        start = 0
+        for each in self._bad_steps(_called_at_s(records[-1])):
+            if not self._is_calm(each.step):
+                self._last_bad = each.step
+                continue
+            end = start
+            while end < len(records) and _called_at_s(records[end]) <= each.at_s:
+                end += 1
+            if end > start:
+                yield records[start:end]
+                start = end
+            yield from self._row_of(each)
+        yield records[start:] if start else records
 
-    def _judge(self, each: TrailStep) -> MetricsRecord | None:
-        loss = each.values.get(LOSS)
-        if loss is None:
-            return None
-        if loss - loss == 0:
-            self._calm += 1
-            return None
-        values: dict[str, Scalar] = {LOSS: loss}
-        return (each.step, each.at_s, values) if self._is_news(each.step, values) else None
+    def rest(self) -> Iterator[list[RawRecord]]:
+        """Yield what is to become rows of steps that no record follows, as far as it is known."""
+        for each in self._bad_steps(math.inf):
+            yield from self._row_of(each)
 
     def note_logged(self, step: int, values: dict[str, Scalar]) -> None:
         """Note that the loss of a row is NaN or infinite; add to the first one that it is."""
         self._is_news(step, values)
 
+    def _bad_steps(self, until_s: float) -> list[TrailStep]:
+        try:
+            steps, events, lost = self.trail.take(until_s)
+            if lost:
+                self._notices.count("unwatched_steps", lost)
+                self._notices.warn("lapped", f"{lost} steps went by unwatched: the worker is late")
+            waiting = [(each.values, each.pending) for each in steps if each.pending]
+            if waiting:
+                self._resolver.read_values(waiting, events)
+            return [each for each in steps if _is_bad(each.values.get(LOSS))]
+        except Exception as error:  # the rows must not go with it
+            self._notices.count("worker_errors")
+            self._notices.warn("watch", f"unlogged steps could not be looked at: {spell(error)}")
+            return []
+
+    def _row_of(self, each: TrailStep) -> Iterator[list[RawRecord]]:
+        values = {LOSS: each.values[LOSS]}
+        if self._is_news(each.step, values):
+            yield [(each.step, each.at_s, values)]
+
+    def _is_calm(self, step: int) -> bool:
+        return self._last_bad is None or abs(step - self._last_bad) > _CALM_STEPS
+
     def _is_news(self, step: int, values: dict[str, Scalar]) -> bool:
-        if step == self._told_step:  # the row that was made of it comes by
+        is_news = self._is_calm(step)
+        self._last_bad = step
+        if not is_news:
             return False
-        calm, self._calm = self._calm, 0
-        if calm < _CALM_STEPS:
-            return False
-        self._told_step, loss = step, values[LOSS]
+        text = f"the loss became {values[LOSS]} at step {step}"
         if self.first_step is None:
             self.first_step = step
             values.setdefault(FIRST_NONFINITE_STEP, step)
-            self._notices.warn("loss", f"the loss became {loss} at step {step}")
+            self._notices.warn("loss", text)
         if self.flight is not None:
-            self.flight.ask("non_finite", f"the loss became {loss} at step {step}", step)
+            self.flight.ask("non_finite", text, step)
         return True
+
+
+def _is_bad(loss: Any) -> bool:
+    return loss is not None and bool(loss - loss != 0)
 
 
 def _called_at_s(record: Any) -> float:
