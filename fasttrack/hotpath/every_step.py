@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.capture import step_number
@@ -12,10 +15,9 @@ from fasttrack.hotpath.step_logger import StepLogger
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
-
     from fasttrack.hotpath.trail import StepTrail
 
+_TENSOR = torch.Tensor
 _NEVER = -(2**63)  # a step from which no quick call is let pass one that is not logged
 
 
@@ -27,12 +29,13 @@ class EveryStepLogger(StepLogger):
     Threads: as `StepLogger`.
     """
 
-    __slots__ = ("_next_timed", "_trail")
+    __slots__ = ("_keeps_all", "_next_timed", "_trail")
 
     def __init__(self, *parts: Any, trail: StepTrail, **further: Any) -> None:
         """Leave unlogged steps to `trail`; all else is `StepLogger`'s."""
         super().__init__(*parts, **further)
         self._trail = trail
+        self._keeps_all = trail.keeps_all
         self._next_timed = 0
         self._hot._timed_from = _NEVER
 
@@ -55,11 +58,17 @@ class EveryStepLogger(StepLogger):
             try:
                 number = step if type(step) is int else step_number(step)
                 if number % hot._interval:
-                    values = {} if loss is None else {LOSS: loss}
-                    if self._trail.keeps_all:
+                    if self._keeps_all:
+                        values = {} if loss is None else {LOSS: loss}
                         _add(values, optimizer, loss_ar, loss_fm, grad_norm, extra)
-                    size = batch_size if type(batch_size) is int else None  # it may be the batch
-                    self._trail.note(number, size, values)
+                        size = batch_size if type(batch_size) is int else None  # or the batch
+                        self._trail.note(number, size, values)
+                    elif not _is_finite(loss):
+                        self._trail.note(number, None, {LOSS: loss})
+                    if number < self._next_timed:
+                        hot._ticks.append((perf_counter(), batch_size))
+                        hot._step, hot._metrics_step = number, None
+                        return
                 else:
                     self._trail.mark()
             except Exception as error:  # a logged step with such arguments says what is wrong
@@ -92,6 +101,13 @@ class EveryStepLogger(StepLogger):
         """Log nothing any more, and let the last steps be read."""
         super().close()
         self._trail.close()
+
+
+def _is_finite(loss: Any) -> bool:
+    """Return whether a loss is known to be a finite number. Never waits."""
+    if type(loss) is _TENSOR and loss.get_device() < 0:
+        loss = loss.item()
+    return loss is None or (type(loss) is float and loss - loss == 0)
 
 
 def _add(

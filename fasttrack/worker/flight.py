@@ -169,6 +169,7 @@ class FlightRecorder:
         encoded.append(orjson.dumps(head, option=orjson.OPT_APPEND_NEWLINE))
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(b"".join(reversed(encoded)))
+        self._notices.warn(path.name, f"the last {len(encoded) - 1} steps are in {path}")
         return told
 
     def _lines(self, step: int | None) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.hotpath.records import LOSS, TICKS
+from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LOSS, TICKS
 from fasttrack.notices import spell
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fasttrack.worker.flight import FlightRecorder
     from fasttrack.worker.resolve import Resolver
 
-FIRST_NONFINITE_STEP = "train/first_nonfinite_step"
 _CALM_STEPS = 50  # from one bad loss to the next, if that is to be news
 
 

@@ -15,8 +15,8 @@ from support.trackers import journal_only
 from fasttrack import ConfigurationError, Options
 from fasttrack.alerts.judge import Judge
 from fasttrack.alerts.settings import AlertSettings
+from fasttrack.hotpath.records import FIRST_NONFINITE_STEP
 from fasttrack.hotpath.step_logger import StepLogger
-from fasttrack.worker.step_watch import FIRST_NONFINITE_STEP
 
 if TYPE_CHECKING:
     from support.trackers import Trackers
