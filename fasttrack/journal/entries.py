@@ -217,6 +217,28 @@ class Unlogged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A dump of the last steps at full rate, which lies beside the journal."""
+
+    kind: ClassVar[str] = "flight"
+
+    number: int
+    """Of the attempt's dumps, from 1."""
+    reason: str
+    """"non_finite", "out_of_memory", "exception", "SIGTERM" or "exit_code"."""
+    file: str
+    """Its name in the run's directory."""
+    error: str | None = None
+    """What happened, in words, secrets redacted."""
+    step: int | None = None
+    """At which step; None: no step is known."""
+    steps: int = 0
+    """How many it holds."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
 
@@ -241,11 +263,11 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Unlogged"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight"
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged, Finish)
+_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged, Flight, Finish)
 _CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {  # field -> key, where they differ
     "time_s": "time",

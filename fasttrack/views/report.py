@@ -11,6 +11,7 @@ from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
 from fasttrack.journal.rows import Row
 from fasttrack.runs.alerts import RunAlert, read_alerts
+from fasttrack.runs.flights import FlightDump, read_flights
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 
@@ -114,6 +115,8 @@ class Report:
     artifacts: list[LoggedArtifact]
     alerts: list[RunAlert]
     goodput: Goodput
+    flights: list[FlightDump]
+    """The dumps of the flight recorder, oldest first."""
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
@@ -134,6 +137,7 @@ class Report:
             "config": self.config,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
             "alerts": [alert.as_json() for alert in self.alerts],
+            "flights": [flight.as_json() for flight in self.flights],
             "segments": _segments_as_json(delivery.segments),
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
@@ -191,6 +195,7 @@ def read_report(run: LocalRun) -> Report:
         artifacts=artifacts,
         alerts=read_alerts(run.directory),
         goodput=read_goodput(run.segments),
+        flights=read_flights(run.directory),
         metrics=metrics,
         bad_lines=run.bad_lines,
         damage=[str(damage) for damage in run.damage],
