@@ -52,7 +52,7 @@ class ForkServer:
             subprocess.run(
                 [sys.executable, "-W", action, "-c", _SERVE.format(theirs.fileno(), modules)],
                 check=True,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=says,
                 stderr=says,
                 pass_fds=[theirs.fileno()],
