@@ -37,7 +37,7 @@ def found(
     """
     pytest.importorskip("mypy", reason="mypy is not installed")
     pytest.importorskip("setuptools", minversion="77", reason="older ones cannot build the wheel")
-    cache = pytestconfig.cache
+    cache = getattr(pytestconfig, "cache", None)  # it may be switched off
     cache_dir = tmp_path_factory.mktemp("mypy") if cache is None else cache.mkdir("mypy")
     if not list(cache_dir.iterdir()) and (ROOT / ".mypy_cache").is_dir():
         copytree(ROOT / ".mypy_cache", cache_dir, dirs_exist_ok=True)
