@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fasttrack.context.distributed import get_rank, get_world_size
 from fasttrack.ranks.member import Member
 from fasttrack.ranks.own_time import OwnTime
 from fasttrack.ranks.statistics import RankMeter, WindowStatistics, window_width
-from fasttrack.worker.gpu import find_initialised_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,12 +81,12 @@ class _Device:
 
     def memory_peak_gb(self) -> float | None:
         """Return the most memory that was ever allocated on it; None where there is none."""
-        cuda = find_initialised_cuda()
+        cuda = _initialised_cuda()
         return None if cuda is None else cuda.max_memory_allocated(self._index(cuda)) / _GIB
 
     def describe(self) -> str:
         """Return its number, name and UUID; "" where there is none."""
-        if not self._described and (cuda := find_initialised_cuda()) is not None:
+        if not self._described and (cuda := _initialised_cuda()) is not None:
             index = self._index(cuda)
             found = cuda.get_device_properties(index)
             uuid = f", GPU-{found.uuid}" if hasattr(found, "uuid") else ""
@@ -92,11 +94,20 @@ class _Device:
         return self._described
 
 
+def _initialised_cuda() -> Any:
+    """Return `torch.cuda`, which ROCm has too, where this process uses it; never initialise it."""
+    return torch.cuda if torch.cuda.is_initialized() else None
+
+
 def _waits_for_devices() -> bool:
     """Return whether this process trains on an accelerator, where any line may wait for others."""
-    import torch
+    return torch.cuda.is_initialized() or _has_another_accelerator()
 
-    if torch.cuda.is_initialized():
-        return True
-    accelerator = torch.accelerator.current_accelerator() if not torch.cuda.is_available() else None
-    return accelerator is not None
+
+@cache
+def _has_another_accelerator() -> bool:
+    """Return whether there is one of which torch does not tell whether this process uses it."""
+    accelerator = torch.accelerator.current_accelerator()
+    return (
+        accelerator is not None and accelerator.type != "cuda" and torch.accelerator.is_available()
+    )
