@@ -13,6 +13,7 @@ import pytest
 from support.journals import read_entries, read_rows
 from support.runs import HANG_GUARD_S, offline_dirs, start_script, wandb_rows
 from support.slurm_cluster import free_ports
+from support.snippets import ROOT, Pages, Snippet
 from torch._C._distributed_c10d import TCPStore
 
 from fasttrack.journal.entries import Page
@@ -61,11 +62,44 @@ class Ranks:
     def end(self, *, killed: int | None = None) -> list[subprocess.CompletedProcess[str]]:
         """Return what each rank printed, once all have ended; all but `killed` with success."""
         done = []
-        for rank, process in enumerate(self._processes):
-            stdout, stderr = process.communicate(timeout=HANG_GUARD_S)
-            assert process.returncode == (-signal.SIGKILL if rank == killed else 0), stderr
-            done.append(subprocess.CompletedProcess(process.args, 0, stdout, stderr))
+        try:
+            for rank, process in enumerate(self._processes):
+                stdout, stderr = process.communicate(timeout=HANG_GUARD_S)
+                assert process.returncode == (-signal.SIGKILL if rank == killed else 0), stderr
+                done.append(subprocess.CompletedProcess(process.args, 0, stdout, stderr))
+        finally:
+            for process in self._processes[len(done) :]:
+                process.kill()
+                process.communicate()
         return done
+
+
+pages = Pages(ROOT / "docs" / "ranks.md")
+
+
+@pages.runs("init_process_group()")
+def test_the_page_shows_what_each_rank_does(tmp_path: Path, snippet: Snippet) -> None:
+    """Two ranks, as torchrun starts them."""
+    environment = f"""
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True"
+        )
+        os.environ.update(WANDB_MODE="offline", FASTTRACK_BACKENDS="none")
+        from fasttrack import ExperimentTracker, Options
+        from support.snippets import training_script
+
+        globals().update(training_script())
+        exec({snippet.source()!r})
+        dist.barrier()
+        dist.destroy_process_group()
+    """
+
+    Ranks(2, environment).end()
+
+    assert pages.not_run() == []
+    (directory,) = (tmp_path / "wandb" / "fasttrack").iterdir()
+    ours, _ = rows_of(directory)
+    assert [(row.values["ranks/step"], row.values["ranks/missing"]) for row in ours] == [(20, 0)]
 
 
 def rows_of(directory: Path) -> tuple[list[Row], list[Row]]:
