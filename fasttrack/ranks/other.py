@@ -20,7 +20,7 @@ from fasttrack.hotpath.ring import Ring
 from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
-from fasttrack.ranks.parts import Watch
+from fasttrack.ranks.parts import RankListener
 from fasttrack.stats import Stats
 from fasttrack.worker.gpu import GpuSampler
 from fasttrack.worker.loop import Worker
@@ -126,9 +126,9 @@ class OtherRank:
             gpu=_NoGpu(lambda text: None),
             media=MediaFiles(writer.path, self.notices),
         )
-        watch = Watch(settings, self.notices, resolver)
-        self._worker.watch(watch)
-        self._statistics = watch.statistics
+        listener = RankListener(settings, self.notices, resolver)
+        self._worker.listen(listener)
+        self._statistics = listener.statistics
         self.logger = _OtherRankLogger(
             hot,
             self._ring,
@@ -140,7 +140,7 @@ class OtherRank:
             wake=self._worker.wake,
             open_pauses=self._worker.open_pauses,
         )
-        self._member = watch.member(self.notices, self._worker.open_pauses)
+        self._member = listener.member(self.notices, self._worker.open_pauses)
         self._worker.start()
         self._member.start()
         _here.add(self)

@@ -27,7 +27,7 @@ _GIB = 2**30
 _trackers = itertools.count()  # of this process, in the order of construction: alike on all ranks
 
 
-class Watch:
+class RankListener:
     """What the worker tells of the training steps: a meter, and what becomes of its records.
 
     Threads: worker only.

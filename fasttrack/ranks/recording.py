@@ -12,7 +12,7 @@ from fasttrack.engine import Engine
 from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import Page
 from fasttrack.ranks.aggregate import Aggregator
-from fasttrack.ranks.parts import Watch
+from fasttrack.ranks.parts import RankListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +41,20 @@ class AllRanksEngine(Engine):
         """
         self._pid = os.getpid()
         super().__init__(settings, hot, on_fork)
-        watch = Watch(settings, self.notices, self._worker.resolver)
-        self._worker.watch(watch)
-        self._statistics = watch.statistics
+        listener = RankListener(settings, self.notices, self._worker.resolver)
+        self._worker.listen(listener)
+        self._statistics = listener.statistics
         self._gathered = _Gathered(
             Aggregator(
                 get_world_size(),
-                watch.statistics.width,
+                listener.statistics.width,
                 warn=self.notices.warn,
                 clock=time.monotonic,
             ),
             self._worker,
             self._describe_open,
         )
-        self._member = watch.member(self.notices, self._worker.open_pauses, self._gathered)
+        self._member = listener.member(self.notices, self._worker.open_pauses, self._gathered)
         # Rows of ours come after their window: drawn over its own step, not over the newest one.
         self.describe(lambda: Page(metrics={"ranks/*": {"step_metric": _AXIS}}))
         self._member.start()

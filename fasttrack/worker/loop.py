@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.meters import StepMeter
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.step_watch import StepWatch
     from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 64  # records that are written together
@@ -38,7 +39,7 @@ _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
-class Watcher(Protocol):
+class Listener(Protocol):
     """Somebody who sums up what was logged. Threads: worker only."""
 
     @property
@@ -71,6 +72,7 @@ class Worker:
         gpu: GpuSampler | None = None,
         media: MediaFiles | None = None,
         bursts: Bursts | None = None,
+        watch: StepWatch | None = None,
         every_interval: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
@@ -99,7 +101,9 @@ class Worker:
             gpu_stats_interval=gpu_stats_interval,
             find_pauses=find_pauses,
             own_metrics=self._own_metrics,
+            watch=watch,
         )
+        self._watch = watch
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
@@ -117,7 +121,7 @@ class Worker:
         """Rows of no logged call, to be written under the newest step. Any thread adds to them."""
         # worker thread
         self.resolver = resolver
-        self._watcher: Watcher | None = None
+        self._listener: Listener | None = None
         self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
@@ -126,10 +130,10 @@ class Worker:
 
     # --- any thread ---------------------------------------------------------------------------
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell `watcher` of all rows of calls; before there is anything to tell."""
-        self._watcher = watcher
-        self._rows.use_meter(watcher.meter)
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` hear of all rows of calls; before there is anything to hear."""
+        self._listener = listener
+        self._rows.use_meter(listener.meter)
 
     def start(self) -> None:
         """Start the thread."""
@@ -280,23 +284,39 @@ class Worker:
         if self.beside and self._rows.rows:
             count = len(self.beside)
             self._append(self._rows.encode_beside([self.beside.popleft() for _ in range(count)]))
+        if self._watch is not None:
+            self._look_at_steps(self._watch)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
+    def _look_at_steps(self, watch: StepWatch) -> None:
+        if not self._ring.items:
+            for found in watch.rest():
+                self._write_rows(found)
+        if watch.flight is not None and (dumped := watch.flight.dump_if_asked()):
+            self._append([encode(dumped)])
+
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)
         try:
-            if max(map(len, records)) < MEDIA_FIELDS:
-                self._write_rows(records)
-                return
-            for record in records:  # in their order, each alone
-                if len(record) == MEDIA_FIELDS:
-                    self._write_media(record)
-                else:
-                    self._write_rows([record])
+            if self._watch is None:
+                self._write_records(records)
+            else:
+                for piece in self._watch.in_order(records):
+                    self._write_records(piece)
         finally:
             self._in_hand = 0
+
+    def _write_records(self, records: list[RawRecord]) -> None:
+        if max(map(len, records)) < MEDIA_FIELDS:
+            self._write_rows(records)
+            return
+        for record in records:  # in their order, each alone
+            if len(record) == MEDIA_FIELDS:
+                self._write_media(record)
+            else:
+                self._write_rows([record])
 
     def _write_rows(self, records: list[RawRecord]) -> None:
         try:
@@ -309,9 +329,9 @@ class Worker:
             self._met(error)
             return
         self._append(lines)
-        if self._watcher is not None:
+        if self._listener is not None:
             try:
-                self._watcher.take(records)
+                self._listener.take(records)
             except Exception as error:  # the rows are written
                 self._met(error)
 
