@@ -45,7 +45,7 @@ class RankMeter(StepMeter):
 
     def add_usual(self, metrics: dict[str, float], at_s: float, batch_size: Any) -> bool:
         """Do what `StepMeter.add_usual` does."""
-        before_s = self._last_s
+        before_s = self.last_s
         if not super().add_usual(metrics, at_s, batch_size):
             return False
         assert before_s is not None
@@ -55,8 +55,8 @@ class RankMeter(StepMeter):
     def _rates(
         self, trained_s: float, durations: list[float], batches: Sequence[Any]
     ) -> dict[str, float]:
-        assert self._last_s is not None
-        self.noted.append((self._last_s, durations))
+        assert self.last_s is not None
+        self.noted.append((self.last_s, durations))
         return super()._rates(trained_s, durations, batches)
 
 

@@ -212,7 +212,8 @@ class Worker:
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([*self._printed.end(), encode(finish)])
+        told = self._rows.end(self.open_pauses)
+        self._append([*self._printed.end(), *told, encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()

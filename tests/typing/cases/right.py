@@ -191,6 +191,8 @@ def tune() -> None:
         ranks="all",
         share_run_id=True,
         overhead_budget=0.01,
+        watch_nonfinite=True,
+        flight_recorder=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )
