@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
@@ -100,6 +100,10 @@ class RowEncoder:
         """How many were made."""
         self.training_steps = 0
         """How many of the records were training steps."""
+
+    def use_meter(self, meter: StepMeter) -> None:
+        """Have `meter` measure the steps; before there are any."""
+        self._meter = meter
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:
         """Return the lines of `records`, at most one each, some in one piece. Waits for the device.
@@ -201,6 +205,16 @@ class RowEncoder:
         self._seq += 1
         self.rows = self._seq
         return [line]
+
+    def encode_beside(self, rows: list[dict[str, Scalar]]) -> list[bytes]:
+        """Return the lines of rows that no call has logged; they get the newest row's step."""
+        time_s = time()
+        lines: list[bytes] = []
+        for values in rows:
+            lines.append(encode_row(self._seq, self._row_step, time_s, values))
+            self._seq += 1
+        self.rows = self._seq
+        return lines
 
     def end(self, open_pauses: list[float]) -> list[bytes]:
         """Return the last lines before the attempt's `finish`: of steps and pauses since its rows.

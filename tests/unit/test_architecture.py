@@ -53,6 +53,9 @@ ALLOWED = {
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
+    "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
+    "ranks.recording": {"*"},
+    "ranks.joining": {"*"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
@@ -71,7 +74,7 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page"},
+    | {"preemption", "quick_calls", "ranks.joining", "ranks.other", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -82,7 +85,10 @@ ALLOWED = {
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
-    "fasttrack.engine": {"fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"},
+    "fasttrack.engine": {
+        *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
+        *("fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+    },
 }
 HEAVY = {"torch", "numpy"}
 

@@ -188,6 +188,7 @@ def tune() -> None:
         delivery="thread",
         console=False,
         log_rank=1,
+        ranks="all",
         share_run_id=True,
         overhead_budget=0.01,
         watch_nonfinite=True,
