@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch._C._distributed_c10d import TCPStore
@@ -26,6 +27,7 @@ from bench.ranks.blocks import KINDS, measure, medians_us, ratios
 if TYPE_CHECKING:
     pass
 
+_ROOT = Path(__file__).parents[2]
 _ANSWER_S = 1800.0
 _HEADINGS = ("rank", "of", "call p50, us", "worker CPU, us a step", "ranks' thread, us a step")
 
@@ -48,7 +50,7 @@ def child(rank: int, ranks: int, port: int, pairs: int, steps: int) -> None:
 def measure_all(ranks: int, pairs: int, steps: int) -> list[dict[str, Any]]:
     """Return what each rank has measured, all of them at the same time."""
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_ROOT)}
     numbers = [str(number) for number in (ranks, server.port, pairs, steps)]
     processes = [
         subprocess.Popen(
@@ -67,7 +69,7 @@ def measure_all(ranks: int, pairs: int, steps: int) -> list[dict[str, Any]]:
     finally:
         for each in processes:
             each.kill()
-            each.wait()
+            each.communicate()
 
 
 def main() -> None:
