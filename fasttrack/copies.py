@@ -41,6 +41,7 @@ class OneOfAKind:
     _engine: Any
     _logger: Any
     _shared_id: Any
+    _visitor: Any
 
     def _hand_calls_to(self, logger: Any) -> None:
         """Have the logging calls go to `logger`."""
@@ -92,6 +93,7 @@ class OneOfAKind:
             "_offline": self.is_offline(),
             "_engine": None,
             "_shared_id": None,
+            "_visitor": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
             "_records": self._logger is not None,

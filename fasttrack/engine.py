@@ -24,7 +24,7 @@ from fasttrack.journal.backwards import last_row
 from fasttrack.journal.entries import FORMAT_VERSION, Header, Page, merge_headers
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
-from fasttrack.life import Life
+from fasttrack.life import Life, point_out
 from fasttrack.notices import Notices, say, spell
 from fasttrack.preemption.stop_button import StopButton
 from fasttrack.preemption.stop_file import StopFile
@@ -98,6 +98,11 @@ class Engine:
         self._segment = writer.path
         self._calls = CallMeter()
         # worker thread
+        nodes = None
+        if options.nodes == "all":
+            from fasttrack.nodes.joining import NodeRows  # few runs want it
+
+            nodes = NodeRows(settings, writer.path, self.notices)
         self._overhead = Overhead(
             self._calls,
             budget=options.overhead_budget,
@@ -118,6 +123,7 @@ class Engine:
             every_interval=process_hooks.SIGTERM.refresh,
             find_pauses=options.find_pauses,
             media=MediaFiles(self.run_dir, self.notices, budget.give_back),
+            nodes=nodes,
         )
         self._media = MediaIntake(ring, budget, self.notices, self._worker.wake)
         self.logger = StepLogger(
@@ -145,7 +151,7 @@ class Engine:
         self._recorder.record_metadata(_find_metadata)
         self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
-            _point_out_open_runs()
+            point_out(process_hooks.open_runs())
         self._life = Life(
             settings,
             self.run_dir,
@@ -391,9 +397,3 @@ def _make_header(settings: RunSettings) -> Header:
         program_relpath=trainer.program_relpath,
         cwd=trainer.cwd,
     )
-
-
-def _point_out_open_runs() -> None:
-    for earlier in process_hooks.open_runs():
-        if isinstance(earlier, Life):
-            earlier.point_out()

@@ -17,7 +17,7 @@ from fasttrack.journal.run_directory import segments
 from fasttrack.notices import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from fasttrack.artifacts.recorder import Recorder
@@ -312,6 +312,13 @@ class Life:
             self._console.stop()
         self._delivery.close()
         self._on_fork()
+
+
+def point_out(runs: Iterable[object]) -> None:
+    """Say that `runs` are open, to somebody who begins another by hand."""
+    for run in runs:
+        if isinstance(run, Life):
+            run.point_out()
 
 
 def describe_delivered(report: BackendReport, rows: int) -> str:

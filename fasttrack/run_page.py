@@ -27,6 +27,14 @@ class RunPage(MediaCalls):
     _engine: Engine | None
     _logger: Logger | None
 
+    def get_run_dir(self) -> Path | None:
+        """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
+        return None if self._engine is None else self._engine.run_dir
+
+    def get_run_url(self) -> str | None:
+        """Return the run's page, or None while it is offline or not known yet. Never waits."""
+        return None if self._engine is None else self._engine.delivery.report.url
+
     def describe(
         self,
         *,

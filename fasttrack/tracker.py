@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
+    from fasttrack.nodes.member import Visitor
     from fasttrack.options import Options
 
 
@@ -122,6 +123,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
         self._shared_id: SharedRunId | None = None
+        self._visitor: Visitor | None = None
         self._options = settings.options
         self._stopping = Stopping(settings.options)
         self._calls = self._stopping.calls  # one look-up nearer
@@ -129,6 +131,10 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
             self._engine = Engine(settings, hot=self, on_fork=self._stand_by)
+        elif settings.options.nodes == "all" and settings.mode != "disabled":
+            from fasttrack.nodes.joining import visit
+
+            self._visitor = visit(settings)
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
@@ -321,14 +327,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         """Return the run's name; None where this process does not record and none was given."""
         return self._name if self._engine is None else self._engine.name
 
-    def get_run_dir(self) -> Path | None:
-        """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
-        return None if self._engine is None else self._engine.run_dir
-
-    def get_run_url(self) -> str | None:
-        """Return the run's page, or None while it is offline or not known yet. Never waits."""
-        return None if self._engine is None else self._engine.delivery.report.url
-
     def is_active(self) -> bool:
         """Return whether this process records: the right rank, enabled, not finished."""
         return self._engine is not None and self._engine.running
@@ -377,6 +375,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 with a SIGTERM handler of their own.
         """
         self._stopping.close()
+        if self._visitor is not None:
+            self._visitor.close()
         if self._engine is not None:
             self._engine.finish(exit_code, preempting=preempting)
 

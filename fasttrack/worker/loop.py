@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.records import MEDIA_FIELDS
@@ -20,7 +20,7 @@ from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fasttrack.hotpath.records import Console, MediaRecord, RawRecord
     from fasttrack.hotpath.ring import Ring
@@ -35,6 +35,13 @@ _CHUNK = 64  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
+
+
+class Nodes(Protocol):
+    """What tells of the nodes' hardware."""
+
+    def rows(self, *, last: bool) -> Iterable[dict[str, float]]:
+        """Return the rows that are due; `last`: there will be no more."""
 
 
 class Worker:
@@ -60,6 +67,7 @@ class Worker:
         media: MediaFiles | None = None,
         bursts: Bursts | None = None,
         every_interval: Callable[[], None] = lambda: None,
+        nodes: Nodes | None = None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
 
@@ -67,6 +75,7 @@ class Worker:
         after three flush intervals or 0.6 s, whichever is less, at the soonest after one.
         """
         self._every_interval = every_interval
+        self._nodes = nodes
         self._ring = ring
         self._console = console
         self._writer = writer
@@ -223,6 +232,9 @@ class Worker:
                     self._pauses.look()
                     self._delivery.poll()
                     self._overhead.note_cpu()
+                    self._ask_nodes()
+                if stopping:
+                    self._ask_nodes(last=True)
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
                 self._notices.count("worker_errors")
@@ -259,6 +271,14 @@ class Worker:
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
+
+    def _ask_nodes(self, *, last: bool = False) -> None:
+        if self._nodes is None or not (self._rows.rows or last):
+            return  # at no step yet: what nodes tell stays in their files
+        for values in self._nodes.rows(last=last):
+            if self._rows.rows:
+                self._append([self._rows.encode_beside(values)])
+                self._bursts.rest_if_due()
 
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
@@ -174,6 +175,13 @@ class RowEncoder:
         self.training_steps += training_steps
         self.rows = self._seq
         return lines
+
+    def encode_beside(self, values: dict[str, float]) -> bytes:
+        """Return the line of a row that tells nothing of a step, at that of the last row."""
+        line = encode_row(self._seq, max(self._row_step, 0), time.time(), values)
+        self._seq += 1
+        self.rows = self._seq
+        return line
 
     def encode_media(self, record: MediaRecord) -> list[bytes]:
         """Return the line of a record of media, whose files are on disk then; [] where it is lost.

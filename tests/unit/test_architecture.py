@@ -42,6 +42,7 @@ ALLOWED = {
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
+    "nodes": BASE | {"context", "journal", "settings", "worker.gpu"},
     "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
@@ -70,7 +71,7 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page"},
+    | {"nodes.joining", "nodes.member", "preemption", "quick_calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE

@@ -189,6 +189,8 @@ def tune() -> None:
         console=False,
         log_rank=1,
         share_run_id=True,
+        nodes="all",
+        nodes_interval_s=60,
         overhead_budget=0.01,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
