@@ -13,6 +13,7 @@ client/                 what a client needs on disk while it delivers
 meanwhile/              the same, of a delivery beside an offline run that goes on
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
 node-<node>-0001.jsonl  what a node of attempt 1 tells of its hardware
+flight-0001-1.jsonl     the last steps at full rate: the first dump of attempt 1
 media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
@@ -30,6 +31,7 @@ from fasttrack.handler_errors import is_handlers
 
 _SEGMENT = re.compile(r"segment-\d+\.jsonl")
 _NODE = re.compile(r"node-([A-Za-z0-9_-]+)-(\d+)\.jsonl")
+_FLIGHT = re.compile(r"flight-\d+-\d\.jsonl")
 _PARENTS = ("wandb", "fasttrack")
 
 
@@ -120,6 +122,22 @@ def node_names(segment: Path) -> list[str]:
     found = map(_NODE.fullmatch, os.listdir(segment.parent))
     number = attempt(segment)
     return sorted(each[1] for each in found if each is not None and int(each[2]) == number)
+
+
+def flight_path(segment: Path, number: int) -> Path:
+    """Return the file of a dump of the last steps, by the attempt that writes `segment`."""
+    return segment.parent / f"flight-{attempt(segment):04d}-{number}.jsonl"
+
+
+def flights(run_dir: Path) -> list[Path]:
+    """Return the dumps of the last steps in `run_dir`, oldest first."""
+    try:
+        names = os.listdir(run_dir)
+    except OSError as error:
+        if is_handlers(error):
+            raise
+        return []
+    return sorted(run_dir / name for name in names if _FLIGHT.fullmatch(name))
 
 
 def client_directory(run_dir: Path) -> Path:

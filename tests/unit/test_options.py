@@ -39,6 +39,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "stop_before_end_s": 120.0,
         "overhead_budget": None,
         "find_pauses": True,
+        "watch_nonfinite": False,
+        "flight_recorder": 0,
         "alerts": None,
     }
 

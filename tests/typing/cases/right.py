@@ -192,6 +192,8 @@ def tune() -> None:
         nodes="all",
         nodes_interval_s=60,
         overhead_budget=0.01,
+        watch_nonfinite=True,
+        flight_recorder=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )
