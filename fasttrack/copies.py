@@ -39,9 +39,11 @@ class OneOfAKind:
     _run_id: str | None
     _options: Options
     _engine: Any
+    _other: Any = None
+    """What takes part on a rank that does not record, where all ranks do."""
     _logger: Any
     _shared_id: Any
-    _visitor: Any
+    _nodes: Any
 
     def _hand_calls_to(self, logger: Any) -> None:
         """Have the logging calls go to `logger`."""
@@ -65,7 +67,7 @@ class OneOfAKind:
         """Turn inert: this process is not the one that records."""
         from fasttrack.hotpath.bystander import Bystander
 
-        self._engine = None
+        self._engine = self._other = None
         self._hand_calls_to(Bystander(self._run_id))
 
     def __copy__(self) -> Self:
@@ -92,8 +94,9 @@ class OneOfAKind:
             "_run_id": run_id,
             "_offline": self.is_offline(),
             "_engine": None,
+            "_other": None,
             "_shared_id": None,
-            "_visitor": None,
+            "_nodes": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
             "_records": self._logger is not None,

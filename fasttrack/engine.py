@@ -24,7 +24,6 @@ from fasttrack.journal.entries import FORMAT_VERSION, Header, Page, merge_header
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.life import Life, point_out_open_runs
-from fasttrack.nodes.wanted import gather_nodes
 from fasttrack.notices import Notices, say, spell
 from fasttrack.preemption.stop_button import StopButton
 from fasttrack.preemption.stop_file import StopFile
@@ -97,7 +96,7 @@ class Engine:
         )
         budget = MediaBudget(options.media_limit_mb)
         self._ring = ring
-        self._segment = writer.path
+        self.segment = writer.path
         self._calls = CallMeter()
         # worker thread
         resolver = Resolver(capture, gradients, self.notices, hot._ticks)
@@ -122,7 +121,6 @@ class Engine:
             every_interval=process_hooks.SIGTERM.refresh,
             find_pauses=options.find_pauses,
             media=MediaFiles(self.run_dir, self.notices, budget.give_back),
-            nodes=gather_nodes(settings, writer.path, self.notices),
             watch=watch,
         )
         self._media = MediaIntake(ring, budget, self.notices, self._worker.wake)
@@ -137,6 +135,8 @@ class Engine:
             wake=self._worker.wake,
             open_pauses=self._worker.open_pauses,
         )
+        self.beside = self._worker.beside
+        """Where rows of no logged call go, from any thread; written once there is another row."""
         self._worker.start()
         self._recorder = Recorder(
             self.run_id,
@@ -274,7 +274,7 @@ class Engine:
 
     def earlier_step(self) -> int | None:
         """Return the step of the last row that an earlier attempt left here. Reads the disk."""
-        for path in reversed([each for each in segments(self.run_dir) if each != self._segment]):
+        for path in reversed([each for each in segments(self.run_dir) if each != self.segment]):
             with contextlib.suppress(OSError):
                 if (row := last_row(path)) is not None:
                     return row.step
@@ -283,7 +283,7 @@ class Engine:
     def stop_sources(self) -> list[Source]:
         """Return who may ask this run's program to stop, beside signals and Slurm."""
         report = self.delivery.report
-        return [StopFile(stop_path(self._segment)), StopButton(lambda: report.stop_asked)]
+        return [StopFile(stop_path(self.segment)), StopButton(lambda: report.stop_asked)]
 
     def state_and_link(self) -> tuple[str, str]:
         """Return in words what the run does, and where to look at it."""

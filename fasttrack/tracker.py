@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
-    from fasttrack.nodes.member import Visitor
+    from fasttrack.nodes.member import Member
     from fasttrack.options import Options
 
 
@@ -123,22 +123,26 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
         self._shared_id: SharedRunId | None = None
-        self._visitor: Visitor | None = None
+        self._nodes: Member | None = None
         self._options = settings.options
         self._stopping = Stopping(settings.options)
         self._calls = self._stopping.calls  # one look-up nearer
-        if settings.records:
+        if settings.options.ranks == "all":
+            from fasttrack.ranks.joining import join  # few runs need it
+
+            self._engine, self._other = join(settings, hot=self, on_fork=self._stand_by)
+        elif settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
             self._engine = Engine(settings, hot=self, on_fork=self._stand_by)
-        elif settings.options.nodes == "all" and settings.mode != "disabled":
-            from fasttrack.nodes.joining import visit
-
-            self._visitor = visit(settings)
         if settings.options.share_run_id and settings.mode != "disabled":
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
+        if settings.options.nodes == "all" and settings.mode != "disabled":
+            from fasttrack.nodes.joining import sample_nodes
+
+            self._nodes = sample_nodes(settings, self._engine)
         hide_from_dynamo()
         self._register()
 
@@ -222,21 +226,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         """
         logger = self._logger
         return nullcontext() if logger is None else logger.pause()
-
-    def update_config(self, config: Any) -> None:
-        """Add to the run's configuration; what it has under the same names is replaced.
-
-        For what becomes known after the start: text, the number of parameters, a data set's
-        version. Values whose names look secret are redacted. Unlike `log_config` it makes no
-        artifact. Never waits.
-
-        Args:
-            config: a mapping, or anything else that the constructor's `config` takes.
-        """
-        if self._engine is not None:
-            self._engine.update_config(config)
-        elif self._logger is not None:
-            self._logger.late_call()
 
     def log_config(self, config: Any) -> None:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
@@ -337,8 +326,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
 
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
-        if self._engine is not None:
-            return self._engine.stats()
+        if (run := self._engine or self._other) is not None:
+            return run.stats()
         ignored = getattr(self._logger, "calls", 0)  # a bystander's
         return dataclasses.replace(Stats.of_nothing(), late_calls=ignored)
 
@@ -375,10 +364,10 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 with a SIGTERM handler of their own.
         """
         self._stopping.close()
-        if self._visitor is not None:
-            self._visitor.close()
-        if self._engine is not None:
-            self._engine.finish(exit_code, preempting=preempting)
+        if self._nodes is not None:
+            self._nodes.close()
+        if (run := self._engine or self._other) is not None:
+            run.finish(exit_code, preempting=preempting)
 
     def __enter__(self) -> Self:
         """Return the tracker."""

@@ -32,7 +32,7 @@ class _Node:
 class Gathering:
     """Read the nodes' files and make rows of them.
 
-    Threads: worker only.
+    Threads: one at a time.
     """
 
     def __init__(

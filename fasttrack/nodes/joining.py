@@ -13,67 +13,58 @@ from fasttrack.nodes.sampling import NodeSampler
 from fasttrack.notices import Notices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
+    from fasttrack.engine import Engine
+    from fasttrack.nodes.member import Member
     from fasttrack.settings import RunSettings
 
 _MANY = 15  # nodes, from which on they are sampled less often: the run takes in no more than that
 
 
-def _meeting_of(settings: RunSettings, run_id: str | None) -> Meeting:
-    return Meeting(run_directory(settings.base_dir, "x").parent, run_id, settings.began_s)
+def sample_nodes(settings: RunSettings, engine: Engine | None) -> Member | None:
+    """Begin to do this process's part in sampling nodes; None: it has none. Waits for nobody.
 
+    A node is sampled by its first process, by the launcher's numbers; where they are not told, by
+    whichever comes first. Where the run is recorded, what all nodes tell is gathered.
 
-def visit(settings: RunSettings) -> Visitor | None:
-    """Begin to sample this node for a run that another process records; None: not this process.
-
-    It is the first of the node, by the launcher's numbers; where they are not told, whichever comes
-    first. Waits for nobody. Every process calls this, or makes `NodeRows`, once for each tracker.
+    Args:
+        settings: the run's. Every process calls this once for each tracker, in the same order.
+        engine: records the run; None on other ranks.
     """
-    meeting = _meeting_of(settings, settings.run_id)
-    if local_rank(settings.world_size) not in (0, None):
+    run_id = settings.run_id if engine is None else None
+    runs_directory = run_directory(settings.base_dir, "x").parent
+    meeting = Meeting(runs_directory, run_id, settings.began_s)
+    samples = local_rank(settings.world_size) in (0, None)
+    if engine is not None:
+        member: Member = _home(settings, engine, meeting, samples=samples)
+    elif samples:
+        member = Visitor(meeting, node_name(), settings.options.nodes_interval_s, Notices())
+    else:
         return None
-    visitor = Visitor(meeting, node_name(), settings.options.nodes_interval_s, Notices())
-    visitor.start()
-    return visitor
+    member.start()
+    return member
 
 
-class NodeRows:
-    """What all nodes tell of their hardware, where the run is recorded; and this node's sampler.
+def _home(settings: RunSettings, engine: Engine, meeting: Meeting, *, samples: bool) -> Home:
+    expected = count_nodes(settings.world_size)
+    interval_s = settings.options.nodes_interval_s * max(1.0, (expected or 1) / _MANY)
+    told = Announcement(
+        segment=str(engine.segment),
+        proof=proof_of(engine.segment) or "",
+        interval_s=interval_s,
+        time_s=settings.began_s,
+    )
+    gathering = Gathering(engine.segment, interval_s, expected, engine.notices)
 
-    Threads: made on the one that makes the tracker; `rows` and `close` on the worker.
-    """
+    def gather(last: bool) -> None:
+        # At no step yet, what nodes tell stays in their files.
+        if engine.running and engine.stats().rows_written:
+            engine.beside.extend(gathering.rows(last=last))
 
-    def __init__(self, settings: RunSettings, segment: Path, notices: Notices) -> None:
-        """Begin to sample this node, and tell the others of the run. Waits for nobody.
-
-        Args:
-            settings: the run's.
-            segment: what its attempt writes.
-            notices: told what goes wrong.
-        """
-        expected = count_nodes(settings.world_size)
-        interval_s = settings.options.nodes_interval_s * max(1.0, (expected or 1) / _MANY)
-        told = Announcement(
-            segment=str(segment),
-            proof=proof_of(segment) or "",
-            interval_s=interval_s,
-            time_s=settings.began_s,
-        )
-        samples = local_rank(settings.world_size) in (0, None)
-        self._gathering = Gathering(segment, interval_s, expected, notices)
-        self._home = Home(
-            _meeting_of(settings, None),
-            told,
-            notices,
-            sampler=(lambda: NodeSampler(node_name())) if samples else None,
-            alone=settings.world_size < 2,
-        )
-        self._home.start()
-
-    def rows(self, *, last: bool) -> Iterator[dict[str, float]]:
-        """Yield the rows that are due; after the `last` the sampler ends."""
-        yield from self._gathering.rows(last=last)
-        if last:
-            self._home.close()
+    return Home(
+        meeting,
+        told,
+        engine.notices,
+        gather,
+        sampler=(lambda: NodeSampler(node_name())) if samples else None,
+        alone=settings.world_size < 2,
+    )

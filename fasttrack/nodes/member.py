@@ -245,6 +245,7 @@ class Home(Member):
         meeting: Meeting,
         told: Announcement,
         notices: Notices,
+        gather: Callable[[bool], None],
         *,
         sampler: Callable[[], NodeSampler] | None,
         alone: bool,
@@ -256,6 +257,8 @@ class Home(Member):
             meeting: where the others look.
             told: what they are told.
             notices: told what goes wrong.
+            gather: called now and then, to have what nodes tell made rows of the run, and with
+                True for the last time.
             sampler: makes what samples this node; None: another process does.
             alone: whether there are no others.
             clock: in seconds.
@@ -263,6 +266,7 @@ class Home(Member):
         super().__init__(notices, clock)
         self._meeting = meeting
         self._told = told
+        self._gather = gather
         self._make_sampler = sampler
         self._alone = alone
         self._segment = Path(told.segment)
@@ -284,9 +288,10 @@ class Home(Member):
                             file.add(sampler.sample().as_line())
                     if announced and not self._alone:
                         self._with_store(self._relay)
-                wait_s = due_s - self._clock()
-                if self.rest(wait_s if announced else min(wait_s, _POLL_S)):
+                self._gather(False)
+                if self.rest(min(due_s - self._clock(), _POLL_S)):
                     break
+            self._gather(True)
             if not self._alone:
                 self._with_store(self._meeting.end)
         finally:

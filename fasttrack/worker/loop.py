@@ -20,13 +20,14 @@ from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
-    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord
+    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord, Scalar
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Finish, Recorded
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.notices import Notices
+    from fasttrack.worker.meters import StepMeter
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
     from fasttrack.worker.step_watch import StepWatch
@@ -38,11 +39,15 @@ _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
-class Nodes(Protocol):
-    """What tells of the nodes' hardware."""
+class Listener(Protocol):
+    """Somebody who sums up what was logged. Threads: worker only."""
 
-    def rows(self, *, last: bool) -> Iterable[dict[str, float]]:
-        """Return the rows that are due; `last`: there will be no more."""
+    @property
+    def meter(self) -> StepMeter:
+        """To be used for the steps."""
+
+    def take(self, records: Sequence[RawRecord], /) -> None:
+        """Take in records that have become rows, their tensors numbers."""
 
 
 class Worker:
@@ -69,7 +74,6 @@ class Worker:
         bursts: Bursts | None = None,
         watch: StepWatch | None = None,
         every_interval: Callable[[], None] = lambda: None,
-        nodes: Nodes | None = None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
 
@@ -77,7 +81,6 @@ class Worker:
         after three flush intervals or 0.6 s, whichever is less, at the soonest after one.
         """
         self._every_interval = every_interval
-        self._nodes = nodes
         self._ring = ring
         self._console = console
         self._writer = writer
@@ -114,7 +117,11 @@ class Worker:
         self._thread: threading.Thread | None = None
         self.open_pauses: list[float] = []
         """When those of `tracker.pause()` began that have not ended, on `perf_counter`'s clock."""
+        self.beside: deque[dict[str, Scalar]] = deque()
+        """Rows of no logged call, to be written under the newest step. Any thread adds to them."""
         # worker thread
+        self.resolver = resolver
+        self._listener: Listener | None = None
         self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
@@ -122,6 +129,11 @@ class Worker:
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` hear of all rows of calls; before there is anything to hear."""
+        self._listener = listener
+        self._rows.use_meter(listener.meter)
 
     def start(self) -> None:
         """Start the thread."""
@@ -200,7 +212,8 @@ class Worker:
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([*self._printed.end(), encode(finish)])
+        told = self._rows.end(self.open_pauses)
+        self._append([*self._printed.end(), *told, encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -236,9 +249,6 @@ class Worker:
                     self._pauses.look()
                     self._delivery.poll()
                     self._overhead.note_cpu()
-                    self._ask_nodes()
-                if stopping:
-                    self._ask_nodes(last=True)
             except Exception as error:  # the worker's boundary: nothing may stop it
                 handled = 0
                 self._notices.count("worker_errors")
@@ -272,19 +282,14 @@ class Worker:
             records.clear()  # what freeing them costs belongs to this burst, not to the next
             bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
+        if self.beside and self._rows.rows:
+            count = len(self.beside)
+            self._append(self._rows.encode_beside([self.beside.popleft() for _ in range(count)]))
         if self._watch is not None:
             self._look_at_steps(self._watch)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
-
-    def _ask_nodes(self, *, last: bool = False) -> None:
-        if self._nodes is None or not (self._rows.rows or last):
-            return  # at no step yet: what nodes tell stays in their files
-        for values in self._nodes.rows(last=last):
-            if self._rows.rows:
-                self._append([self._rows.encode_beside(values)])
-                self._bursts.rest_if_due()
 
     def _look_at_steps(self, watch: StepWatch) -> None:
         if not self._ring.items:
@@ -325,6 +330,11 @@ class Worker:
             self._met(error)
             return
         self._append(lines)
+        if self._listener is not None:
+            try:
+                self._listener.take(records)
+            except Exception as error:  # the rows are written
+                self._met(error)
 
     def _write_media(self, record: MediaRecord) -> None:
         try:

@@ -188,6 +188,7 @@ def tune() -> None:
         delivery="thread",
         console=False,
         log_rank=1,
+        ranks="all",
         share_run_id=True,
         nodes="all",
         nodes_interval_s=60,
