@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
 
 _MISSED = 3  # intervals without a sample, after which a node is missing
+_START_S = 30.0  # that nodes may start apart before it is said; they are counted at once
 _MOST_NAMED = 8
 
 
@@ -140,7 +141,7 @@ class Gathering:
             named = ", ".join(new[:_MOST_NAMED]) + (", ..." if len(new) > _MOST_NAMED else "")
             since = f"{_MISSED * self._interval_s:g} s"
             self._notices.warn(f"nodes:{named}", f"nodes: nothing of {named} for {since}")
-        if unseen and now_s - self._began_s > _MISSED * self._interval_s:
+        if unseen and now_s - self._began_s > max(_MISSED * self._interval_s, _START_S):
             self._notices.warn(
                 "nodes:unseen",
                 f"nodes: of {self._expected} nodes {unseen} have told nothing so far "
