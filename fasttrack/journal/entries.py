@@ -217,6 +217,19 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """In which layers gradients or parameters were no finite numbers, the first time."""
+
+    kind: ClassVar[str] = "bad_layers"
+
+    step: int
+    text: str
+    """Which, in words."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
 
@@ -239,11 +252,11 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Flight"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Flight | Layers"
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Flight, Finish)
+_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Flight, Layers, Finish)
 _CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation

@@ -10,7 +10,7 @@ import orjson
 
 from fasttrack.delivery.alerting.standing import Standing
 from fasttrack.journal.alerts import replace_file
-from fasttrack.journal.entries import Finish, Pausing
+from fasttrack.journal.entries import Finish, Layers, Pausing
 from fasttrack.journal.reader import SegmentReader, read_finish
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import alerts_state_path, attempt
@@ -153,6 +153,9 @@ class AlertWatch:
                 self._see(rows)
                 rows = []
                 self._judge.paused = entry.begins
+            elif isinstance(entry, Layers):
+                for finding in self._judge.see_layers(entry.step, entry.text, entry.time_s):
+                    self._tell(finding)
             elif isinstance(entry, Finish):
                 finish = entry
         self._see(rows)
