@@ -4,7 +4,7 @@ A layer is a module that has parameters of its own; its norm is that over all of
 to the worker as references, with their versions, as for `train/grad_norm`: whatever trains next
 makes new ones, as a rule. Parameters change in place in the very next `optimizer.step()`, so their
 norms are launched here, asynchronously on an accelerator, and of few at a time: by turns of at most
-256 tensors, so that a sample costs the same however large the model is.
+96 tensors, so that a sample costs the same however large the model is.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from fasttrack.errors import ValueRefusedError
 from fasttrack.hotpath.capture import mark_streams
 from fasttrack.hotpath.loss_scale import ScaleUnknownError
-from fasttrack.hotpath.norms import each_norm, size_bytes, whole, why_local_norm_is_wrong
+from fasttrack.hotpath.norms import (
+    each_norm,
+    is_distributed,
+    size_bytes,
+    whole,
+    why_local_norm_is_wrong,
+)
 from fasttrack.hotpath.parameters import ParameterList
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.gradients import GradientSource
 
-_MOST_AT_ONCE = 256  # parameters whose norms are launched in one call
+_MOST_AT_ONCE = 96  # parameters whose norms are launched in one call
 _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the call
 _CALM_STEPS = 50
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
@@ -36,14 +43,15 @@ _version_of = _tensor._version.__get__
 class Layers:
     """The layers of a model as it is now, in the order of its parameters."""
 
-    __slots__ = ("listed", "names", "next", "of_parameter", "on_cpu", "turns")
+    __slots__ = (
+        *("alike", "grad_names", "has_dtensors", "listed", "names", "next", "of_parameter"),
+        *("on_cpu", "size_bytes", "turns"),
+    )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
         """Walk through `model`; `gone` is called when it is no more."""
         self.listed = ParameterList(model, gone)
         self.names: list[str] = []
-        self.of_parameter: list[int] = []
-        """Of each parameter the number of its layer."""
         layer_of: dict[int, int] = {}
         for name, module in model.named_modules():
             own = [p for p in module._parameters.values() if p is not None]
@@ -51,9 +59,17 @@ class Layers:
                 layer_of.update(dict.fromkeys(map(id, new), len(self.names)))
                 self.names.append(_plain(name))
         parameters = self.listed.parameters
-        self.of_parameter = [layer_of.get(id(p), len(self.names)) for p in parameters]
+        self.of_parameter = np.array(
+            [layer_of.get(id(p), len(self.names)) for p in parameters], dtype=np.intp
+        )
+        """Of each parameter the number of its layer."""
         if len(self.names) in self.of_parameter:  # of a model that lists its parameters in its way
             self.names.append("others")
+        self.grad_names = [f"layers/grad_norm/{name}" for name in self.names]
+        self.alike = len({(p.device, p.dtype) for p in parameters}) == 1
+        self.has_dtensors = any(map(is_distributed, parameters))
+        self.size_bytes = sum(map(size_bytes, parameters))
+        """Of all gradients, as a rule."""
         self.on_cpu = all(p.is_cpu for p in parameters)
         self.turns = _in_turns(parameters, on_cpu=self.on_cpu)
         self.next = 0
@@ -159,7 +175,10 @@ class LayerSource:
         gradients: list[Any] = list(map(_gradient_of, parameters))
         places = [place for place, gradient in enumerate(gradients) if gradient is not None]
         try:
-            gradients = [whole(gradients[place]) for place in places]
+            if len(places) < len(gradients):
+                gradients = [gradients[place] for place in places]
+            if layers.has_dtensors:
+                gradients = list(map(whole, gradients))
             scale = self._gradients.scale_of(scaler, optimizer, layers.listed)
         except ScaleUnknownError as error:
             self._warn(
@@ -170,14 +189,18 @@ class LayerSource:
             self._warn("layers", f"layers/ norms are not computed: {str(error).split(';')[0]}")
             return False
         versions: list[int] | None = None
+        inline = about_bad or self._change_in_place or layers.size_bytes > self._hold_limit_bytes
         with torch.no_grad():
-            if about_bad or scale is not None or self._change_in_place or self._is_large(gradients):
-                gradients = each_norm(gradients)
+            if inline or scale is not None:
+                gradients = each_norm(gradients, alike=layers.alike)
             else:
                 versions = list(map(_version_of, gradients))
             turn = range(len(parameters)) if about_bad else layers.turns[layers.next]
             layers.next = (layers.next + 1) % len(layers.turns)
-            norms = each_norm([whole(parameters[place]) for place in turn])
+            of_turn = parameters[turn.start : turn.stop]
+            if layers.has_dtensors:
+                of_turn = list(map(whole, of_turn))
+            norms = each_norm(of_turn, alike=layers.alike)
         if scale is not None:
             scale = scale.detach().clone()
         kept = [*gradients, *norms] if scale is None else [*gradients, *norms, scale]
@@ -192,9 +215,6 @@ class LayerSource:
             )
         )
         return True
-
-    def _is_large(self, gradients: list[torch.Tensor]) -> bool:
-        return sum([size_bytes(gradient) for gradient in gradients]) > self._hold_limit_bytes
 
     def _layers_of(self, model: Any, optimizer: Any) -> Layers | None:
         key = id(model)

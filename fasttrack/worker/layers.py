@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
     from fasttrack.worker.device import SideStreams
 
-GRAD_NORM_OF, PARAM_NORM_OF = "layers/grad_norm/", "layers/param_norm/"
+PARAM_NORM_OF = "layers/param_norm/"
 _MOST_TOGETHER = 128  # metrics of one row: the GIL is kept while it is encoded
 
 
@@ -69,33 +69,33 @@ class LayerNorms:
     def _read(self, sample: LayerSample) -> tuple[list[MetricsRecord], str]:
         for device in sample.devices:
             self._streams.enter(device, sample.events)
-        gradients = self._of_gradients(sample)
-        parameters = self._numbers(sample.parameters)
-        of_layers = [
-            (GRAD_NORM_OF, "gradients", *_by_layer(sample, sample.places, gradients)),
-            (PARAM_NORM_OF, "parameters", *_by_layer(sample, list(sample.turn), parameters)),
+        layers = sample.layers
+        gradients = _by_layer(sample, sample.places, self._of_gradients(sample))
+        parameters = _by_layer(sample, list(sample.turn), self._numbers(sample.parameters))
+        bad = [
+            _describe(what, [layers.names[place] for place in found[0]], found[1])
+            for what, found in (("parameters", parameters), ("gradients", gradients))
+            if not np.isfinite(found[1]).all()
         ]
-        names = sample.layers.names
-        texts = [
-            _describe(what, [names[n] for n in layers], norms)
-            for _, what, layers, norms in reversed(of_layers)  # parameters go bad first
-        ]
-        values: dict[str, Scalar] = {}
-        if not sample.about_bad:
-            for prefix, _, layers, norms in of_layers:
-                values.update(zip([prefix + names[n] for n in layers], norms.tolist(), strict=True))
-        items = list(values.items())
-        rows = [
-            (sample.step, sample.at_s, dict(items[start : start + _MOST_TOGETHER]))
-            for start in range(0, len(items), _MOST_TOGETHER)
-        ]
-        return rows, "; ".join(filter(None, texts))
+        if sample.about_bad:
+            return [], "; ".join(bad)
+        names = layers.grad_names
+        if len(gradients[0]) < len(names):
+            names = [names[place] for place in gradients[0]]
+        names = names + [PARAM_NORM_OF + layers.names[place] for place in parameters[0]]
+        numbers = [*gradients[1].tolist(), *parameters[1].tolist()]
+        rows: list[MetricsRecord] = []
+        for start in range(0, len(names), _MOST_TOGETHER):
+            end = start + _MOST_TOGETHER
+            values: dict[str, Scalar] = dict(zip(names[start:end], numbers[start:end], strict=True))
+            rows.append((sample.step, sample.at_s, values))
+        return rows, "; ".join(bad)
 
     def _of_gradients(self, sample: LayerSample) -> npt.NDArray[np.float64]:
         norms, versions = sample.gradients, sample.versions
         if versions is not None and norms:
             with torch.no_grad():
-                norms = each_norm(norms)
+                norms = each_norm(norms, alike=sample.layers.alike)
         numbers = self._numbers(norms)
         if versions is not None and versions != [g._version for g in sample.gradients]:
             # As for the norm of all: they are only true if nobody wrote meanwhile.
@@ -110,14 +110,13 @@ class LayerNorms:
 
     def _numbers(self, norms: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
         """Return 0-dim tensors as numbers: one copy for each device and dtype."""
-        numbers = np.zeros(len(norms))
-        kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for place, norm in enumerate(norms):
-            kinds.setdefault((norm.device, norm.dtype), []).append(place)
-        for places in kinds.values():
-            stacked = torch.stack([norms[place] for place in places])
-            numbers[places] = self._streams.fetch(stacked, ()).double().numpy()
-        return numbers
+        if not norms:
+            return np.zeros(0)
+        try:
+            stacked = torch.stack(list(norms))
+        except RuntimeError:  # of several devices
+            return np.concatenate([self._numbers([norm]) for norm in norms])
+        return self._streams.fetch(stacked, ()).double().numpy()
 
 
 def _by_layer(
@@ -126,7 +125,7 @@ def _by_layer(
     """Return layers by their number, and the norm of each over its parameters."""
     if not places:
         return [], norms[:0]
-    layer_of = np.asarray(sample.layers.of_parameter)[places]
+    layer_of = sample.layers.of_parameter[places]
     with np.errstate(all="ignore"):
         squares = np.bincount(layer_of, weights=np.square(norms))
         norms = np.sqrt(squares)
