@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.backends.base import Describable
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress, StopAsked
+from fasttrack.delivery.goodput_summary import goodput_summary
 from fasttrack.delivery.shown import Shown
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.ledger import Proofs
     from fasttrack.journal.cursor import Ledger, SegmentLedger
     from fasttrack.journal.entries import Entry
+    from fasttrack.journal.shared_reads import SharedReads
 
 _REPORT_EVERY_S = 1.0
 _PACE_S = 0.5  # between two looks at the journal while the trainer is there
@@ -58,6 +60,7 @@ class Replay:
         upload_timeout_s: float,
         report: Callable[[Event], None],
         handover: Handover | None = None,
+        reads: SharedReads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is handed over yet.
@@ -73,6 +76,7 @@ class Replay:
             upload_timeout_s: how long artifacts may take beyond the run's deadline.
             report: told what happens.
             handover: has the alerts that the destination is to be told of; None: of none.
+            reads: what others in this process have read of the segments.
             clock: seconds, for the pace of reports.
         """
         self._backend = backend
@@ -85,6 +89,7 @@ class Replay:
         self._upload_timeout_s = upload_timeout_s
         self._report = report
         self._handover = handover if online else None  # offline they wait
+        self._reads = reads
         self._clock = clock
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
@@ -128,8 +133,7 @@ class Replay:
             if self._handover is not None:
                 self._handover.send_last(self._session)
             ending = self._ending.find_or_vanished()
-            if isinstance(self._session, Describable) and (summary := self._shown.summary()):
-                self._session.summarize(summary)
+            self._summarize()
             self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
             if self._handover is not None:
                 self._handover.finished()
@@ -150,12 +154,18 @@ class Replay:
             names = ", ".join(path.name for path in doubted)
             raise BackendLostError(f"rows of {names}, which were there, are there no more")
 
+    def _summarize(self) -> None:
+        if isinstance(self._session, Describable):
+            summary = {**goodput_summary(self._segments), **self._shown.summary()}
+            if summary:
+                self._session.summarize(summary)
+
     def _hand_over(self, path: Path, uploads: Uploads) -> None:
         """Hand over one segment to its end; of the last one, until its trainer has left."""
         state = self._ledger.segment(path.name)
         state.rows = 0
         self._session.begin_segment(path)
-        with Follower.of_segments([path]) as follower:
+        with Follower.of_segments([path], self._reads) as follower:
             last, finished = path == self._segments[-1], False
             while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look

@@ -23,7 +23,7 @@ PARAM_NORM_OF = "layers/param_norm/"
 _MOST_TOGETHER = 128  # metrics of one row: the GIL is kept while it is encoded
 
 
-class BadLayers(NamedTuple):
+class SeenBad(NamedTuple):
     """Where a model went bad at one step."""
 
     step: int
@@ -45,13 +45,13 @@ class LayerNorms:
         self._streams = streams
         self._notices = notices
 
-    def look(self, until_s: float) -> tuple[list[MetricsRecord], list[BadLayers]]:
+    def look(self, until_s: float) -> tuple[list[MetricsRecord], list[SeenBad]]:
         """Return rows of samples taken before `until_s`, and which layers were bad in them.
 
         Waits for the device.
         """
         rows: list[MetricsRecord] = []
-        bad: list[BadLayers] = []
+        bad: list[SeenBad] = []
         samples = self.source.samples
         while samples and samples[0].at_s <= until_s:
             sample = samples.pop(0)  # callers only append meanwhile
@@ -63,7 +63,7 @@ class LayerNorms:
                 continue
             rows += found[0]
             if found[1]:
-                bad.append(BadLayers(sample.step, sample.at_s, found[1], sample.about_bad))
+                bad.append(SeenBad(sample.step, sample.at_s, found[1], sample.about_bad))
         return rows, bad
 
     def _read(self, sample: LayerSample) -> tuple[list[MetricsRecord], str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LOSS, TICKS
 from fasttrack.hotpath.trail import TrailStep
-from fasttrack.journal.entries import Layers
+from fasttrack.journal.trouble import BadLayers
 from fasttrack.notices import spell
-from fasttrack.worker.layers import BadLayers
+from fasttrack.worker.layers import SeenBad
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.layers import LayerNorms
     from fasttrack.worker.resolve import Resolver
 
-    _Seen = TrailStep | BadLayers | MetricsRecord
+    _Seen = TrailStep | SeenBad | MetricsRecord
 
 _CALM_STEPS = 50  # from one bad loss to the next, if that is to be news
 
@@ -59,7 +59,7 @@ class StepWatch:
         self._notices = notices
         self.layers = layers
         self._last_bad: int | None = None
-        self._bad_layers: BadLayers | None = None
+        self._bad_layers: SeenBad | None = None
         self._told_layers = False
         self._entries: list[Recorded] = []
 
@@ -104,7 +104,7 @@ class StepWatch:
         return seen
 
     def _rows_of(self, each: _Seen) -> Iterator[list[RawRecord]]:
-        if isinstance(each, BadLayers):
+        if isinstance(each, SeenBad):
             self._note_bad_layers(each)
         elif isinstance(each, TrailStep):
             values = {LOSS: each.values[LOSS]}
@@ -113,12 +113,12 @@ class StepWatch:
         else:
             yield [each]
 
-    def _note_bad_layers(self, bad: BadLayers) -> None:
+    def _note_bad_layers(self, bad: SeenBad) -> None:
         self._bad_layers = bad
         if not self._entries and not self._told_layers:
             self._told_layers = True
             time_s = clock_offset_s() + bad.at_s
-            self._entries.append(Layers(step=bad.step, text=bad.text, time_s=time_s))
+            self._entries.append(BadLayers(step=bad.step, text=bad.text, time_s=time_s))
             if not bad.with_loss:
                 self._notices.warn("layers_bad", f"at step {bad.step} {bad.text}")
 
@@ -162,7 +162,7 @@ class StepWatch:
 
 
 def _at_s(each: _Seen) -> float:
-    return each.at_s if isinstance(each, (TrailStep, BadLayers)) else each[1]
+    return each.at_s if isinstance(each, (TrailStep, SeenBad)) else each[1]
 
 
 def _is_bad(loss: Any) -> bool:

@@ -18,8 +18,8 @@ from fasttrack.alerts.settings import AlertSettings
 from fasttrack.delivery.alerting.watch import AlertWatch
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.layers import LayerSource
-from fasttrack.journal.entries import Layers
 from fasttrack.journal.run_directory import segments
+from fasttrack.journal.trouble import BadLayers
 from fasttrack.notices import Notices
 from fasttrack.runs.flights import read_flights
 from fasttrack.worker.device import SideStreams
@@ -153,7 +153,7 @@ def test_the_layer_that_went_bad_is_named_wherever_it_is_told(
     text = f"the loss became nan at step {BAD}; {why}"
     assert capsys.readouterr().err.count(text) == 1
     assert [dump.error for dump in read_flights(run_dir)] == [text]
-    assert [(entry.step, entry.text) for entry in read_entries(run_dir, Layers)] == [(BAD, why)]
+    assert [(entry.step, entry.text) for entry in read_entries(run_dir, BadLayers)] == [(BAD, why)]
     alerts = alerts_of(run_dir)
     assert [alert.text for alert in alerts if "layer" in alert.text] == [f"at step {BAD} {why}"]
     assert {alert.step for alert in alerts} == {BAD}
