@@ -100,7 +100,7 @@ class Engine:
         self._calls = CallMeter()
         # worker thread
         resolver = Resolver(capture, gradients, self.notices, hot._ticks)
-        watch = watch_steps(options, writer.path, resolver, self.notices)
+        watch = watch_steps(options, writer.path, resolver, gradients, self.notices)
         self._overhead = Overhead(
             self._calls,
             budget=options.overhead_budget,

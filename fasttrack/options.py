@@ -151,6 +151,12 @@ class Options:
     `train/first_nonfinite_step`. Never waits for a device; a step that is not logged costs more
     (docs/flight-recorder.md), which is why it is off."""
 
+    layer_norms_every: int | None = None
+    """Every how many steps, with the first that is logged, the norms of each layer's gradients and
+    parameters are (`layers/grad_norm/<name>`, `layers/param_norm/<name>`), where `model` is passed
+    (docs/flight-recorder.md). Implies `watch_nonfinite`, and names the layers that went bad. None:
+    never."""
+
     flight_recorder: int = 0
     """How many of the last steps are kept in memory at full rate, and written to a file in the
     run's directory when a loss becomes NaN, when an exception (out of memory, say) or SIGTERM ends
@@ -205,6 +211,8 @@ class Options:
         require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.watch_nonfinite", self.watch_nonfinite, (True, False))
+        if self.layer_norms_every is not None:
+            require_integer("Options.layer_norms_every", self.layer_norms_every, least=1)
         require_integer("Options.flight_recorder", self.flight_recorder, least=0)
         if self.flight_recorder > _MOST_KEPT_STEPS:
             raise ConfigurationError(

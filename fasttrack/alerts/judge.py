@@ -107,6 +107,14 @@ class Judge:
             self._note_times(rows)
         return found
 
+    def see_layers(self, step: int, text: str, time_s: float) -> list[Finding]:
+        """Take in that layers of the model went bad; return that, if it is watched for."""
+        if not self._settings.non_finite:
+            return []
+        told = f"at step {step} {text}"
+        key = f"non_finite:layers:{step}"
+        return [Finding(key, "non_finite", ERROR, "a layer went bad", told, time_s, step)]
+
     def _ask(self, detector: Detector, row: Row, value: float, found: list[Finding]) -> None:
         trouble = detector.see(row.step, value)
         if trouble is not None:

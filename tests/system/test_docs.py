@@ -726,3 +726,13 @@ def test_the_flight_recorder_is_read_as_the_page_says(
     assert set(names["steps"][-1]) == {
         *("step", "time", "logged", "step_time_ms", "batch_size", "values")
     }
+
+
+@pages.runs("Options(layer_norms_every=100)")
+def test_layers_are_logged_as_the_page_says(snippet: Snippet, journal_only: None) -> None:
+    """A model of one layer is called so."""
+    names = snippet.run(training_script())
+
+    rows = [row for row in read_rows(directory_of(names["tracker"])) if len(row.values) == 2]
+    assert [row.step for row in rows] == [0, 100, 200]
+    assert list(rows[0].values) == ["layers/grad_norm/model", "layers/param_norm/model"]

@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "overhead_budget": None,
         "find_pauses": True,
         "watch_nonfinite": False,
+        "layer_norms_every": None,
         "flight_recorder": 0,
         "alerts": None,
     }
