@@ -92,6 +92,7 @@ class OneOfAKind:
             "_offline": self.is_offline(),
             "_engine": None,
             "_shared_id": None,
+            "_reducer": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
             "_records": self._logger is not None,

@@ -191,7 +191,7 @@ def plain_tensor(tensor: Any) -> torch.Tensor:
         if not is_replicated(tensor):
             raise ValueRefusedError(
                 "a DTensor of which this rank holds a part has its value only after a collective; "
-                "on every rank call tensor.full_tensor(), and pass what it returns"
+                "on every rank call tracker.reduce(tensor), and pass what it returns"
             )
         with torch.no_grad():
             tensor = tensor.to_local()

@@ -51,6 +51,8 @@ ALLOWED = {
     "quick_calls": BASE,
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
+    "collective": BASE | {"context", "hotpath"},
+    "collective.calls": BASE | {"engine"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
@@ -70,7 +72,7 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page"},
+    | {"preemption", "quick_calls", "run_page", "collective.calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -80,7 +82,10 @@ ALLOWED = {
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
-    "fasttrack.engine": {"fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"},
+    "fasttrack.engine": {
+        *("fasttrack.collective.calls", "fasttrack.media.calls"),
+        *("fasttrack.run_page", "fasttrack.tracker"),
+    },
 }
 HEAVY = {"torch", "numpy"}
 
