@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from fasttrack.notices import Notices
 from fasttrack.opaque import opaque
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ class CollectiveCalls:
         self, values: Mapping[str, Any], op: str = "mean", *, group: Any = None
     ) -> dict[str, torch.Tensor]: ...
     @overload
-    def reduce(
-        self, values: Any, op: str = "mean", *, group: Any = None
-    ) -> torch.Tensor | None: ...
+    def reduce(self, values: Any, op: str = "mean", *, group: Any = None) -> torch.Tensor: ...
     def reduce(self, values: Any, op: str = "mean", *, group: Any = None) -> Any:
         """Return what `values` are over all ranks. **Every rank must call it**, inert ones, too.
 
@@ -67,15 +64,15 @@ class CollectiveCalls:
             group: a process group, or a device mesh (all of its dimensions); default all ranks.
 
         Returns:
-            For one value its result, None where it could not be reduced; for several those that
-            could be, by name. NaN where a rank passed what is no number, where no rank has a value,
-            or where ranks made different calls.
+            The results, of several values by name. NaN where a rank passed what is no number, where
+            no rank has a value, or where ranks made different calls. NaN, too, and left out by the
+            logging calls, what could not be reduced, which is said: never one rank's own value.
         """
         if isinstance(values, Mapping):
             return self._collective().values(values, op, group)
-        return self._collective().values({_ONLY: values}, op, group).get(_ONLY)
+        return self._collective().values({_ONLY: values}, op, group)[_ONLY]
 
-    def reduce_grad_norm(self, model: Any, *, group: Any = None) -> torch.Tensor | None:
+    def reduce_grad_norm(self, model: Any, *, group: Any = None) -> torch.Tensor:
         """Return the L2 norm over all ranks' gradients. **Every rank must call it**, as `reduce`.
 
         They count as they are: with a GradScaler behind `unscale_()`. For FSDP2, HSDP, tensor
@@ -96,14 +93,15 @@ class CollectiveCalls:
                 group or a device mesh.
 
         Returns:
-            A tensor of one number, the same on all ranks; None where it cannot be known, which is
-            said: FSDP1 and ZeRO have calls of their own.
+            A tensor of one number, the same on all ranks. Where it cannot be known, which is said
+            (FSDP1 and ZeRO have calls of their own), a NaN that the logging calls leave out.
         """
         return self._collective().grad_norm(model, group)
 
     def _collective(self) -> Reducer:
         if self._reducer is None:
             from fasttrack.collective.reducer import Reducer  # most runs need none of it
+            from fasttrack.notices import Notices
 
             engine = self._engine
             self._reducer = Reducer(Notices() if engine is None else engine.notices)

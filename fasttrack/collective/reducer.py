@@ -16,6 +16,7 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
 from fasttrack.hotpath.capture import Capture
 from fasttrack.hotpath.norms import is_distributed, is_replicated, why_no_norm_is_known
+from fasttrack.hotpath.unreduced import unreduced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ REDUCE, GRAD_NORM = "reduce", "reduce_grad_norm"
 
 
 class Reducer:
-    """Do what `CollectiveCalls` says. Nothing raises; what cannot be reduced is said, and left out.
+    """Do what `CollectiveCalls` says. Nothing raises; what cannot be reduced is said.
 
     Threads: one at a time, as for any collective.
     """
@@ -43,20 +44,20 @@ class Reducer:
         self._capture = Capture("snapshot")
 
     def values(self, values: Mapping[Any, Any], op: str, group: Any) -> dict[Any, torch.Tensor]:
-        """Return the reduced values, by name, without those that could not be."""
+        """Return the reduced values, by name; `Unreduced` in the place of those that cannot be."""
+        reduced: dict[Any, torch.Tensor] = {}
         try:
             with torch.no_grad():
                 ordered = {name: values[name] for name in sorted(values, key=str)}
                 reduced = self._values(ordered, op, group)
-            return {name: reduced[name] for name in values if name in reduced}
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
                 raise
             self._say(REDUCE, error)
-            return {}
+        return {name: reduced[name] if name in reduced else unreduced() for name in values}
 
-    def grad_norm(self, model: Any, group: Any) -> torch.Tensor | None:
-        """Return the norm over all ranks' gradients; None where it cannot be known."""
+    def grad_norm(self, model: Any, group: Any) -> torch.Tensor:
+        """Return the norm over all ranks' gradients; `Unreduced` where it cannot be known."""
         try:
             if hasattr(type(model), "get_global_grad_norm"):  # DeepSpeed's engine
                 return _norm_of_engine(model)
@@ -65,7 +66,7 @@ class Reducer:
             if is_handlers(error):
                 raise
             self._say(GRAD_NORM, error)
-            return None
+            return unreduced()
 
     def _say(self, name: Any, error: Exception) -> None:
         kind = "refused" if isinstance(error, ValueRefusedError) else "failed_calls"

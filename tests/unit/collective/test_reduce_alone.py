@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.journals import read_rows
 from support.runs import make_tracker
 
 from fasttrack import ExperimentTracker, Options
@@ -63,10 +64,10 @@ def test_what_nobody_has_and_what_is_no_number_is_nan(
 def test_a_wrong_argument_raises_nothing_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """And counted, where there is a run."""
     with make_tracker(options=JOURNAL_ONLY) as tracker:
-        assert tracker.reduce(1.0, "median") is None
-        assert tracker.reduce({"a": 1.0}, group="all") == {}
-        assert tracker.reduce_grad_norm(3) is None
-        assert tracker.reduce_grad_norm([torch.nn.Linear(1, 1), None]) is None
+        assert tracker.reduce(1.0, "median").isnan()
+        assert tracker.reduce({"a": 1.0}, group="all")["a"].isnan()
+        assert tracker.reduce_grad_norm(3).isnan()
+        assert tracker.reduce_grad_norm([torch.nn.Linear(1, 1), None]).isnan()
 
     said = capsys.readouterr().err
     assert "op must be one of mean, sum, max, min, norm, not str 'median'" in said
@@ -85,9 +86,21 @@ def test_the_norm_of_ordinary_gradients_is_torchs(inert: ExperimentTracker) -> N
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
     for model in (torch.nn.Sequential(first, second), [first, second, first], parameters):
-        reduced = inert.reduce_grad_norm(model)
-        assert reduced is not None
-        assert reduced.item() == pytest.approx(norm.item(), rel=1e-6)
+        assert inert.reduce_grad_norm(model).item() == pytest.approx(norm.item(), rel=1e-6)
+
+
+def test_what_could_not_be_reduced_is_left_out_with_what_is_made_of_it() -> None:
+    """A loop computes with it and goes on; no row has a NaN that nobody measured."""
+    with make_tracker(options=JOURNAL_ONLY) as tracker:
+        unknown = tracker.reduce(1.0, "median")
+        tracker.log_training_step(unknown, 0, grad_norm=unknown * 2, extra={"a": 1.0})
+        tracker.log_metrics({"half": unknown / 2, "b": 2.0}, 0)
+    directory = tracker.get_run_dir()
+    assert directory is not None
+
+    logged = {name: v for row in read_rows(directory) for name, v in row.values.items()}
+    assert logged == {"a": 1.0, "b": 2.0}
+    assert tracker.stats().refused == 4
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "_hp_mapping"])
@@ -99,7 +112,7 @@ def test_what_keeps_its_shards_to_itself_is_refused(
     model(torch.ones(1, 2)).sum().backward()
     setattr(model.weight, mark, 1)
 
-    assert inert.reduce_grad_norm(model) is None
+    assert inert.reduce_grad_norm(model).isnan()
     assert "pass the engine as model" in capsys.readouterr().err
 
 

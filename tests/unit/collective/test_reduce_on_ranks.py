@@ -114,7 +114,7 @@ for op, some in (("mean", 1.5), ("sum", 3.0), ("max", 2.0), ("min", 1.0), ("norm
 note("pair", tracker.reduce(float(rank), "sum", group=mesh["tp"]), (1, 1, 5, 5)[rank])
 pair = dist.new_group([1, 2])
 in_pair = tracker.reduce(float(rank), "sum", group=pair)
-said["pair"] = None if in_pair is None else in_pair.item()
+said["pair"] = None if in_pair.isnan() else in_pair.item()
 note("mesh", tracker.reduce(float(rank), "sum", group=mesh), 6)
 bad = tracker.reduce({"bad": "text" if rank == 2 else 1.0, "good": 1.0})
 said["bad"] = [bad["bad"].isnan().item(), bad["good"].item()]
@@ -132,15 +132,16 @@ tracker.log_metrics({"local": part}, 0)  # refused: no rank has all of it
 
 lonely = Reducer(Notices(), patience_s=0.2)
 if rank == 0:
-    said["alone"] = [lonely.values({"only": 1.0}, "mean", None) == {},
-                     lonely.grad_norm([sharded, weight], None) is None,
-                     lonely.values({"part": part}, "mean", None) == {}]
+    lone = [lonely.values({"only": 1.0}, "mean", None)["only"],
+            lonely.grad_norm([sharded, weight], None),
+            lonely.values({"part": part}, "mean", None)["part"]]
+    said["alone"] = [value.isnan().item() for value in lone]
 dist.barrier()
-said["late"] = lonely.values({"only": 1.0}, "mean", None) == {}
+said["late"] = lonely.values({"only": 1.0}, "mean", None)["only"].isnan().item()
 for name in "ab":
     tracker.reduce({name: 1.0})
 for name in "ab" if rank == 0 else "ba":
-    said["order " + name] = tracker.reduce({name: float(rank)}) == {}
+    said["order " + name] = tracker.reduce({name: float(rank)})[name].isnan().item()
 """
 
 _NORMS = """
