@@ -16,6 +16,7 @@ from fasttrack.validation import (
     split_names,
 )
 
+_MOST_KEPT_STEPS = 100_000
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
@@ -106,6 +107,11 @@ class Options:
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
 
+    ranks: str = "main"
+    """Whose training the run tells of: "main", that of the rank that records; "all", that of all
+    ranks of the job too, as `ranks/` metrics (docs/ranks.md). Give it on every rank, and make the
+    tracker after `init_process_group`, or under torchrun or srun."""
+
     share_run_id: bool = False
     """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value
     store of torch.distributed, without a collective. All ranks must then construct such trackers
@@ -131,6 +137,17 @@ class Options:
     `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
     times it must be. False: only what `tracker.pause()` marks."""
 
+    watch_nonfinite: bool = False
+    """Whether the loss of every step is looked at, not of logged ones only, so that the first that
+    is NaN or infinite is known exactly: it becomes a row of its own, with
+    `train/first_nonfinite_step`. Never waits for a device; a step that is not logged costs more
+    (docs/flight-recorder.md), which is why it is off."""
+
+    flight_recorder: int = 0
+    """How many of the last steps are kept in memory at full rate, and written to a file in the
+    run's directory when a loss becomes NaN, when an exception (out of memory, say) or SIGTERM ends
+    the run, or when it fails (docs/flight-recorder.md). Implies `watch_nonfinite`. 0: none."""
+
     alerts: Mapping[str, Any] | Sequence[str] | str | bool | None = field(default=None, repr=False)
     """What is worth an alert, and who is told (docs/alerts.md): a mapping with the keys
     `non_finite`, `spike`, `crash`, `hung`, `stall`, `rules`, `to`, `webhook`, `command`; or items
@@ -144,6 +161,7 @@ class Options:
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        require_choice("Options.ranks", self.ranks, ("main", "all"))
         waits = ("auto", "finish", "exit", "never")
         require_choice("Options.wait_for_delivery", self.wait_for_delivery, waits)
         if self.wait_for_delivery == "never" and self.delivery == "thread":
@@ -176,6 +194,13 @@ class Options:
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.find_pauses", self.find_pauses, (True, False))
+        require_choice("Options.watch_nonfinite", self.watch_nonfinite, (True, False))
+        require_integer("Options.flight_recorder", self.flight_recorder, least=0)
+        if self.flight_recorder > _MOST_KEPT_STEPS:
+            raise ConfigurationError(
+                f"Options.flight_recorder must be at most {_MOST_KEPT_STEPS} steps, which are kept "
+                f"in memory, not {self.flight_recorder}"
+            )
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)

@@ -21,6 +21,7 @@ from fasttrack.cli.shared import (
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
 from fasttrack.runs.terminal import leet_command
+from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten, read_report
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fasttrack.runs.alerts import RunAlert
+    from fasttrack.runs.flights import FlightDump
     from fasttrack.runs.status import DeliveryStatus
     from fasttrack.runs.summary import Summary
     from fasttrack.views.report import LoggedArtifact, Report
@@ -51,14 +53,18 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
     is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
     shown under dotted names, as W&B does. "in a terminal" is the command by which W&B's client
-    draws the run there, live, without account or network.
+    draws the run there, live, without account or network. "goodput" is the share of its time that
+    trained steps whose result was kept, with what took the rest.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
     files, size_bytes, step, time, delivery), alerts (list: time, level, title, text, kind, step,
-    attempt, told), segments (list: attempt, rows, server, offline; the
+    attempt, told), flights (list: attempt, number, reason, error, step, steps, time, file),
+    segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
-    offline_directories, bad_lines, damage (the first of them), and metrics (name -> count,
+    offline_directories, bad_lines, damage (the first of them), goodput (share, wall_s, steps,
+    kept_steps, lost_steps, kept_s, lost_s, pauses, pause_s, restarts, restart_s, down_s,
+    starting_s, ending_s, all_rows, and attempts, a list of the same), and metrics (name -> count,
     non_finite, last, min, max).
     """
     run = find_run(text, base)
@@ -95,10 +101,12 @@ def _print(report: Report, command: str | None) -> None:
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}
     _print_facts(console, "delivery", delivery)
+    _print_facts(console, "goodput", tell_goodput(report.goodput))
     _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))
     _print_facts(console, "alerts", dict(map(_alert_fact, enumerate(report.alerts, 1))))
+    _print_facts(console, "flight recorder", dict(map(_flight_fact, report.flights)))
     _print_metrics(console, report.metrics)
 
 
@@ -132,6 +140,13 @@ def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:
     told = ", ".join(f"{name}: {how}" for name, how in alert.told.items())
     when = format_time(alert.time_s, "%Y-%m-%d %H:%M:%S")
     return f"{number} {alert.level}", f"{when} {alert.text}" + (f" ({told})" if told else "")
+
+
+def _flight_fact(flight: FlightDump) -> tuple[str, str]:
+    at = "" if flight.step is None else f" at step {flight.step}"
+    why = f": {flight.error}" if flight.error else ""
+    text = f"{flight.reason}{at}{why}; the last {flight.steps} steps are in {flight.path.name}"
+    return f"{flight.attempt}.{flight.number}", text
 
 
 def _print_facts(console: Console, title: str, facts: Mapping[str, object]) -> None:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
 from fasttrack.journal.rows import Row
 from fasttrack.runs.alerts import RunAlert, read_alerts
+from fasttrack.runs.flights import FlightDump, read_flights
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fasttrack.goodput import Goodput
     from fasttrack.runs.local import LocalRun
     from fasttrack.runs.status import BackendDelivery, SegmentDelivery
 
@@ -111,6 +114,9 @@ class Report:
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
     alerts: list[RunAlert]
+    goodput: Goodput
+    flights: list[FlightDump]
+    """The dumps of the flight recorder, oldest first."""
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
@@ -131,10 +137,12 @@ class Report:
             "config": self.config,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
             "alerts": [alert.as_json() for alert in self.alerts],
+            "flights": [flight.as_json() for flight in self.flights],
             "segments": _segments_as_json(delivery.segments),
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
             "damage": self.damage,
+            "goodput": self.goodput.as_json(),
             "metrics": {
                 name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
                 for name, summary in self.metrics.items()
@@ -186,6 +194,8 @@ def read_report(run: LocalRun) -> Report:
         config=config,
         artifacts=artifacts,
         alerts=read_alerts(run.directory),
+        goodput=read_goodput(run.segments),
+        flights=read_flights(run.directory),
         metrics=metrics,
         bad_lines=run.bad_lines,
         damage=[str(damage) for damage in run.damage],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.records import MEDIA_FIELDS
@@ -20,21 +20,34 @@ from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord
+    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord, Scalar
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Finish, Recorded
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.notices import Notices
+    from fasttrack.worker.meters import StepMeter
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.step_watch import StepWatch
     from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 64  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
+
+
+class Listener(Protocol):
+    """Somebody who sums up what was logged. Threads: worker only."""
+
+    @property
+    def meter(self) -> StepMeter:
+        """To be used for the steps."""
+
+    def take(self, records: Sequence[RawRecord], /) -> None:
+        """Take in records that have become rows, their tensors numbers."""
 
 
 class Worker:
@@ -59,6 +72,7 @@ class Worker:
         gpu: GpuSampler | None = None,
         media: MediaFiles | None = None,
         bursts: Bursts | None = None,
+        watch: StepWatch | None = None,
         every_interval: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
@@ -87,7 +101,9 @@ class Worker:
             gpu_stats_interval=gpu_stats_interval,
             find_pauses=find_pauses,
             own_metrics=self._own_metrics,
+            watch=watch,
         )
+        self._watch = watch
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
@@ -101,7 +117,11 @@ class Worker:
         self._thread: threading.Thread | None = None
         self.open_pauses: list[float] = []
         """When those of `tracker.pause()` began that have not ended, on `perf_counter`'s clock."""
+        self.beside: deque[dict[str, Scalar]] = deque()
+        """Rows of no logged call, to be written under the newest step. Any thread adds to them."""
         # worker thread
+        self.resolver = resolver
+        self._listener: Listener | None = None
         self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
@@ -109,6 +129,11 @@ class Worker:
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` hear of all rows of calls; before there is anything to hear."""
+        self._listener = listener
+        self._rows.use_meter(listener.meter)
 
     def start(self) -> None:
         """Start the thread."""
@@ -187,7 +212,8 @@ class Worker:
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([*self._printed.end(), encode(finish)])
+        told = self._rows.end(self.open_pauses)
+        self._append([*self._printed.end(), *told, encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -256,23 +282,42 @@ class Worker:
             records.clear()  # what freeing them costs belongs to this burst, not to the next
             bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
+        if self.beside and self._rows.rows:
+            count = len(self.beside)
+            self._append(self._rows.encode_beside([self.beside.popleft() for _ in range(count)]))
+        if self._watch is not None:
+            self._look_at_steps(self._watch)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
+    def _look_at_steps(self, watch: StepWatch) -> None:
+        if not self._ring.items:
+            for found in watch.rest():
+                self._write_rows(found)
+        if watch.flight is not None and (dumped := watch.flight.dump_if_asked()):
+            self._append([encode(dumped)])
+
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)
         try:
-            if max(map(len, records)) < MEDIA_FIELDS:
-                self._write_rows(records)
-                return
-            for record in records:  # in their order, each alone
-                if len(record) == MEDIA_FIELDS:
-                    self._write_media(record)
-                else:
-                    self._write_rows([record])
+            if self._watch is None:
+                self._write_records(records)
+            else:
+                for piece in self._watch.in_order(records):
+                    self._write_records(piece)
         finally:
             self._in_hand = 0
+
+    def _write_records(self, records: list[RawRecord]) -> None:
+        if max(map(len, records)) < MEDIA_FIELDS:
+            self._write_rows(records)
+            return
+        for record in records:  # in their order, each alone
+            if len(record) == MEDIA_FIELDS:
+                self._write_media(record)
+            else:
+                self._write_rows([record])
 
     def _write_rows(self, records: list[RawRecord]) -> None:
         try:
@@ -285,6 +330,11 @@ class Worker:
             self._met(error)
             return
         self._append(lines)
+        if self._listener is not None:
+            try:
+                self._listener.take(records)
+            except Exception as error:  # the rows are written
+                self._met(error)
 
     def _write_media(self, record: MediaRecord) -> None:
         try:

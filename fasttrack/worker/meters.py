@@ -58,9 +58,12 @@ class StepMeter:
         self._refuse = refuse
         self._find_pauses = find_pauses
         self._world_size = 0
-        self._last_s: float | None = None
+        self.last_s: float | None = None
+        """When the last step ended that was in an interval; None before the first."""
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
         self._long_in_a_row = 0
+        self.before_first: list[float] = []
+        """When the steps in front of the first logged one ended; whoever looks empties it."""
         self.steps = 0
         """How many ended in the last interval, whether or not it is known when they began."""
         self.paused_s = 0.0
@@ -95,15 +98,17 @@ class StepMeter:
         self.steps, self.paused_s = len(times), 0.0
         if not times:  # another thread's call took this one's
             return {}
-        if self._last_s is None or fell_out:
+        if self.last_s is None and not fell_out:
+            self.before_first = times[:-1]
+        if self.last_s is None or fell_out:
             del batches[0]
         else:
-            times.insert(0, self._last_s)
-        self._last_s = times[-1]
+            times.insert(0, self.last_s)
+        self.last_s = times[-1]
         elapsed_s = times[-1] - times[0]
         if elapsed_s <= 0:
             return {}
-        durations, self.paused_s = _gaps(times, pauses)
+        durations, self.paused_s = gaps(times, pauses)
         if self._find_pauses:
             self.paused_s += self._unmarked_s(durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
@@ -114,12 +119,12 @@ class StepMeter:
         Returns:
             Whether that is so. If not, nothing has changed, and `measure` has to look.
         """
-        if type(batch_size) is not int or self._last_s is None or not self._world_size:
+        if type(batch_size) is not int or self.last_s is None or not self._world_size:
             return False
-        took_s = at_s - self._last_s
+        took_s = at_s - self.last_s
         if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
             return False
-        self._last_s = at_s
+        self.last_s = at_s
         self.steps, self.paused_s = 1, 0.0
         if self._find_pauses:
             self._long_in_a_row = 0
@@ -199,7 +204,7 @@ def _is_size(size: Any) -> bool:
         return False
 
 
-def _gaps(times: list[float], pauses: list[tuple[float, float]]) -> tuple[list[float], float]:
+def gaps(times: list[float], pauses: list[tuple[float, float]]) -> tuple[list[float], float]:
     """Return the seconds from each of `times` to the next, without those in `pauses`; and these.
 
     Pauses are ordered by their beginning; they may hold or overlap one another, and steps.

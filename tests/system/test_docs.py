@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-_ELSEWHERE = {"integrations.md", "media.md", "sharded.md"}  # test_integrations_page.py, ...
+# test_integrations_page.py, test_media_page.py, test_all_ranks.py, test_sharded_page.py
+_ELSEWHERE = {"integrations.md", "media.md", "ranks.md", "sharded.md"}
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
@@ -520,6 +522,24 @@ def test_runs_become_pages(tmp_path: Path, snippet: Snippet) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
 
 
+# --- docs/goodput.md ------------------------------------------------------------------------------
+
+
+@pages.runs("goodput = open_run(")
+def test_goodput_is_told_of_all_attempts(
+    snippet: Snippet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that went back by three steps."""
+    for steps in (range(10), range(7, 15)):
+        with journal_tracker(resume_id="a1b2c3d4") as tracker:
+            for step in steps:
+                tracker.log_training_step(0.5, step)
+    goodput = snippet.run({})["goodput"]
+
+    assert (goodput.kept_steps, goodput.lost_steps, goodput.restarts) == (15, 3, 1)
+    assert capsys.readouterr().out.splitlines()[-2:] == ["1 0 9 3", "2 7 14 0"]
+
+
 # --- docs/reading-runs.md -------------------------------------------------------------------------
 
 
@@ -654,3 +674,32 @@ def test_every_test_and_script_that_the_traps_name_is_there() -> None:
 def test_everything_that_a_page_names_is_there(page: Path) -> None:
     """Files and links within the repository, headings included."""
     assert missing_links(page) == []
+
+
+# --- docs/flight-recorder.md ----------------------------------------------------------------------
+
+
+@pages.runs("Options(flight_recorder=200)", "import read_flights")
+def test_the_flight_recorder_is_read_as_the_page_says(
+    snippets: tuple[Snippet, ...], journal_only: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory runs out at step 300: the file has the 200 before."""
+    recorded, read = snippets
+    names = training_script()
+    losses: Iterator[torch.Tensor] = iter([names["train_step"]() for _ in range(300)])
+
+    def train_step() -> torch.Tensor:
+        for loss in losses:
+            return loss
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    names["train_step"] = train_step
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded.run(names)
+    read.run(names)
+
+    assert "out_of_memory 299 OutOfMemoryError: CUDA out of memory\n" in capsys.readouterr().out
+    assert [step["step"] for step in names["steps"]] == list(range(100, 300))
+    assert set(names["steps"][-1]) == {
+        *("step", "time", "logged", "step_time_ms", "batch_size", "values")
+    }

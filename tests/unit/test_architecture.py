@@ -45,6 +45,7 @@ ALLOWED = {
     "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
+    "goodput": BASE | {"journal"},
     "context": BASE,
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
     "run_identity": BASE | {"context", "journal.run_directory", "settings"},
@@ -54,12 +55,15 @@ ALLOWED = {
     "collective": BASE | {"context", "hotpath"},
     "collective.calls": BASE | {"engine"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
+    "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
+    "ranks.recording": {"*"},
+    "ranks.joining": {"*"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"alerts", "journal", "artifacts.snapshot"},
-    "runs": BASE | {"journal", "settings", "command", *BORDER},
-    "views": BASE | {"runs", "journal"},
+    "delivery": BASE | {"alerts", "goodput", "journal", "artifacts.snapshot"},
+    "runs": BASE | {"goodput", "journal", "settings", "command", *BORDER},
+    "views": BASE | {"goodput", "runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
     "audit": BASE,
     "cli": BASE
@@ -72,19 +76,22 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page", "collective.calls"},
+    | {"preemption", "quick_calls", "ranks.joining", "ranks.other", "run_page"}
+    | {"collective.calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
-    | {"tracker", "context", "exit_codes", "hotpath.capture", "settings", "sigterm"},
+    | {"tracker", "context", "exit_codes", "settings", "sigterm"}
+    | {"hotpath.capture", "hotpath.records"},
     "wandb": BASE | {"media", "settings", "tracker"},
     "__main__": {"cli"},
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
     "fasttrack.engine": {
-        *("fasttrack.collective.calls", "fasttrack.media.calls"),
-        *("fasttrack.run_page", "fasttrack.tracker"),
+        *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
+        *("fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+        "fasttrack.collective.calls",
     },
 }
 HEAVY = {"torch", "numpy"}

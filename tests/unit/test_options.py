@@ -32,11 +32,14 @@ def test_defaults_are_the_documented_ones() -> None:
         "delivery": "process",
         "console": None,
         "log_rank": 0,
+        "ranks": "main",
         "share_run_id": False,
         "stop_signals": ("SIGTERM", "SIGUSR1"),
         "stop_before_end_s": 120.0,
         "overhead_budget": None,
         "find_pauses": True,
+        "watch_nonfinite": False,
+        "flight_recorder": 0,
         "alerts": None,
     }
 
@@ -88,6 +91,7 @@ def test_values_at_the_limits_are_taken(values: dict[str, Any]) -> None:
         ("online_timeout_s", 1j),
         ("directory", b"x"),
         ("share_run_id", "yes"),
+        ("ranks", "every"),
         ("log_rank", -1),
         ("log_rank", 0.0),
         ("log_rank", True),
