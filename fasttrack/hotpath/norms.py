@@ -60,6 +60,33 @@ def launch_norm(gradients: list[torch.Tensor], *, alike: bool = False) -> list[t
         return parts + [grad.detach().clone() for grad in gradients if _waits(grad)]
 
 
+def each_norm(tensors: list[torch.Tensor], *, alike: bool) -> list[torch.Tensor]:
+    """Return the L2 norm of each of `tensors`, without waiting; of a sparse one of its entries.
+
+    One `torch._foreach_norm` for each device and dtype; half precision is accumulated in float32.
+
+    Args:
+        tensors: of any devices and dtypes.
+        alike: whether they probably share both and are dense.
+    """
+    if alike and tensors:
+        try:
+            return _norms(tensors, tensors[0].dtype)
+        except RuntimeError as error:  # sparse, or of another device after all
+            if is_handlers(error):
+                raise
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
+    found = list(tensors)
+    for (_, dtype), places in kinds.items():
+        kind = [tensors[place] for place in places]
+        norms = _norms([t._values() if t.is_sparse else t for t in kind], dtype)
+        for place, norm in zip(places, norms, strict=True):
+            found[place] = norm
+    return found
+
+
 def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
     """Return why the norm of one rank's gradients is not the model's, and the fix; else None."""
     # A collective on rank 0's worker would hang the job.

@@ -42,6 +42,8 @@ ALLOWED = {
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
+    "nodes.joining": {"*"},
+    "nodes": BASE | {"context", "journal", "worker.gpu"},
     "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
@@ -76,8 +78,8 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "ranks.joining", "ranks.other", "run_page"}
-    | {"collective.calls"},
+    | {"nodes.joining", "nodes.member", "preemption", "quick_calls", "ranks.joining", "ranks.other"}
+    | {"collective.calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -90,7 +92,7 @@ COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
     "fasttrack.engine": {
         *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
-        *("fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+        *("fasttrack.nodes.joining", "fasttrack.ranks.joining", "fasttrack.ranks.recording"),
         "fasttrack.collective.calls",
     },
 }

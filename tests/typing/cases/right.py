@@ -194,6 +194,8 @@ def tune() -> None:
         log_rank=1,
         ranks="all",
         share_run_id=True,
+        nodes="all",
+        nodes_interval_s=60,
         overhead_budget=0.01,
         watch_nonfinite=True,
         flight_recorder=100,
