@@ -117,6 +117,14 @@ class Options:
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
 
+    nodes: str = "main"
+    """Whose hardware is sampled: "main", the GPU that the recording rank trains on; "all", also all
+    GPUs and the host of each node, by one thread of one process there (docs/nodes.md)."""
+
+    nodes_interval_s: float = 15.0
+    """Seconds between two samples of a node where `nodes` is "all". With more than 15 nodes it
+    grows in proportion, to 64 s with 64. As the recording rank has it, so it is on all."""
+
     stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     """The signals that make `should_stop()` answer True, from its first call on. A handler of the
     program's own is never replaced."""
@@ -166,6 +174,8 @@ class Options:
         check_alerts("Options.alerts", self.alerts)
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
+        require_choice("Options.nodes", self.nodes, ("main", "all"))
+        require_number("Options.nodes_interval_s", self.nodes_interval_s, least=0.1)
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
         require_choice("Options.ranks", self.ranks, ("main", "all"))
         waits = ("auto", "finish", "exit", "never")

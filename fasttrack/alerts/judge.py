@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasttrack.alerts.detectors import NonFinite, RuleWatch, Spike
+from fasttrack.journal.hardware import is_of_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -163,6 +164,9 @@ class Judge:
                 detector.rewind(step)
 
     def _note_times(self, rows: Sequence[Row]) -> None:
+        rows = [row for row in rows if not is_of_nodes(row)]  # which go on where training stalls
+        if not rows:
+            return
         self._last_step = rows[-1].step
         for row in rows:
             if self._last_s is not None and row.time_s - self._last_s > self._longest_s:
