@@ -97,6 +97,7 @@ class OneOfAKind:
             "_other": None,
             "_shared_id": None,
             "_nodes": None,
+            "_reducer": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
             "_records": self._logger is not None,

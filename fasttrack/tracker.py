@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.collective.calls import CollectiveCalls
 from fasttrack.copies import OneOfAKind
 from fasttrack.display import Shown
 from fasttrack.exit_codes import exit_code_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from fasttrack.options import Options
 
 
-class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
+class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -170,8 +171,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         else is refused, counted and said once, with what to do instead.
 
         Args:
-            loss: the total loss, `loss/total`, of this rank (reduce it yourself if it must be
-                global). None where there is none to log, as in a trainer's callback.
+            loss: this rank's total loss, `loss/total` (`reduce` gives that of all). None where
+                there is none to log, as in a trainer's callback.
             step: the training step, an integer.
             batch_size: this rank's samples in the step, for `perf/samples_per_sec` (global).
             optimizer: `train/lr` is its first parameter group's; further groups are
@@ -184,9 +185,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
-            grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
-                spares computing one and is the only right one for sharded gradients (a replicated
-                DTensor will do).
+            grad_norm: a norm that is known already: what `clip_grad_norm_` returned, or, the only
+                other one that is right for sharded gradients, `reduce_grad_norm`.
             extra: further metrics by name; nested as in `log_metrics`.
         """
         self._quick_training_step(

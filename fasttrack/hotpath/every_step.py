@@ -61,46 +61,53 @@ class EveryStepLogger(StepLogger):
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Do what `ExperimentTracker.log_training_step` says."""
-        hot = self._hot
+        further = (loss_ar, loss_fm, grad_norm, extra)
         if self._open:
             try:
                 number = step if type(step) is int else step_number(step)
                 known = _known(loss)
                 if self._layers is not None and model is not None:
                     self._look_at_layers(number, known, model, optimizer, scaler)
-                if number % hot._interval == 0:
-                    self._trail.mark()
-                else:
-                    if self._keeps_all:
-                        values = {} if loss is None else {LOSS: known}
-                        _add(values, optimizer, loss_ar, loss_fm, grad_norm, extra)
-                        size = batch_size if type(batch_size) is int else None  # or the batch
-                        self._trail.note(number, size, values)
-                    elif type(known) is not float or known - known != 0:
-                        self._trail.note(number, None, {} if loss is None else {LOSS: known})
-                    if number < self._next_timed:
-                        hot._ticks.append((perf_counter(), batch_size))
-                        hot._step, hot._metrics_step = number, None
-                        return
+                if self._keep(number, known, batch_size, optimizer, further):
+                    return
             except Exception as error:  # a logged step with such arguments says what is wrong
                 if is_handlers(error):
                     raise
+        hot = self._hot
         hot._timed_from = self._next_timed
         try:
-            super().training_step(
-                loss,
-                step,
-                batch_size,
-                optimizer,
-                model,
-                scaler,
-                loss_ar,
-                loss_fm,
-                grad_norm,
-                extra,
-            )
+            super().training_step(loss, step, batch_size, optimizer, model, scaler, *further)
         finally:
             self._next_timed, hot._timed_from = hot._timed_from, _NEVER
+
+    def _keep(
+        self, step: int, loss: Any, batch_size: Any, optimizer: Any, further: tuple[Any, ...]
+    ) -> bool:
+        """Keep what there is to be kept of a step; return whether that is all that is to be done.
+
+        Args:
+            step: the user's number of it.
+            loss: a number where it is known, else what was passed.
+            batch_size: as it was passed.
+            optimizer: likewise.
+            further: what else was: `loss_ar`, `loss_fm`, `grad_norm` and `extra`.
+        """
+        hot = self._hot
+        if step % hot._interval == 0:
+            self._trail.mark()
+            return False
+        if self._keeps_all:
+            values = {} if loss is None else {LOSS: loss}
+            _add(values, optimizer, *further)
+            size = batch_size if type(batch_size) is int else None  # it may be the batch
+            self._trail.note(step, size, values)
+        elif loss is not None and (type(loss) is not float or loss - loss != 0):
+            self._trail.note(step, None, {LOSS: loss})
+        if step >= self._next_timed:
+            return False
+        hot._ticks.append((perf_counter(), batch_size))
+        hot._step, hot._metrics_step = step, None
+        return True
 
     def _look_at_layers(
         self, step: int, loss: Any, model: Any, optimizer: Any, scaler: Any

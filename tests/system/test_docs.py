@@ -27,8 +27,8 @@ from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-# test_integrations_page.py, test_media_page.py, test_all_ranks.py
-_ELSEWHERE = {"integrations.md", "media.md", "ranks.md"}
+# test_integrations_page.py, test_media_page.py, test_all_ranks.py, test_sharded_page.py
+_ELSEWHERE = {"integrations.md", "media.md", "ranks.md", "sharded.md"}
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 

@@ -54,6 +54,8 @@ ALLOWED = {
     "quick_calls": BASE,
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
+    "collective": BASE | {"context", "hotpath"},
+    "collective.calls": BASE | {"engine"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
     "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
     "ranks.recording": {"*"},
@@ -77,7 +79,7 @@ ALLOWED = {
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
     | {"nodes.joining", "nodes.member", "preemption", "quick_calls", "ranks.joining", "ranks.other"}
-    | {"run_page"},
+    | {"collective.calls", "run_page"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -91,6 +93,7 @@ COMPOSERS = {  # who imports what wires others together
     "fasttrack.engine": {
         *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
         *("fasttrack.nodes.joining", "fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+        "fasttrack.collective.calls",
     },
 }
 HEAVY = {"torch", "numpy"}
