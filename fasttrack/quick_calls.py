@@ -38,6 +38,7 @@ class Logger(Protocol):
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Any = None,
+        tokens: Any = None,
     ) -> None:
         """Log a training step, or not, as the interval says."""
 
@@ -55,6 +56,9 @@ class Logger(Protocol):
 
     def pause(self) -> AbstractContextManager[None]:
         """Begin what is no training."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Begin a part of the training step."""
 
     def late_call(self) -> None:
         """Note a call that comes after the end."""
@@ -95,8 +99,8 @@ class QuickCalls:
         self._timed_from = 0
         """The first step from which a call that logs nothing is timed again."""
         self._ticks: list[tuple[float, Any]] = []
-        """Of training steps that were not logged, and of pauses, until the worker has put them to
-        a step that was."""
+        """Of training steps that were not logged, of pauses and phases, until the worker has put
+        them to a step that was."""
         self._waiting: list[Any] = []
         """The records that the ring holds; `hotpath/records.py` says of what form."""
         self._room = 0
@@ -240,5 +244,6 @@ def log_training_step(
     loss_fm: object = None,
     grad_norm: object = None,
     extra: object = None,
+    tokens: object = None,
 ) -> None:
     """Raise TypeError where a keyword is none of these; the message has the method's name."""

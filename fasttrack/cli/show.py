@@ -51,15 +51,17 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
     is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
     shown under dotted names, as W&B does. "in a terminal" is the command by which W&B's client
-    draws the run there, live, without account or network.
+    draws the run there, live, without account or network. The verdict is there where the wait for
+    data was marked (tracker.data(loader)): a wait of 20% of the time or more bounds the run.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
     files, size_bytes, step, time, delivery), alerts (list: time, level, title, text, kind, step,
     attempt, told), segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
-    offline_directories, bad_lines, damage (the first of them), and metrics (name -> count,
-    non_finite, last, min, max).
+    offline_directories, bad_lines, damage (the first of them), verdict (bound_by: "data", "others"
+    or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count, non_finite,
+    last, min, max).
     """
     run = find_run(text, base)
     report = read_report(run)
@@ -91,6 +93,7 @@ def _print(report: Report, command: str | None) -> None:
             "rows": overview.delivery.rows,
             "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
+            "verdict": None if report.verdict is None else str(report.verdict),
         },
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}

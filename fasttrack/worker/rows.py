@@ -12,12 +12,14 @@ from fasttrack.journal.rows import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
+from fasttrack.worker.utilization import Utilization, find_device_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.hotpath.records import MediaRecord, RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
+    from fasttrack.options import Options
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
     from fasttrack.worker.media import MediaFiles
@@ -56,7 +58,7 @@ class RowEncoder:
         media: MediaFiles,
         *,
         gpu_stats_interval: int,
-        find_pauses: bool,
+        options: Options,
         own_metrics: Callable[[], dict[str, float]],
     ) -> None:
         """Number rows from 0.
@@ -69,7 +71,7 @@ class RowEncoder:
             bursts: rested between rows.
             media: keeps what is no number.
             gpu_stats_interval: also how often `own_metrics` join a row.
-            find_pauses: see `StepMeter`.
+            options: say what the training steps are metered for.
             own_metrics: what fasttrack itself costs and has lost.
         """
         self._resolver = resolver
@@ -80,7 +82,14 @@ class RowEncoder:
         self._media = media
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
-        self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
+        self._meter = StepMeter(
+            get_world_size,
+            notices.refuse,
+            find_pauses=options.find_pauses,
+            utilization=Utilization(
+                options, lambda: find_device_name(resolver.cuda_index), notices.warn
+            ),
+        )
         self._last_step = self._row_step = -_LARGEST_STEP  # of the last record; of the last row
         self._some_behind = False  # whether a step lay behind the one before, since the last row
         self._gpu_period: int | None = None

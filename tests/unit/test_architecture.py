@@ -65,12 +65,14 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
+    "flops": BASE,
+    "timing_calls": BASE | {"quick_calls"},
     "run_page": {"engine", "errors", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page"},
+    | {"preemption", "quick_calls", "run_page", "timing_calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE

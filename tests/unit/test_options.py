@@ -37,6 +37,9 @@ def test_defaults_are_the_documented_ones() -> None:
         "stop_before_end_s": 120.0,
         "overhead_budget": None,
         "find_pauses": True,
+        "flops_per_token": None,
+        "flops_per_sample": None,
+        "peak_flops": "auto",
         "alerts": None,
     }
 
@@ -95,6 +98,15 @@ def test_values_at_the_limits_are_taken(values: dict[str, Any]) -> None:
         ("ring_capacity", 1),
         ("ring_capacity", 64.0),
         ("ring_capacity", 1000),
+        ("flops_per_token", 0),
+        ("flops_per_token", -1e9),
+        ("flops_per_token", True),
+        ("flops_per_sample", math.inf),
+        ("flops_per_sample", math.nan),
+        ("flops_per_sample", "1e9"),
+        ("peak_flops", 0),
+        ("peak_flops", "h100"),
+        ("peak_flops", None),
     ],
 )
 def test_bad_value_is_refused_with_its_name_and_itself(name: str, value: Any) -> None:
