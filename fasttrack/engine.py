@@ -19,12 +19,11 @@ from fasttrack.hotpath.console import ConsoleCapture
 from fasttrack.hotpath.gradients import GradientSource
 from fasttrack.hotpath.media import MediaBudget, MediaIntake
 from fasttrack.hotpath.ring import Ring
-from fasttrack.hotpath.step_logger import StepLogger
 from fasttrack.journal.backwards import last_row
 from fasttrack.journal.entries import FORMAT_VERSION, Header, Page, merge_headers
 from fasttrack.journal.run_directory import run_directory, segments, stop_path
 from fasttrack.journal.writer import SegmentWriter
-from fasttrack.life import Life
+from fasttrack.life import Life, point_out_open_runs
 from fasttrack.notices import Notices, say, spell
 from fasttrack.preemption.stop_button import StopButton
 from fasttrack.preemption.stop_file import StopFile
@@ -35,12 +34,14 @@ from fasttrack.worker.media import MediaFiles
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
 from fasttrack.worker.supervisor import DeliveryProcess, NoDelivery
+from fasttrack.worker.watching import logger_for, watch_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from fasttrack.hotpath.records import Console, RawRecord
+    from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.preemption.watch import Source
     from fasttrack.quick_calls import QuickCalls
     from fasttrack.settings import RunSettings
@@ -98,6 +99,8 @@ class Engine:
         self._segment = writer.path
         self._calls = CallMeter()
         # worker thread
+        resolver = Resolver(capture, gradients, self.notices, hot._ticks)
+        watch = watch_steps(options, writer.path, resolver, self.notices)
         self._overhead = Overhead(
             self._calls,
             budget=options.overhead_budget,
@@ -108,7 +111,7 @@ class Engine:
         self._worker = Worker(
             ring,
             console_ring,
-            Resolver(capture, gradients, self.notices, hot._ticks),
+            resolver,
             writer,
             self.notices,
             delivery=self.delivery,
@@ -118,9 +121,10 @@ class Engine:
             every_interval=process_hooks.SIGTERM.refresh,
             options=options,
             media=MediaFiles(self.run_dir, self.notices, budget.give_back),
+            watch=watch,
         )
         self._media = MediaIntake(ring, budget, self.notices, self._worker.wake)
-        self.logger = StepLogger(
+        self.logger: StepLogger = logger_for(watch)(
             hot,
             ring,
             capture,
@@ -145,7 +149,7 @@ class Engine:
         self._recorder.record_metadata(_find_metadata)
         self._console = ConsoleCapture(console_ring) if settings.console else None
         if hasattr(sys, "ps1"):  # somebody types; the cell that made a tracker may be run again
-            _point_out_open_runs()
+            point_out_open_runs()
         self._life = Life(
             settings,
             self.run_dir,
@@ -158,6 +162,7 @@ class Engine:
             delivery=self.delivery,
             stats=self.stats,
             on_fork=on_fork,
+            flight=None if watch is None else watch.flight,
         )
         process_hooks.register(self._life)
 
@@ -391,9 +396,3 @@ def _make_header(settings: RunSettings) -> Header:
         program_relpath=trainer.program_relpath,
         cwd=trainer.cwd,
     )
-
-
-def _point_out_open_runs() -> None:
-    for earlier in process_hooks.open_runs():
-        if isinstance(earlier, Life):
-            earlier.point_out()

@@ -15,6 +15,7 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.run_directory import segments
 from fasttrack.notices import say
+from fasttrack.sigterm import SIGTERM_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fasttrack.settings import RunSettings
     from fasttrack.stats import Stats
     from fasttrack.worker.delivery_report import BackendReport
+    from fasttrack.worker.flight import FlightRecorder
     from fasttrack.worker.loop import Worker
     from fasttrack.worker.supervisor import Delivery
 
@@ -66,6 +68,7 @@ class Life:
         delivery: Delivery,
         stats: Callable[[], Stats],
         on_fork: Callable[[], None],
+        flight: FlightRecorder | None = None,
     ) -> None:
         """Look after a run whose parts are at work, until it is settled."""
         self._options = settings.options
@@ -79,6 +82,7 @@ class Life:
         self._delivery = delivery
         self._stats = stats
         self._on_fork = on_fork
+        self._flight = flight
         self._waits = _waits_for_delivery(settings)
         self.lifecycle = Lifecycle.RUNNING
         self.before_end: Callable[[], object] | None = None
@@ -162,7 +166,12 @@ class Life:
         """Stop the worker and close the segment; return False where the worker hangs."""
         if self._console is not None:
             self._console.stop()
+        if self._flight is not None:
+            terminated = preempting and exit_code == SIGTERM_EXIT_CODE
+            self._flight.ask_at_end(exit_code, terminated=terminated)
         if not self._worker.stop(timeout_s):
+            if self._flight is not None:
+                self._flight.dump_without_worker()
             self._notices.warn(
                 "stuck",
                 f"the worker waits for the device, or the disk, longer than {timeout_s:g} s; "
@@ -312,6 +321,13 @@ class Life:
             self._console.stop()
         self._delivery.close()
         self._on_fork()
+
+
+def point_out_open_runs() -> None:
+    """Say which runs are open, to somebody who begins another by hand."""
+    for earlier in process_hooks.open_runs():
+        if isinstance(earlier, Life):
+            earlier.point_out()
 
 
 def describe_delivered(report: BackendReport, rows: int) -> str:

@@ -18,6 +18,7 @@ from fasttrack.validation import (
 )
 
 _PEAKS = ("auto", "bf16", "fp16", "tf32", "fp8")
+_MOST_KEPT_STEPS = 100_000
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
@@ -146,6 +147,17 @@ class Options:
     of that type in its data sheet, if it is known here (docs/throughput.md). "auto" is "bf16",
     "fp16" on a GPU that has no other."""
 
+    watch_nonfinite: bool = False
+    """Whether the loss of every step is looked at, not of logged ones only, so that the first that
+    is NaN or infinite is known exactly: it becomes a row of its own, with
+    `train/first_nonfinite_step`. Never waits for a device; a step that is not logged costs more
+    (docs/flight-recorder.md), which is why it is off."""
+
+    flight_recorder: int = 0
+    """How many of the last steps are kept in memory at full rate, and written to a file in the
+    run's directory when a loss becomes NaN, when an exception (out of memory, say) or SIGTERM ends
+    the run, or when it fails (docs/flight-recorder.md). Implies `watch_nonfinite`. 0: none."""
+
     alerts: Mapping[str, Any] | Sequence[str] | str | bool | None = field(default=None, repr=False)
     """What is worth an alert, and who is told (docs/alerts.md): a mapping with the keys
     `non_finite`, `spike`, `crash`, `hung`, `stall`, `rules`, `to`, `webhook`, `command`; or items
@@ -191,6 +203,13 @@ class Options:
         require_number("Options.flush_interval_s", self.flush_interval_s, least=0.001)
         require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.find_pauses", self.find_pauses, (True, False))
+        require_choice("Options.watch_nonfinite", self.watch_nonfinite, (True, False))
+        require_integer("Options.flight_recorder", self.flight_recorder, least=0)
+        if self.flight_recorder > _MOST_KEPT_STEPS:
+            raise ConfigurationError(
+                f"Options.flight_recorder must be at most {_MOST_KEPT_STEPS} steps, which are kept "
+                f"in memory, not {self.flight_recorder}"
+            )
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
         _check_flops(self)
         if self.stop_before_end_s is not None:

@@ -122,6 +122,16 @@ def test_step_not_logged(measure: Measure, tracker: ExperimentTracker, work: Wor
     measure(tracker.log_training_step, torch.tensor(0.5), 1, 32, work.optimizer, work.model)
 
 
+@pytest.mark.parametrize("steps", [0, 200], ids=["watched", "recorded"])
+def test_step_not_logged_but_looked_at(measure: Measure, work: Workload, steps: int) -> None:
+    """For the first bad loss, or for the flight recorder."""
+    options = Options(
+        flush_interval_s=3600, backends=("none",), watch_nonfinite=True, flight_recorder=steps
+    )
+    with private_home(), ExperimentTracker(tags=TAGS, log_interval=10, options=options) as tracker:
+        measure(tracker.log_training_step, torch.tensor(0.5), 1, 32, work.optimizer, work.model)
+
+
 @pytest.mark.parametrize("with_model", [False, True], ids=["without-model", "with-model"])
 def test_step_logged_x20(
     measure: Measure, tracker: ExperimentTracker, work: Workload, with_model: bool

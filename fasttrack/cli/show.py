@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fasttrack.runs.alerts import RunAlert
+    from fasttrack.runs.flights import FlightDump
     from fasttrack.runs.status import DeliveryStatus
     from fasttrack.runs.summary import Summary
     from fasttrack.views.report import LoggedArtifact, Report
@@ -57,7 +58,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
     files, size_bytes, step, time, delivery), alerts (list: time, level, title, text, kind, step,
-    attempt, told), segments (list: attempt, rows, server, offline; the
+    attempt, told), flights (list: attempt, number, reason, error, step, steps, time, file),
+    segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
     offline_directories, bad_lines, damage (the first of them), verdict (bound_by: "data", "others"
     or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count, non_finite,
@@ -102,6 +104,7 @@ def _print(report: Report, command: str | None) -> None:
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))
     _print_facts(console, "alerts", dict(map(_alert_fact, enumerate(report.alerts, 1))))
+    _print_facts(console, "flight recorder", dict(map(_flight_fact, report.flights)))
     _print_metrics(console, report.metrics)
 
 
@@ -135,6 +138,13 @@ def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:
     told = ", ".join(f"{name}: {how}" for name, how in alert.told.items())
     when = format_time(alert.time_s, "%Y-%m-%d %H:%M:%S")
     return f"{number} {alert.level}", f"{when} {alert.text}" + (f" ({told})" if told else "")
+
+
+def _flight_fact(flight: FlightDump) -> tuple[str, str]:
+    at = "" if flight.step is None else f" at step {flight.step}"
+    why = f": {flight.error}" if flight.error else ""
+    text = f"{flight.reason}{at}{why}; the last {flight.steps} steps are in {flight.path.name}"
+    return f"{flight.attempt}.{flight.number}", text
 
 
 def _print_facts(console: Console, title: str, facts: Mapping[str, object]) -> None:

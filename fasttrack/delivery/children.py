@@ -28,11 +28,12 @@ class Child(NamedTuple):
 
 def children_of(pid: int) -> list[Child]:
     """Return the children of process `pid`; none where the system does not tell."""
-    found = []
+    found: dict[int, Child] = {}  # where a thread ends, its children become another's
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError, ValueError):
-            found += [child for text in task.read_text().split() if (child := _look(pid, text))]
-    return found
+            children = [_look(pid, text) for text in task.read_text().split()]
+            found |= {child.pid: child for child in children if child}
+    return list(found.values())
 
 
 def _look(parent: int, pid: str) -> Child | None:

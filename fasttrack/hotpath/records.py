@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LOSS: Final = "loss/total"
 LEARNING_RATE: Final = "train/lr"
 GRAD_NORM: Final = "train/grad_norm"
+FIRST_NONFINITE_STEP: Final = "train/first_nonfinite_step"
 MOST_TICKS: Final = 40_000
 """Steps that are kept until the worker has put them to a logged one; the newest, if more came."""
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fasttrack.quick_calls import QuickCalls
 
 
-_NEVER = -(2**63)  # a step that none comes before
+NEVER = -(2**63)
+"""A step that none comes before: from it on all calls are looked at by the `StepLogger`."""
 
 
 def size_of_step(hot: QuickCalls, batch_size: Any, tokens: Any) -> Any:
@@ -26,7 +27,7 @@ def size_of_step(hot: QuickCalls, batch_size: Any, tokens: Any) -> Any:
     if batch_size is not None and type(batch_size) is not int:
         batch_size = _size_to_keep(batch_size, hot._ticks)
     if tokens is not None or type(batch_size) is OddSize:
-        hot._timed_from = _NEVER
+        hot._timed_from = NEVER
     return batch_size if tokens is None else WithTokens(batch_size, _tokens_to_keep(tokens))
 
 

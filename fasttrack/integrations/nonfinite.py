@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.records import FIRST_NONFINITE_STEP
 from fasttrack.integrations.loss_watch import LossWatch
 from fasttrack.notices import say
 
@@ -87,5 +88,5 @@ class NonfiniteLosses:
             return
         self.first_step = step
         say(f"the loss is {loss} at step {step}, the first that is no finite number{self._remark}")
-        row = {"train/nonfinite_loss": loss, "train/first_nonfinite_step": step}
+        row = {"train/nonfinite_loss": loss, FIRST_NONFINITE_STEP: step}
         self._run.tracker.log_metrics(row, step)

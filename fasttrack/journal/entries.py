@@ -195,6 +195,28 @@ class Pausing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A dump of the last steps at full rate, which lies beside the journal."""
+
+    kind: ClassVar[str] = "flight"
+
+    number: int
+    """Of the attempt's dumps, from 1."""
+    reason: str
+    """"non_finite", "out_of_memory", "exception", "SIGTERM" or "exit_code"."""
+    file: str
+    """Its name in the run's directory."""
+    error: str | None = None
+    """What happened, in words, secrets redacted."""
+    step: int | None = None
+    """At which step; None: no step is known."""
+    steps: int = 0
+    """How many it holds."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
 
@@ -217,11 +239,11 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Flight"
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Finish)
+_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Flight, Finish)
 _CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation

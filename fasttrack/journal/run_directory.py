@@ -12,6 +12,7 @@ delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
 meanwhile/              the same, of a delivery beside an offline run that goes on
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
+flight-0001-1.jsonl     the last steps at full rate: the first dump of attempt 1
 media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
 files/...           what shall be uploaded
@@ -28,6 +29,7 @@ from pathlib import Path
 from fasttrack.handler_errors import is_handlers
 
 _SEGMENT = re.compile(r"segment-\d+\.jsonl")
+_FLIGHT = re.compile(r"flight-\d+-\d\.jsonl")
 _PARENTS = ("wandb", "fasttrack")
 
 
@@ -102,6 +104,22 @@ def log_path(run_dir: Path) -> Path:
 def stop_path(segment: Path) -> Path:
     """Return the file by which the attempt that writes `segment` is asked to stop."""
     return segment.parent / f"stop-{attempt(segment):04d}"
+
+
+def flight_path(segment: Path, number: int) -> Path:
+    """Return the file of a dump of the last steps, by the attempt that writes `segment`."""
+    return segment.parent / f"flight-{attempt(segment):04d}-{number}.jsonl"
+
+
+def flights(run_dir: Path) -> list[Path]:
+    """Return the dumps of the last steps in `run_dir`, oldest first."""
+    try:
+        names = os.listdir(run_dir)
+    except OSError as error:
+        if is_handlers(error):
+            raise
+        return []
+    return sorted(run_dir / name for name in names if _FLIGHT.fullmatch(name))
 
 
 def client_directory(run_dir: Path) -> Path:

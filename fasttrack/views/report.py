@@ -10,6 +10,7 @@ import orjson
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
 from fasttrack.journal.rows import Row
 from fasttrack.runs.alerts import RunAlert, read_alerts
+from fasttrack.runs.flights import FlightDump, read_flights
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 from fasttrack.runs.verdict import judge_phases
@@ -113,6 +114,8 @@ class Report:
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
     alerts: list[RunAlert]
+    flights: list[FlightDump]
+    """The dumps of the flight recorder, oldest first."""
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
@@ -138,6 +141,7 @@ class Report:
             "config": self.config,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
             "alerts": [alert.as_json() for alert in self.alerts],
+            "flights": [flight.as_json() for flight in self.flights],
             "segments": _segments_as_json(delivery.segments),
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
@@ -194,6 +198,7 @@ def read_report(run: LocalRun) -> Report:
         config=config,
         artifacts=artifacts,
         alerts=read_alerts(run.directory),
+        flights=read_flights(run.directory),
         metrics=metrics,
         bad_lines=run.bad_lines,
         damage=[str(damage) for damage in run.damage],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fasttrack.notices import Notices
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.step_watch import StepWatch
     from fasttrack.worker.supervisor import Delivery
 
 _CHUNK = 64  # records that are written together
@@ -60,6 +61,7 @@ class Worker:
         gpu: GpuSampler | None = None,
         media: MediaFiles | None = None,
         bursts: Bursts | None = None,
+        watch: StepWatch | None = None,
         every_interval: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
@@ -89,7 +91,9 @@ class Worker:
             gpu_stats_interval=gpu_stats_interval,
             options=options or Options(),
             own_metrics=self._own_metrics,
+            watch=watch,
         )
+        self._watch = watch
         # any thread
         self._wake = threading.Lock()  # a binary semaphore: held = nothing to do yet
         self._wake.acquire()
@@ -258,23 +262,39 @@ class Worker:
             records.clear()  # what freeing them costs belongs to this burst, not to the next
             bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
+        if self._watch is not None:
+            self._look_at_steps(self._watch)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
+    def _look_at_steps(self, watch: StepWatch) -> None:
+        if not self._ring.items:
+            for found in watch.rest():
+                self._write_rows(found)
+        if watch.flight is not None and (dumped := watch.flight.dump_if_asked()):
+            self._append([encode(dumped)])
+
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)
         try:
-            if max(map(len, records)) < MEDIA_FIELDS:
-                self._write_rows(records)
-                return
-            for record in records:  # in their order, each alone
-                if len(record) == MEDIA_FIELDS:
-                    self._write_media(record)
-                else:
-                    self._write_rows([record])
+            if self._watch is None:
+                self._write_records(records)
+            else:
+                for piece in self._watch.in_order(records):
+                    self._write_records(piece)
         finally:
             self._in_hand = 0
+
+    def _write_records(self, records: list[RawRecord]) -> None:
+        if max(map(len, records)) < MEDIA_FIELDS:
+            self._write_rows(records)
+            return
+        for record in records:  # in their order, each alone
+            if len(record) == MEDIA_FIELDS:
+                self._write_media(record)
+            else:
+                self._write_rows([record])
 
     def _write_rows(self, records: list[RawRecord]) -> None:
         try:

@@ -119,6 +119,28 @@ class Resolver:
         ticks += own
         return ticks
 
+    def read_values(
+        self,
+        waiting: Sequence[tuple[dict[str, Scalar], dict[str, torch.Tensor] | None]],
+        events: list[torch.Event],
+    ) -> None:
+        """Put numbers in the place of tensors, and let go of these. Waits for the device.
+
+        Args:
+            waiting: of each mapping the tensors in it, by name. What cannot be read leaves both.
+            events: what the device must have reached before.
+        """
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]
+        groups = defaultdict(list)
+        for values, pending in waiting:
+            for name, tensor in (pending or {}).items():
+                groups[tensor.device, tensor.dtype].append((tensor, (values, name)))
+        for entries in groups.values():
+            self._read_group(entries, events)
+        for _, pending in waiting:
+            if pending is not None:
+                pending.clear()
+
     def _read_tensors(self, records: Sequence[Record]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], list[tuple[torch.Tensor, _Target]]]
         groups = defaultdict(list)

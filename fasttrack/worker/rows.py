@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.media import MediaFiles
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
+    from fasttrack.worker.step_watch import StepWatch
 
     _Row = tuple[int, float, dict[str, Scalar]]  # step, unix time, values
 
@@ -60,6 +61,7 @@ class RowEncoder:
         gpu_stats_interval: int,
         options: Options,
         own_metrics: Callable[[], dict[str, float]],
+        watch: StepWatch | None = None,
     ) -> None:
         """Number rows from 0.
 
@@ -73,7 +75,10 @@ class RowEncoder:
             gpu_stats_interval: also how often `own_metrics` join a row.
             options: say what the training steps are metered for.
             own_metrics: what fasttrack itself costs and has lost.
+            watch: told of losses that are no finite numbers, and of all rows where it keeps them.
         """
+        self._watch = watch
+        self._flight = None if watch is None else watch.flight
         self._resolver = resolver
         self._notices = notices
         self._overhead = overhead
@@ -206,6 +211,8 @@ class RowEncoder:
         """Move `rows` to `lines`, except those of which nothing can be written."""
         if not rows:
             return
+        if self._flight is not None:
+            self._flight.rows.extend(rows)
         try:
             together = encode_rows(self._seq, rows)
         except TypeError:
@@ -245,6 +252,8 @@ class RowEncoder:
         loss = values.get(LOSS)
         if loss is not None and loss - loss != 0:  # NaN or infinite
             self._notices.warn("loss", f"the loss became {loss} at step {step}")
+            if self._watch is not None:
+                self._watch.note_logged(step, values)
 
     def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes | None:
         try:

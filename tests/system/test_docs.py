@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -654,3 +655,32 @@ def test_every_test_and_script_that_the_traps_name_is_there() -> None:
 def test_everything_that_a_page_names_is_there(page: Path) -> None:
     """Files and links within the repository, headings included."""
     assert missing_links(page) == []
+
+
+# --- docs/flight-recorder.md ----------------------------------------------------------------------
+
+
+@pages.runs("Options(flight_recorder=200)", "import read_flights")
+def test_the_flight_recorder_is_read_as_the_page_says(
+    snippets: tuple[Snippet, ...], journal_only: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory runs out at step 300: the file has the 200 before."""
+    recorded, read = snippets
+    names = training_script()
+    losses: Iterator[torch.Tensor] = iter([names["train_step"]() for _ in range(300)])
+
+    def train_step() -> torch.Tensor:
+        for loss in losses:
+            return loss
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    names["train_step"] = train_step
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded.run(names)
+    read.run(names)
+
+    assert "out_of_memory 299 OutOfMemoryError: CUDA out of memory\n" in capsys.readouterr().out
+    assert [step["step"] for step in names["steps"]] == list(range(100, 300))
+    assert set(names["steps"][-1]) == {
+        *("step", "time", "logged", "step_time_ms", "batch_size", "values")
+    }

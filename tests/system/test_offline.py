@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from support.processes import children
 from support.runs import (
     OFFLINE_LINE,
     delivery_pid,
@@ -211,21 +212,13 @@ def test_wandb_core_killed_midway_loses_and_doubles_nothing(tmp_path: Path) -> N
             tracker.log_metrics({"a": step}, step=step)
         wait_until(lambda: tracker.stats().rows_delivered == 200)
         courier = delivery_pid(tracker)
-        (core,) = _children(courier)
+        (core,) = children(courier)
         os.kill(core, 9)
         for step in range(200, 400):
             tracker.log_metrics({"a": step}, step=step)
 
     (directory,) = offline_dirs(tmp_path)
     assert [row["a"] for row in wandb_rows(directory)] == list(range(400))
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for status in os.scandir(f"/proc/{pid}/task"):
-        with open(f"{status.path}/children") as file:
-            found += [int(child) for child in file.read().split()]
-    return found
 
 
 def test_a_killed_trainer_loses_at_most_the_last_flush_interval(tmp_path: Path) -> None:

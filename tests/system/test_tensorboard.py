@@ -16,6 +16,7 @@ from support.interrupts import interrupt
 from support.runs import (
     HANG_GUARD_S,
     deliver,
+    delivery_pid,
     make_tracker,
     offline_dirs,
     run_dir,
@@ -60,17 +61,6 @@ def _recorded(base: Path, run_id: str | None) -> dict[str, Points]:
 
 def _event_files(base: Path, run_id: str | None) -> list[Path]:
     return sorted((base / "tensorboard" / str(run_id)).iterdir())
-
-
-def _delivery_processes() -> list[int]:
-    """Return the delivery processes that this process has started."""
-    children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return [
-        int(pid)
-        for pids in children
-        for pid in pids
-        if b"fasttrack.delivery" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 def test_run_is_in_tensorboard_as_the_journal_has_it(tmp_path: Path) -> None:
@@ -149,8 +139,7 @@ def test_killed_delivery_process_is_replaced_and_no_row_is_there_twice(tmp_path:
         for step in range(300):
             tracker.log_metrics({"a": step}, step)
         wait_until(lambda: len(_shown_if_there(tmp_path, run_id)) == 300)
-        (delivery,) = _delivery_processes()
-        os.kill(delivery, signal.SIGKILL)
+        os.kill(delivery_pid(tracker), signal.SIGKILL)
         for step in range(300, 600):
             tracker.log_metrics({"a": step}, step)
 

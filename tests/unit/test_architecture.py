@@ -76,7 +76,8 @@ ALLOWED = {
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
-    | {"tracker", "context", "exit_codes", "hotpath.capture", "settings", "sigterm"},
+    | {"tracker", "context", "exit_codes", "settings", "sigterm"}
+    | {"hotpath.capture", "hotpath.records"},
     "wandb": BASE | {"media", "settings", "tracker"},
     "__main__": {"cli"},
 }

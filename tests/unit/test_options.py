@@ -40,6 +40,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "flops_per_token": None,
         "flops_per_sample": None,
         "peak_flops": "auto",
+        "watch_nonfinite": False,
+        "flight_recorder": 0,
         "alerts": None,
     }
 

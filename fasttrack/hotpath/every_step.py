@@ -1,0 +1,134 @@
+"""The logging calls of runs that look at every step, also at those that are not logged."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.capture import step_number
+from fasttrack.hotpath.records import GRAD_NORM, LEARNING_RATE, LOSS
+from fasttrack.hotpath.step_logger import StepLogger
+from fasttrack.hotpath.ticks import NEVER, size_of_step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fasttrack.hotpath.trail import StepTrail
+
+_TENSOR = torch.Tensor
+
+
+class EveryStepLogger(StepLogger):
+    """A `StepLogger` that leaves to a trail what the steps had that are not logged.
+
+    Quick calls let it have them: as far as they know, each is one that is to be timed.
+
+    Threads: as `StepLogger`.
+    """
+
+    __slots__ = ("_keeps_all", "_trail")
+
+    def __init__(self, *parts: Any, trail: StepTrail, **further: Any) -> None:
+        """Leave unlogged steps to `trail`; all else is `StepLogger`'s."""
+        super().__init__(*parts, **further)
+        self._trail = trail
+        self._keeps_all = trail.keeps_all
+        self._hot._timed_from = NEVER
+
+    def training_step(
+        self,
+        loss: Any,
+        step: int,
+        batch_size: int | None,
+        optimizer: torch.optim.Optimizer | None,
+        model: torch.nn.Module | None,
+        scaler: Any = None,
+        loss_ar: Any = None,
+        loss_fm: Any = None,
+        grad_norm: Any = None,
+        extra: Mapping[str, Any] | None = None,
+        tokens: Any = None,
+    ) -> None:
+        """Do what `ExperimentTracker.log_training_step` says."""
+        hot = self._hot
+        if self._open:
+            try:
+                number = step if type(step) is int else step_number(step)
+                if number % hot._interval:
+                    if self._keeps_all:
+                        values = {} if loss is None else {LOSS: loss}
+                        _add(values, optimizer, loss_ar, loss_fm, grad_norm, extra)
+                        size = batch_size if type(batch_size) is int else None  # or the batch
+                        self._trail.note(number, size, values)
+                    elif not _is_finite(loss):
+                        self._trail.note(number, None, {LOSS: loss})
+                    if number < self._timed_from:
+                        noted: Any = batch_size
+                        if tokens is not None or (noted is not None and type(noted) is not int):
+                            noted = size_of_step(hot, batch_size, tokens)
+                        hot._ticks.append((perf_counter(), noted))
+                        hot._step, hot._metrics_step = number, None
+                        return
+                else:
+                    self._trail.mark()
+            except Exception as error:  # a logged step with such arguments says what is wrong
+                if is_handlers(error):
+                    raise
+        try:
+            super().training_step(
+                loss,
+                step,
+                batch_size,
+                optimizer,
+                model,
+                scaler,
+                loss_ar,
+                loss_fm,
+                grad_norm,
+                extra,
+                tokens,
+            )
+        finally:
+            hot._timed_from = NEVER
+
+    def note_logged(self, step: int, entered_s: float) -> None:
+        """Note how long a call took that logged a training step."""
+        super().note_logged(step, entered_s)
+        self._hot._timed_from = NEVER
+
+    def close(self) -> None:
+        """Log nothing any more, and let the last steps be read."""
+        super().close()
+        self._trail.close()
+
+
+def _is_finite(loss: Any) -> bool:
+    """Return whether a loss is known to be a finite number. Never waits."""
+    if type(loss) is _TENSOR and loss.get_device() < 0:
+        loss = loss.item()
+    return loss is None or (type(loss) is float and loss - loss == 0)
+
+
+def _add(
+    values: dict[str, Any],
+    optimizer: Any,
+    loss_ar: Any,
+    loss_fm: Any,
+    grad_norm: Any,
+    extra: Any,
+) -> None:
+    """Add what else a call was given."""
+    if loss_ar is not None:
+        values["loss/ar"] = loss_ar
+    if loss_fm is not None:
+        values["loss/fm"] = loss_fm
+    groups = getattr(optimizer, "param_groups", None)
+    if type(groups) is list and groups and "lr" in groups[0]:
+        values[LEARNING_RATE] = groups[0]["lr"]
+    if grad_norm is not None:
+        values[GRAD_NORM] = grad_norm
+    if extra is not None:
+        values.update(extra)
