@@ -180,6 +180,21 @@ def test_a_type_has_its_own_peak() -> None:
     assert bench.measure(step(1.0, 1))["perf/mfu"] == pytest.approx(1.0)
 
 
+def test_two_ranks_that_share_a_batch_tell_what_torchtitan_tells() -> None:
+    """Four ranks, tensor parallel by two, each passes its share. By torchtitan 0.3's formulas."""
+    per_token, peak, non_data_parallel_size = 4.5e10, 312e12, 2
+    tokens, time_delta = 3 * 4 * 2048, 7.5
+    bench = Bench(ranks=4, flops_per_token=per_token, peak_flops=peak)
+    bench.measure(step(0.0))
+    share = 4 * 2048 / non_data_parallel_size
+    metrics = bench.measure(step(2.0, share), step(4.5, share), step(7.5, share))
+
+    tps = tokens / (time_delta * non_data_parallel_size)
+    assert metrics["perf/tokens_per_sec"] == pytest.approx(4 * tps)
+    assert metrics["perf/tflops"] == pytest.approx(per_token * tps / 1e12)
+    assert metrics["perf/mfu"] == pytest.approx(100 * per_token * tps / peak)
+
+
 @pytest.mark.parametrize(
     ("device", "wanted", "said"),
     [
