@@ -39,6 +39,8 @@ class OneOfAKind:
     _run_id: str | None
     _options: Options
     _engine: Any
+    _other: Any = None
+    """What takes part on a rank that does not record, where all ranks do."""
     _logger: Any
     _shared_id: Any
 
@@ -64,7 +66,7 @@ class OneOfAKind:
         """Turn inert: this process is not the one that records."""
         from fasttrack.hotpath.bystander import Bystander
 
-        self._engine = None
+        self._engine = self._other = None
         self._hand_calls_to(Bystander(self._run_id))
 
     def __copy__(self) -> Self:
@@ -91,6 +93,7 @@ class OneOfAKind:
             "_run_id": run_id,
             "_offline": self.is_offline(),
             "_engine": None,
+            "_other": None,
             "_shared_id": None,
             "_stopping": stopping,
             "_calls": stopping.calls,

@@ -188,6 +188,7 @@ class Life:
                     preempting=preempting,
                     time_s=now_s,
                     deadline_s=now_s + timeout_s,
+                    last_step=self._logger.training_step_number,
                 )
             )
         except BaseException:  # a signal handler's: what calls next does it again

@@ -109,6 +109,11 @@ class Options:
     log_rank: int = 0
     """The rank that logs. Move it where the loss lives elsewhere (pipeline parallelism)."""
 
+    ranks: str = "main"
+    """Whose training the run tells of: "main", that of the rank that records; "all", that of all
+    ranks of the job too, as `ranks/` metrics (docs/ranks.md). Give it on every rank, and make the
+    tracker after `init_process_group`, or under torchrun or srun."""
+
     share_run_id: bool = False
     """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value
     store of torch.distributed, without a collective. All ranks must then construct such trackers
@@ -171,6 +176,7 @@ class Options:
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
+        require_choice("Options.ranks", self.ranks, ("main", "all"))
         waits = ("auto", "finish", "exit", "never")
         require_choice("Options.wait_for_delivery", self.wait_for_delivery, waits)
         if self.wait_for_delivery == "never" and self.delivery == "thread":

@@ -70,6 +70,10 @@ class RunPage(MediaCalls):
         elif self._logger is not None:
             self._logger.late_call()
 
+    def get_run_dir(self) -> Path | None:
+        """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
+        return None if self._engine is None else self._engine.run_dir
+
     def get_earlier_step(self) -> int | None:
         """Return the step of the last row that the run's earlier attempts left on this disk.
 

@@ -124,7 +124,11 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Shown):
         self._options = settings.options
         self._stopping = Stopping(settings.options)
         self._calls = self._stopping.calls  # one look-up nearer
-        if settings.records:
+        if settings.options.ranks == "all":
+            from fasttrack.ranks.joining import join  # few runs need it
+
+            self._engine, self._other = join(settings, hot=self, on_fork=self._stand_by)
+        elif settings.records:
             from fasttrack.engine import Engine  # other ranks need none of what it loads
 
             self._engine = Engine(settings, hot=self, on_fork=self._stand_by)
@@ -312,10 +316,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Shown):
         """Return the run's name; None where this process does not record and none was given."""
         return self._name if self._engine is None else self._engine.name
 
-    def get_run_dir(self) -> Path | None:
-        """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
-        return None if self._engine is None else self._engine.run_dir
-
     def get_run_url(self) -> str | None:
         """Return the run's page, or None while it is offline or not known yet. Never waits."""
         return None if self._engine is None else self._engine.delivery.report.url
@@ -330,8 +330,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Shown):
 
     def stats(self) -> Stats:
         """Return what was written, delivered and lost so far. Never waits."""
-        if self._engine is not None:
-            return self._engine.stats()
+        if (run := self._engine or self._other) is not None:
+            return run.stats()
         ignored = getattr(self._logger, "calls", 0)  # a bystander's
         return dataclasses.replace(Stats.of_nothing(), late_calls=ignored)
 
@@ -368,8 +368,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Shown):
                 with a SIGTERM handler of their own.
         """
         self._stopping.close()
-        if self._engine is not None:
-            self._engine.finish(exit_code, preempting=preempting)
+        if (run := self._engine or self._other) is not None:
+            run.finish(exit_code, preempting=preempting)
 
     def __enter__(self) -> Self:
         """Return the tracker."""

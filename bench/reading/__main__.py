@@ -33,7 +33,11 @@ _HEADINGS = ("what", "fastest", "median", "unit")
 
 
 def make_run(directory: Path, rows: int, metrics: int) -> Path:
-    """Write a run whose values have all the digits of a double; return its segment."""
+    """Write a run of noisy curves that come down, with all the digits of doubles.
+
+    Returns:
+        Its segment.
+    """
     chance = random.Random(0)
     begin_s = time.time()
     writer = make_writer(directory)
@@ -43,7 +47,10 @@ def make_run(directory: Path, rows: int, metrics: int) -> Path:
                 step,
                 step,
                 begin_s + step * _INTERVAL_S,
-                {name: chance.random() for name in _METRICS[:metrics]},
+                {
+                    name: 2 / (1 + 10 * step / rows) + chance.gauss(0, 0.05)
+                    for name in _METRICS[:metrics]
+                },
             )
             for step in range(first, min(rows, first + _BLOCK_ROWS))
         ]

@@ -116,8 +116,6 @@ class Spike:
         self.told_step: int | None = None
         self._in_order: deque[tuple[int, float]] = deque()
         self._sorted: list[float] = []
-        self._ceiling = 0.0
-        self._usual = 0.0
         self._highest: float | None = None  # median that there was
         self._recent = 0  # a bit for each of the last values: it was above the ceiling
         self._held: list[
@@ -129,7 +127,13 @@ class Spike:
         """Take in a value. See `Detector.see`."""
         if value - value != 0:
             return None
-        if value <= self._ceiling or len(self._sorted) < _LEAST_ROWS:
+        ordered = self._sorted
+        # Most values lie below the greatest twentieth, which is below the ceiling.
+        if (
+            len(ordered) < _LEAST_ROWS
+            or value <= ordered[len(ordered) * 19 // 20]
+            or value <= self._ceiling()
+        ):
             self._add(step, value)
             if self._recent:
                 self._recent = self._recent << 1 & _RECENT
@@ -144,7 +148,7 @@ class Spike:
         self._held.append((step, value))
         if self._recent.bit_count() < _RECENT_BITS:
             return None
-        usual = self._usual
+        usual = ordered[len(ordered) >> 1]
         self._recent = 0
         self._take_held()
         is_news = self._calm is None and _is_later(step, self.told_step)
@@ -161,8 +165,7 @@ class Spike:
         self._sorted = sorted(value for _, value in self._in_order)
         self._recent, self._calm = 0, None
         self._held.clear()
-        if len(self._sorted) >= _LEAST_ROWS:
-            self._set_ceiling()
+        self._note_median()
 
     def _take_held(self) -> None:
         for step, value in self._held:
@@ -175,19 +178,24 @@ class Spike:
         insort(ordered, value)
         if len(self._in_order) > _WINDOW:
             del ordered[bisect_left(ordered, self._in_order.popleft()[1])]
-        if len(ordered) >= _LEAST_ROWS:
-            self._set_ceiling()
+        self._note_median()
 
-    def _set_ceiling(self) -> None:
+    def _note_median(self) -> None:
+        ordered = self._sorted
+        if len(ordered) >= _LEAST_ROWS:
+            median = ordered[len(ordered) >> 1]
+            if self._highest is None or median > self._highest:
+                self._highest = median
+
+    def _ceiling(self) -> float:
+        """Return what a value must exceed to be far above; once there are enough of them."""
         ordered = self._sorted
         median, high = ordered[len(ordered) >> 1], ordered[len(ordered) * 19 // 20]
         # A few values that are beyond all others say nothing of what is usual.
         top = min(ordered[-1], high + _REACH * (high - median))
-        if self._highest is None or median > self._highest:
-            self._highest = median
-        spread, gained, share = (top - median) / 2, (self._highest - median) / 10, abs(median) / 10
-        self._usual = median
-        self._ceiling = top + max(spread, gained, share)
+        highest = median if self._highest is None else self._highest
+        spread, gained, share = (top - median) / 2, (highest - median) / 10, abs(median) / 10
+        return top + max(spread, gained, share)
 
     def state(self) -> dict[str, Any]:
         """Return what it knows."""
@@ -208,8 +216,7 @@ class Spike:
         self._in_order, self._sorted = deque(known), sorted(value for _, value in known)
         self._recent = int(state["recent"]) & _RECENT
         self.told_step, self._calm = _whole(state["told_step"]), _whole(state["calm"])
-        if len(known) >= _LEAST_ROWS:
-            self._set_ceiling()
+        self._note_median()
 
 
 class RuleWatch:

@@ -102,8 +102,8 @@ def cli(context: click.Context) -> None:
     """Look at, deliver and export the runs that fasttrack recorded.
 
     RUN is a run's id, the beginning of one, the path of a run's directory (also of one copied
-    from another machine), or "latest". Runs are looked for in wandb/fasttrack/ under --dir, else
-    under WANDB_DIR, else here.
+    from another machine), or "latest"; where several may be named, "group:NAME" is all runs of a
+    group. Runs are looked for in wandb/fasttrack/ under --dir, else under WANDB_DIR, else here.
 
     Exit codes: 0 all is well; 1 what was asked for failed; 2 wrong usage, or no such run that can
     be read; 130 Ctrl-C.

@@ -21,6 +21,7 @@ from fasttrack.cli.shared import (
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
 from fasttrack.runs.terminal import leet_command
+from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten, read_report
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
     is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
     shown under dotted names, as W&B does. "in a terminal" is the command by which W&B's client
-    draws the run there, live, without account or network. The verdict is there where the wait for
-    data was marked (tracker.data(loader)): a wait of 20% of the time or more bounds the run.
+    draws the run there, live, without account or network. "goodput" is the share of its time that
+    trained steps whose result was kept, with what took the rest. The verdict is there where the
+    wait for data was marked (tracker.data(loader)): a wait of 20% of the time or more bounds a run.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
@@ -61,9 +63,11 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     attempt, told), flights (list: attempt, number, reason, error, step, steps, time, file),
     segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
-    offline_directories, bad_lines, damage (the first of them), verdict (bound_by: "data", "others"
-    or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count, non_finite,
-    last, min, max).
+    offline_directories, bad_lines, damage (the first of them), goodput (share, wall_s, steps,
+    kept_steps, lost_steps, kept_s, lost_s, pauses, pause_s, restarts, restart_s, down_s,
+    starting_s, ending_s, all_rows, and attempts, a list of the same), verdict (bound_by: "data",
+    "others" or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count,
+    non_finite, last, min, max).
     """
     run = find_run(text, base)
     report = read_report(run)
@@ -100,6 +104,7 @@ def _print(report: Report, command: str | None) -> None:
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}
     _print_facts(console, "delivery", delivery)
+    _print_facts(console, "goodput", tell_goodput(report.goodput))
     _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.events import Event
     from fasttrack.journal.cursor import Ledger
     from fasttrack.journal.entries import Header
+    from fasttrack.journal.shared_reads import SharedReads
 
 _OPEN_TIMEOUT_S = 10.0
 _LAST_TRY_S = 10.0  # what a last upload at the end may wait for the server to open the run
@@ -54,6 +55,7 @@ class Courier:
         report: Callable[[Event], None],
         proven: Callable[[], None] = lambda: None,
         handover: Handover | None = None,
+        reads: SharedReads | None = None,
     ) -> None:
         """Take charge of `segments`.
 
@@ -68,6 +70,7 @@ class Courier:
             report: told what happens.
             proven: called whenever a session has proven something.
             handover: has the alerts that the destination is to be told of; None: of none.
+            reads: what others in this process have read of the segments.
         """
         self._name = name
         self._backend = backend
@@ -79,6 +82,7 @@ class Courier:
         self._report = report
         self._proven = proven
         self._handover = handover
+        self._reads = reads
         self._proofs = Proofs(ledger, segments)
         self._rows = 0
         self._reason: str | None = None
@@ -244,6 +248,7 @@ class Courier:
             upload_timeout_s=self._header.upload_timeout_s,
             report=self._report,
             handover=self._handover,
+            reads=self._reads,
         )
         try:
             replay.run(self._proofs, self._save)

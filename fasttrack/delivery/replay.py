@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.ledger import Proofs
     from fasttrack.journal.cursor import Ledger, SegmentLedger
     from fasttrack.journal.entries import Entry
+    from fasttrack.journal.shared_reads import SharedReads
 
 _REPORT_EVERY_S = 1.0
 _PACE_S = 0.5  # between two looks at the journal while the trainer is there
@@ -58,6 +59,7 @@ class Replay:
         upload_timeout_s: float,
         report: Callable[[Event], None],
         handover: Handover | None = None,
+        reads: SharedReads | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is handed over yet.
@@ -73,6 +75,7 @@ class Replay:
             upload_timeout_s: how long artifacts may take beyond the run's deadline.
             report: told what happens.
             handover: has the alerts that the destination is to be told of; None: of none.
+            reads: what others in this process have read of the segments.
             clock: seconds, for the pace of reports.
         """
         self._backend = backend
@@ -85,6 +88,7 @@ class Replay:
         self._upload_timeout_s = upload_timeout_s
         self._report = report
         self._handover = handover if online else None  # offline they wait
+        self._reads = reads
         self._clock = clock
         self._reported_at_s = -_REPORT_EVERY_S
         self._handed_over = False
@@ -155,7 +159,7 @@ class Replay:
         state = self._ledger.segment(path.name)
         state.rows = 0
         self._session.begin_segment(path)
-        with Follower.of_segments([path]) as follower:
+        with Follower.of_segments([path], self._reads) as follower:
             last, finished = path == self._segments[-1], False
             while True:
                 alive = last and self._ending.trainer_alive()  # asked before the last look

@@ -34,6 +34,7 @@ from fasttrack.journal.run_directory import (
     meanwhile_directory,
     segments,
 )
+from fasttrack.journal.shared_reads import SharedReads
 from fasttrack.journal.trainer import trainer_runs
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class RunDelivery:
         self._pause = pause
         self._by_hand = self._meanwhile = False
         self._only: tuple[str, ...] = ()
+        self._reads = SharedReads()
 
     def follow(self) -> bool | None:
         """Deliver until the trainer is done or gone; return whether all is proven delivered.
@@ -250,6 +252,7 @@ class RunDelivery:
             trainer_alive=None if self._by_hand else self._trainer_alive,
             report=self._report,
             url=lambda: self._url,
+            reads=self._reads,
             clock=self._clock,
         )
 
@@ -317,6 +320,7 @@ class RunDelivery:
             report=self._report,
             proven=(lambda: None) if self._meanwhile else staged.remove_settled,
             handover=None if alerts is None else alerts.handover(name),
+            reads=self._reads,
         )
 
     def _ending_of(

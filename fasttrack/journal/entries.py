@@ -195,6 +195,28 @@ class Pausing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unlogged:
+    """Training steps that no row tells of: before an attempt's first row, or after its last."""
+
+    kind: ClassVar[str] = "unlogged"
+
+    steps: int
+    """How many."""
+    first_s: float = 0.0
+    """"first": when the first of them ended; 0: there are none, and there was a pause only."""
+    last_s: float = 0.0
+    """"last": when the last of them did."""
+    trained_s: float = 0.0
+    """"trained": seconds of training from the row before to the last of them, or from the first of
+    them where there is no such row; pauses left out."""
+    pause_s: float = 0.0
+    """"pause": seconds of marked pauses since then, up to the end of the attempt. Of steps before a
+    row, the row tells."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flight:
     """A dump of the last steps at full rate, which lies beside the journal."""
 
@@ -230,6 +252,8 @@ class Finish:
     """"time"."""
     deadline_s: float = 0.0
     """"deadline": until when the trainer waits for delivery."""
+    last_step: int | None = None
+    """The number of the last training step, whether or not it was logged; None: there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,13 +263,20 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Flight"
+Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight"
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Flight, Finish)
+_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged, Flight, Finish)
 _CLASSES = {cls.kind: cls for cls in _KINDS}
-_KEYS = {"time_s": "time", "deadline_s": "deadline"}  # field -> key, where they differ
+_KEYS = {  # field -> key, where they differ
+    "time_s": "time",
+    "deadline_s": "deadline",
+    "first_s": "first",
+    "last_s": "last",
+    "trained_s": "trained",
+    "pause_s": "pause",
+}
 _JSON_TYPES: dict[object, frozenset[type]] = {  # of a field, by its annotation
     "bool": frozenset((bool,)),
     "int": frozenset((int,)),

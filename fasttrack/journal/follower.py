@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fasttrack.journal.entries import Entry
     from fasttrack.journal.reader import Damage
+    from fasttrack.journal.shared_reads import SharedReads
 
 
 class Batch(NamedTuple):
@@ -28,14 +29,18 @@ class Follower:
     Threads: one at a time. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, list_segments: Callable[[], Sequence[Path]]) -> None:
+    def __init__(
+        self, list_segments: Callable[[], Sequence[Path]], shared: SharedReads | None = None
+    ) -> None:
         """Begin with the first of the segments.
 
         Args:
             list_segments: returns the segments, oldest first; asked again whenever the current
                 one has nothing new, so that one which has been begun meanwhile is found.
+            shared: what others in this process have read of them.
         """
         self._list_segments = list_segments
+        self._shared = shared
         self._reader: SegmentReader | None = None
         self._last = 0  # the attempt that was opened last
         self._bad_lines = 0  # of closed segments
@@ -49,9 +54,9 @@ class Follower:
         return cls(lambda: segments(run_dir))
 
     @classmethod
-    def of_segments(cls, paths: Sequence[Path]) -> Follower:
+    def of_segments(cls, paths: Sequence[Path], shared: SharedReads | None = None) -> Follower:
         """Follow these segments and no others."""
-        return cls(lambda: paths)
+        return cls(lambda: paths, shared)
 
     def read(self) -> Batch | None:
         """Return the next entries, at most about 256 KiB of them; None while nothing more is there.
@@ -69,7 +74,7 @@ class Follower:
             if following is None:
                 return None
             self.close()
-            self._reader = SegmentReader(following)
+            self._reader = SegmentReader(following, shared=self._shared)
             self._last = attempt(following)
 
     def batches(self) -> Iterator[Batch]:

@@ -10,11 +10,13 @@ import orjson
 from fasttrack.journal.entries import Finish, Header, Metadata, decode, salvage_header
 from fasttrack.journal.rows import count_row_lines
 from fasttrack.journal.shapes import decode_line
+from fasttrack.journal.shared_reads import Piece
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fasttrack.journal.entries import Entry
+    from fasttrack.journal.shared_reads import SharedReads
 
 _CHUNK_BYTES = 256 * 1024
 _COUNT_CHUNK_BYTES = 4 * 2**20
@@ -45,13 +47,28 @@ class SegmentReader:
     Threads: one at a time.
     """
 
-    def __init__(self, path: Path, from_bytes: int = 0) -> None:
-        """Open `path`; begin with the line that stands at `from_bytes`.
+    def __init__(
+        self,
+        path: Path,
+        from_bytes: int = 0,
+        shared: SharedReads | None = None,
+        *,
+        shares: bool = True,
+    ) -> None:
+        """Open a segment.
+
+        Args:
+            path: the segment.
+            from_bytes: where the line stands with which to begin.
+            shared: what others in this process have read.
+            shares: whether it gets what is read here.
 
         Raises:
             OSError: it cannot be opened.
         """
         self.path = path
+        self._shared = shared
+        self._shares = shares
         self._file = path.open("rb", buffering=0)
         self._file.seek(from_bytes)
         self._pieces: list[bytes] = []  # of the line whose end has not been read
@@ -70,12 +87,52 @@ class SegmentReader:
         """Where the line begins whose end was not read yet."""
         return self.size_bytes - self._held_bytes
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the file holds bytes that were not read yet, or the line that they belong to."""
+        return os.fstat(self._file.fileno()).st_size > self.whole_bytes
+
     def read(self) -> list[Entry]:
         """Return the next whole entries, at most about 256 KiB of them; empty at the end.
 
         Lines that fasttrack did not write so are skipped, counted in `bad_lines`, and named in
         `damage`; of a header, what is right is kept.
         """
+        if self._shared is None:
+            return self._read()
+        start, line, bad_lines = self.whole_bytes, self._line, self.bad_lines
+        piece = self._shared.starting_at(self.path, start)
+        if piece is not None:
+            return self._take(piece)
+        named = len(self.damage)
+        entries = self._read()
+        if self._shares and self.whole_bytes > start:
+            self._shared.note(
+                Piece(
+                    self.path,
+                    start,
+                    self.whole_bytes,
+                    entries,
+                    self._line - line,
+                    self.bad_lines - bad_lines,
+                    self.damage[named:],
+                    self.may_have_more,
+                )
+            )
+        return entries
+
+    def _take(self, piece: Piece) -> list[Entry]:
+        self._file.seek(piece.end)
+        self.size_bytes = piece.end
+        self._pieces.clear()
+        self._held_bytes = 0
+        self._line += piece.lines
+        self.bad_lines += piece.bad_lines
+        self.damage += piece.damage[: MOST_NAMED - len(self.damage)]
+        self.may_have_more = piece.may_have_more
+        return piece.entries or self.read()
+
+    def _read(self) -> list[Entry]:
         entries: list[Entry] = []
         while not entries:
             chunk = self._file.read(_CHUNK_BYTES)

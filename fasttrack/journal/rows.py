@@ -39,7 +39,7 @@ class Names:
 class Row:
     """The metrics of one logged call. Nobody changes one; its values are read when asked for.
 
-    Threads: one at a time.
+    Threads: any; two that ask at a time find the same.
     """
 
     kind: ClassVar[str] = "row"

@@ -176,6 +176,24 @@ class _Texts:
         return values
 
 
+def _rows_between(lines: bytes) -> tuple[int, int]:
+    """Return where the first row begins in whole lines, and where the last one ends.
+
+    A segment begins with lines that are none, and ends with one: a few, which are looked at one by
+    one, would have all the others sorted.
+    """
+    start = 0
+    if not is_row(lines) and not (start := lines.find(b"\n" + _START) + 1):
+        return 0, 0
+    end = len(lines)
+    for _ in range(_FEW_LINES):
+        last = lines.rfind(b"\n", start, end - 1) + 1 or start
+        if is_row(lines[last : last + len(_START)]):
+            return start, end
+        end = last
+    return start, start
+
+
 def _all_start_with(column: Any, head: bytes) -> bool:
     found: bool = compute.all(compute.starts_with(column, head)).as_py()
     return found
@@ -201,12 +219,30 @@ class _Parser:
 
     def parse(self, number: int, lines: bytes) -> Block:
         """Return the rows in whole lines of the segment of attempt `number`."""
-        if is_row(lines):
+        start, end = _rows_between(lines)
+        if start < end:
             try:
-                return self._parse_alike(number, lines)
+                block = self._parse_alike(number, lines[start:end])
             except _Unlike:
                 pass
+            else:
+                return self._with_ends(number, block, lines[:start], lines[end:])
         return self._parse_mixed(number, lines.split(b"\n")[:-1])
+
+    def _with_ends(self, number: int, block: Block, before: bytes, after: bytes) -> Block:
+        """Return a block with what is in the lines before it and after it: mostly no rows."""
+        ends = [
+            self._decode(number, piece, list(range(len(piece))))[1]
+            for piece in (before.split(b"\n")[:-1], after.split(b"\n")[:-1])
+        ]
+        block.bad_lines = sum(end.bad_lines for end in ends)
+        if not any(end.count for end in ends):
+            return block
+        found, first = [], 0
+        for piece in (ends[0], block, ends[1]):
+            found.append((list(range(first, first + piece.count)), piece))
+            first += piece.count
+        return in_order(number, found, block.bad_lines)
 
     def _parse_mixed(self, number: int, lines: list[bytes]) -> Block:
         """Read rows of several kinds, and others' lines between them; put them in order again."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fasttrack.journal.entries import Entry, Header
     from fasttrack.journal.reader import Damage
 
+GROUP_PREFIX = "group:"
 _MOST_NAMED = 5  # runs that an error lists
 
 
@@ -108,6 +109,11 @@ class LocalRun:
     def project(self) -> str | None:
         """The project it belongs to."""
         return None if self.header is None else self.header.project or None
+
+    @property
+    def group(self) -> str | None:
+        """The group it belongs to."""
+        return None if self.header is None else self.header.group
 
     @property
     def started_s(self) -> float:
@@ -237,6 +243,8 @@ def find_run(text: str, base: Path | None = None) -> LocalRun:
         if runs := list_runs(base):
             return runs[-1]
         raise RunNotFoundError(f"no runs in {parent}; pass --dir or set WANDB_DIR")
+    if text.startswith(GROUP_PREFIX):
+        raise RunNotFoundError(f"{text} may be several runs, and one is asked for; name it")
     if "/" in text:
         raise RunNotFoundError(f"{text} is not a run's directory: it holds no segment-*.jsonl")
     names = sorted(p.name for p in _run_directories(parent) if p.name.startswith(text))
@@ -253,12 +261,29 @@ def find_run(text: str, base: Path | None = None) -> LocalRun:
 def find_runs(texts: Iterable[str], base: Path | None = None) -> list[LocalRun]:
     """Return the runs that `texts` mean, in their order; one that is meant again is left out.
 
+    Args:
+        texts: what `find_run` takes, or "group:NAME": all runs of that group, as begun.
+        base: the parent of `wandb/`; None: WANDB_DIR, else the working directory.
+
     Raises:
-        RunNotFoundError: there is no such run, or more than one.
+        RunNotFoundError: there is no such run, more than one, or none in such a group.
         OSError: a directory or segment cannot be read.
     """
-    runs = [find_run(text, base) for text in texts]
+    runs = [run for text in texts for run in _runs_of(text, base)]
     return list({run.directory.resolve(): run for run in runs}.values())
+
+
+def _runs_of(text: str, base: Path | None) -> list[LocalRun]:
+    if not text.startswith(GROUP_PREFIX):
+        return [find_run(text, base)]
+    group = text.removeprefix(GROUP_PREFIX)
+    found = [run for run in list_runs(base) if run.group == group]
+    if not found:
+        groups = sorted({run.group for run in list_runs(base) if run.group is not None})
+        named = ", ".join(groups[:_MOST_NAMED]) + (", ..." if len(groups) > _MOST_NAMED else "")
+        there = f"there are {named}" if groups else "no run there has one"
+        raise RunNotFoundError(f"no run of the group {group!r} in {_parent(base)}; {there}")
+    return sorted(found, key=lambda run: (run.started_s, run.run_id))
 
 
 def _parent(base: Path | None) -> Path:

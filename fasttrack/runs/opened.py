@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import ConfigurationError
+from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Header, Metadata
 from fasttrack.journal.lines import read_rare
 from fasttrack.runs.history import History
@@ -26,6 +27,7 @@ from fasttrack.runs.status import find_delivery, find_status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fasttrack.goodput import Goodput
     from fasttrack.journal.entries import Config
     from fasttrack.journal.rows import Number
     from fasttrack.runs.media import LoggedMedia
@@ -155,6 +157,20 @@ class Run:
         local = self._local()
         with readable(self.directory):
             return last_values(local)
+
+    def goodput(self) -> Goodput:
+        """Return how much of its time trained steps whose result was kept. Reads all rows.
+
+        Its figures are said at `fasttrack.goodput.figures`: `share`, `lost_steps`, `restart_s` and
+        others, of all attempts together and of each. Of a live run they are those up to its last
+        line.
+
+        Raises:
+            RunUnreadableError: it cannot be read.
+        """
+        local = self._local()
+        with readable(self.directory):
+            return read_goodput(local.segments)
 
     def media(self, name: str | None = None) -> list[LoggedMedia]:
         """Return what was logged by `log_media`, in order: name, step, kind, and the files' paths.

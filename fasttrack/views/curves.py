@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_THREADS = 4
 _WORTH_IT_BYTES = 8 * 2**20  # of journals; to read less takes less time than to load pyarrow
 _FEW_RUNS = 8
-_PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 800  # along the steps; among many lines less is seen
+_PLACES_OF_FEW, _PLACES_OF_MANY = 1_600, 400  # along the steps; among many lines less is seen
 
 
 class Points(NamedTuple):

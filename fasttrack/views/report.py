@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
 from fasttrack.journal.rows import Row
 from fasttrack.runs.alerts import RunAlert, read_alerts
@@ -18,6 +19,7 @@ from fasttrack.runs.verdict import judge_phases
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fasttrack.goodput import Goodput
     from fasttrack.runs.local import LocalRun
     from fasttrack.runs.status import BackendDelivery, SegmentDelivery
     from fasttrack.runs.verdict import Verdict
@@ -114,6 +116,7 @@ class Report:
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
     alerts: list[RunAlert]
+    goodput: Goodput
     flights: list[FlightDump]
     """The dumps of the flight recorder, oldest first."""
     metrics: dict[str, Summary]
@@ -146,6 +149,7 @@ class Report:
             "offline_directories": delivery.offline_directories,
             "bad_lines": self.bad_lines,
             "damage": self.damage,
+            "goodput": self.goodput.as_json(),
             "verdict": None if self.verdict is None else asdict(self.verdict),
             "metrics": {
                 name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
@@ -198,6 +202,7 @@ def read_report(run: LocalRun) -> Report:
         config=config,
         artifacts=artifacts,
         alerts=read_alerts(run.directory),
+        goodput=read_goodput(run.segments),
         flights=read_flights(run.directory),
         metrics=metrics,
         bad_lines=run.bad_lines,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _FEW_POINTS = 30  # up to here every value gets a dot
 _MOST_PLACES = 1_600  # along the steps, of a line: as many as a picture is wide in pixels
+_FARTHEST = 1e300  # what is farther from zero is drawn there: axes need room for their own sums
 MOST_POINTS = 5
 """Of one place, in a line that was thinned."""
 
@@ -58,8 +59,9 @@ class Series:
         self.values = np.insert(values, back, np.nan)
 
     def drawable(self) -> Any:
-        """Return the values with a gap for each that is NaN or infinite."""
-        return np.where(np.isfinite(self.values), self.values, np.nan)
+        """Return the values as far as a picture reaches, with a gap where one is not finite."""
+        drawn = np.clip(self.values, -_FARTHEST, _FARTHEST)
+        return np.where(np.isfinite(self.values), drawn, np.nan)
 
     def non_finite_steps(self) -> list[float]:
         """Return the steps whose value is NaN or infinite."""
@@ -68,8 +70,8 @@ class Series:
         return found
 
     def range(self) -> list[float]:
-        """Return the least and the greatest finite value; nothing where there is none."""
-        finite = self.values[np.isfinite(self.values)]
+        """Return the least and the greatest value that is drawn; nothing where there is none."""
+        finite = self.drawable()[np.isfinite(self.values)]
         return [float(finite.min()), float(finite.max())] if len(finite) else []
 
     def span(self) -> list[float]:

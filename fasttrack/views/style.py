@@ -28,7 +28,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 """Line styles that tell metrics apart where the colors tell runs apart."""
 INK, FAINT, ALARM = "#24292f", "#6e7781", "#cf222e"
 STYLE: dict[Any, Any] = {
-    "agg.path.chunksize": 10_000,  # a long noisy line is too much for the renderer in one piece
+    "agg.path.chunksize": 200,  # a long noisy line takes half the time in short pieces
     "axes.axisbelow": True,
     "axes.edgecolor": "#b6bdc5",
     "axes.grid": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.records import MEDIA_FIELDS
@@ -21,13 +21,14 @@ from fasttrack.worker.pauses import PauseNotes
 from fasttrack.worker.rows import RowEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord
+    from fasttrack.hotpath.records import Console, MediaRecord, RawRecord, Scalar
     from fasttrack.hotpath.ring import Ring
     from fasttrack.journal.entries import Finish, Recorded
     from fasttrack.journal.writer import SegmentWriter
     from fasttrack.notices import Notices
+    from fasttrack.worker.meters import StepMeter
     from fasttrack.worker.overhead import Overhead
     from fasttrack.worker.resolve import Resolver
     from fasttrack.worker.step_watch import StepWatch
@@ -37,6 +38,17 @@ _CHUNK = 64  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _POLL_S = 0.6
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
+
+
+class Listener(Protocol):
+    """Somebody who sums up what was logged. Threads: worker only."""
+
+    @property
+    def meter(self) -> StepMeter:
+        """To be used for the steps."""
+
+    def take(self, records: Sequence[RawRecord], /) -> None:
+        """Take in records that have become rows, their tensors numbers."""
 
 
 class Worker:
@@ -107,7 +119,11 @@ class Worker:
         self._thread: threading.Thread | None = None
         self.open_pauses: list[float] = []
         """When those of `tracker.pause()` began that have not ended, on `perf_counter`'s clock."""
+        self.beside: deque[dict[str, Scalar]] = deque()
+        """Rows of no logged call, to be written under the newest step. Any thread adds to them."""
         # worker thread
+        self.resolver = resolver
+        self._listener: Listener | None = None
         self._pauses = PauseNotes(self.open_pauses, self.write)
         self._printed = ConsoleEncoder()
         self._rows_lost = 0
@@ -115,6 +131,11 @@ class Worker:
         self.ring_high_water = 0
 
     # --- any thread ---------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` hear of all rows of calls; before there is anything to hear."""
+        self._listener = listener
+        self._rows.use_meter(listener.meter)
 
     def start(self) -> None:
         """Start the thread."""
@@ -193,7 +214,8 @@ class Worker:
 
     def end_segment(self, finish: Finish) -> None:
         """Write the last line and close the segment and the GPU library; after `stop`."""
-        self._append([*self._printed.end(), encode(finish)])
+        told = self._rows.end(self.open_pauses)
+        self._append([*self._printed.end(), *told, encode(finish)])
         self._count_lost(self._writer.trim_held(to_nothing=True))
         self._writer.close()
         self._gpu.close()
@@ -262,6 +284,9 @@ class Worker:
             records.clear()  # what freeing them costs belongs to this burst, not to the next
             bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
+        if self.beside and self._rows.rows:
+            count = len(self.beside)
+            self._append(self._rows.encode_beside([self.beside.popleft() for _ in range(count)]))
         if self._watch is not None:
             self._look_at_steps(self._watch)
         if not handled and self._writer.held_lines:
@@ -307,6 +332,11 @@ class Worker:
             self._met(error)
             return
         self._append(lines)
+        if self._listener is not None:
+            try:
+                self._listener.take(records)
+            except Exception as error:  # the rows are written
+                self._met(error)
 
     def _write_media(self, record: MediaRecord) -> None:
         try:

@@ -66,13 +66,17 @@ class StepMeter:
         self._ask_world_size = world_size
         self._refuse = refuse
         self._find_pauses = find_pauses
-        self._utilization = utilization
+        self.utilization = utilization
+        """Told the throughput; None: nobody."""
         self._world_size = 0
         self._usual = False  # whether an interval of one step may be as most are
         self._phases = PhaseTimes()
-        self._last_s: float | None = None
+        self.last_s: float | None = None
+        """When the last step ended that was in an interval; None before the first."""
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
         self._long_in_a_row = 0
+        self.before_first: list[float] = []
+        """When the steps in front of the first logged one ended; whoever looks empties it."""
         self.steps = 0
         """How many ended in the last interval, whether or not it is known when they began."""
         self.paused_s = 0.0
@@ -100,11 +104,13 @@ class StepMeter:
         times, batches, pauses, marks, fell_out = sort_ticks(ticks)
         self.steps, self.paused_s, self.phases_s = len(times), 0.0, {}
         if times:
-            if self._last_s is None or fell_out:
+            if self.last_s is None and not fell_out:
+                self.before_first = times[:-1]
+            if self.last_s is None or fell_out:
                 del batches[0]
             else:
-                times.insert(0, self._last_s)
-            self._last_s = times[-1]
+                times.insert(0, self.last_s)
+            self.last_s = times[-1]
         in_steps: list[float] = []
         if marks or self._phases:
             if fell_out:
@@ -127,12 +133,12 @@ class StepMeter:
         Returns:
             Whether that is so. If not, nothing has changed, and `measure` has to look.
         """
-        if type(batch_size) is not int or self._last_s is None or not self._usual:
+        if type(batch_size) is not int or self.last_s is None or not self._usual:
             return False
-        took_s = at_s - self._last_s
+        took_s = at_s - self.last_s
         if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST):
             return False
-        self._last_s = at_s
+        self.last_s = at_s
         self.steps, self.paused_s = 1, 0.0
         if self._find_pauses:
             self._long_in_a_row = 0
@@ -175,14 +181,14 @@ class StepMeter:
         samples = self._total(batches, SAMPLES_PER_SEC)
         if not self._world_size and not (tokens is None and samples is None):
             self._world_size = self._ask_world_size()
-            self._usual = not self._phases and not self._utilization
+            self._usual = not self._phases and not self.utilization
         rates: list[float | None] = []
         for name, total in ((SAMPLES_PER_SEC, samples), (TOKENS_PER_SEC, tokens)):
             if total is not None:
                 metrics[name] = total * self._world_size / trained_s
             rates.append(None if total is None else total / trained_s)
-        if self._utilization:
-            metrics.update(self._utilization.metrics(rates[1], rates[0]))
+        if self.utilization:
+            metrics.update(self.utilization.metrics(rates[1], rates[0]))
 
     def _unmarked_s(self, durations: list[float]) -> float:
         """Return for how long the steps paused, as it seems, beyond what a step usually takes."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
 from fasttrack.hotpath.records import EVENTS, LEARNING_RATE, LOSS, MEDIA, STEP
+from fasttrack.journal.entries import encode
 from fasttrack.journal.media import MediaRow, encode_media
 from fasttrack.journal.rows import encode_row, encode_rows
 from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
+from fasttrack.worker.unlogged import after_last, before_first
 from fasttrack.worker.utilization import Utilization, find_device_name
 
 if TYPE_CHECKING:
@@ -97,6 +100,7 @@ class RowEncoder:
         )
         self._last_step = self._row_step = -_LARGEST_STEP  # of the last record; of the last row
         self._some_behind = False  # whether a step lay behind the one before, since the last row
+        self._said: list[bytes] = []  # of steps in front of the first row
         self._gpu_period: int | None = None
         self._sample: dict[str, float] = {}
         self._sampled_s = -math.inf
@@ -105,6 +109,11 @@ class RowEncoder:
         """How many were made."""
         self.training_steps = 0
         """How many of the records were training steps."""
+
+    def use_meter(self, meter: StepMeter) -> None:
+        """Have `meter` measure the steps; before there are any."""
+        meter.utilization = self._meter.utilization
+        self._meter = meter
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:
         """Return the lines of `records`, at most one each, some in one piece. Waits for the device.
@@ -207,10 +216,37 @@ class RowEncoder:
         self.rows = self._seq
         return [line]
 
+    def encode_beside(self, rows: list[dict[str, Scalar]]) -> list[bytes]:
+        """Return the lines of rows that no call has logged; they get the newest row's step."""
+        time_s = time()
+        lines: list[bytes] = []
+        for values in rows:
+            lines.append(encode_row(self._seq, self._row_step, time_s, values))
+            self._seq += 1
+        self.rows = self._seq
+        return lines
+
+    def end(self, open_pauses: list[float]) -> list[bytes]:
+        """Return the last lines before the attempt's `finish`: of steps and pauses since its rows.
+
+        Args:
+            open_pauses: when those of `tracker.pause()` began that have not ended.
+        """
+        try:
+            ticks = list(self._resolver.ticks)
+            told = after_last(ticks, self._meter.last_s, list(open_pauses), perf_counter())
+            return [] if told is None else [encode(told)]
+        except Exception as error:  # the last line is to be written all the same
+            self._go_on_after(error)
+            return []
+
     def _encode(self, rows: list[_Row], lines: list[bytes]) -> None:
         """Move `rows` to `lines`, except those of which nothing can be written."""
         if not rows:
             return
+        if self._said:
+            lines += self._said
+            self._said.clear()
         if self._flight is not None:
             self._flight.rows.extend(rows)
         try:
@@ -270,6 +306,9 @@ class RowEncoder:
     def _add_training_metrics(self, step: int, values: dict[str, Scalar], ticks: Ticks) -> None:
         meter = self._meter
         _add(values, meter.measure(ticks))
+        if meter.before_first:
+            self._said.append(encode(before_first(meter.before_first)))
+            meter.before_first = []
         if self._overhead.watches and meter.steps:  # else another thread's call took this one's
             self._overhead.add_steps(
                 step, ticks[0][0], ticks[-1][0], meter.steps, paused_s=meter.paused_s

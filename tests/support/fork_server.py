@@ -1,14 +1,16 @@
 """A process that has imported what scripts import, and becomes any of them by a fork.
 
-`forks.py` starts it as `python -W error -c "exec(*...serve(3))"`, 3 being its socket. In the server
-`serve` never returns. In a fork it returns the script's code, for `exec` to run right where the
-interpreter runs what it was started with: exceptions, exit handlers, and the interpreter's end take
-their usual course. Of the server a script sees one frame, `File "<string>", line 1` in tracebacks.
+`forks.py` starts it as `python -W error -c "exec(*...serve(3, ...))"`, 3 being its socket. In the
+server `serve` never returns. In a fork it returns the script's code, for `exec` to run right where
+the interpreter runs what it was started with: exceptions, exit handlers, and the interpreter's end
+take their usual course. Of the server a script sees one frame, `File "<string>", line 1` in
+tracebacks.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import socket
@@ -25,12 +27,16 @@ MOST_BYTES = 200_000
 """The longest message; the kernel would take little more."""
 
 
-def serve(descriptor: int) -> tuple[CodeType, dict[str, Any]]:
+def serve(descriptor: int, modules: tuple[str, ...]) -> tuple[CodeType, dict[str, Any]]:
     """Fork for each script that is asked for, until the socket's other end is closed.
 
     A message is either a script, with its three streams, or the id of a fork to wait for. The
     answer is the fork's id, or its status as `os.waitpid` has it. A fork that has ended is left as
     it is until its status is asked for, as a parent would: nobody else may get its id.
+
+    Args:
+        descriptor: the socket's.
+        modules: what to import; the more, the more scripts would find what they may not.
 
     Returns:
         In forks only: the script's code and the names of its `__main__`.
@@ -38,7 +44,8 @@ def serve(descriptor: int) -> tuple[CodeType, dict[str, Any]]:
     if os.fork():  # else it would be among the children that tests look for
         os._exit(0)
     before = dict(os.environ)
-    _import_all()
+    for module in modules:
+        importlib.import_module(module)
     assert os.environ == before, "an import has changed the environment, which scripts would miss"
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: not to fork"
     gc.collect()
@@ -60,11 +67,6 @@ def serve(descriptor: int) -> tuple[CodeType, dict[str, Any]]:
         connection.send(str(pid).encode())
         for stream in streams:
             os.close(stream)
-
-
-def _import_all() -> None:
-    """Import what most scripts import; the more, the more of them would find what they may not."""
-    import support.trackers  # noqa: F401 - and with it torch, numpy and fasttrack
 
 
 def _become(script: dict[str, Any], streams: list[int]) -> tuple[CodeType, dict[str, Any]]:
@@ -93,10 +95,10 @@ def _new_main() -> ModuleType:
 
 
 def _heed(action: str | None) -> None:
-    """Do with warnings as `-W action` says, or as without it; the server was started by `error`."""
+    """Do with warnings as `-W action` says, or as without it, not as the server was told."""
     actions = [] if action is None else [action]
     filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    place = filters.index(("error", None, Warning, None, 0))
+    place = filters.index((sys.warnoptions[0], None, Warning, None, 0))
     filters[place : place + 1] = [(each, None, Warning, None, 0) for each in actions]
     sys.warnoptions[:] = actions
     with warnings.catch_warnings():  # its end makes the change known
@@ -105,6 +107,8 @@ def _heed(action: str | None) -> None:
 
 def _forget() -> None:
     """Drop what imports have noted of the server, and what must not be alike in two scripts."""
+    if "torch" not in sys.modules:
+        return
     import multiprocessing.process
 
     import torch

@@ -13,18 +13,20 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from multiprocessing.connection import wait
 from typing import Any
 
 from support.fork_server import MOST_BYTES
 
-_SERVE = "exec(*__import__('support.fork_server', fromlist=['serve']).serve({}))"
+_SERVE = "exec(*__import__('support.fork_server', fromlist=['serve']).serve({}, {!r}))"
 _ANSWER_GUARD_S = 100.0  # the first answer comes after the imports
 # Beginnings of variables that no import reads, in Python or in C. Where another one differs, which
 # may count while modules are imported (OMP_NUM_THREADS), a script is forked from another server.
-READ_LATER = ("FASTTRACK_", "GIT_", "HOME", "PYTEST_", "RANK", "SLURM_", "WANDB_", "WORLD_SIZE")
+READ_LATER = (
+    *("CUDA_VISIBLE_DEVICES", "FASTTRACK_", "GIT_", "HOME", "MASTER_", "PYTEST_"),
+    *("RANK", "SLURM_", "WANDB_", "WORLD_SIZE"),
+)
 
 
 class ForkServerError(Exception):
@@ -37,29 +39,33 @@ class ForkServer:
     Threads: any may call.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        """Start it; it imports meanwhile."""
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server
+    def __init__(self, environment: dict[str, str], modules: tuple[str, ...]) -> None:
+        """Start it; it imports `modules` meanwhile. Only frameworks may warn at that."""
+        action = "error" if all(name.startswith("support.") for name in modules) else "ignore"
+        # Scripts get pipes, mostly: the streams that the server opens must be of that kind.
+        self._said, says = os.pipe()
+        os.set_blocking(self._said, False)
         self._lock = threading.Lock()
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.settimeout(_ANSWER_GUARD_S)
         with theirs:
             subprocess.run(
-                [sys.executable, "-W", "error", "-c", _SERVE.format(theirs.fileno())],
+                [sys.executable, "-W", action, "-c", _SERVE.format(theirs.fileno(), modules)],
                 check=True,
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
+                stdin=theirs.fileno(),
+                stdout=says,
+                stderr=says,
                 pass_fds=[theirs.fileno()],
                 env=environment,
             )
+        os.close(says)
         atexit.register(self.close)
 
     def close(self) -> None:
         """Have the server end; its forks go on."""
         atexit.unregister(self.close)
         self._connection.close()
-        self._said.close()
+        os.close(self._said)
 
     def start(self, script: dict[str, Any], streams: list[int]) -> int:
         """Return the id of a fork that runs `script` with these three streams."""
@@ -77,8 +83,9 @@ class ForkServer:
                 socket.send_fds(self._connection, [message], streams)
                 return int(self._connection.recv(64))
         except (OSError, ValueError) as error:  # an end is no number
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace")
+            said = ""
+            with contextlib.suppress(BlockingIOError):  # it lives, and has said nothing
+                said = os.read(self._said, MOST_BYTES).decode(errors="replace")
             self.close()
             for key in [key for key, server in _servers.items() if server is self]:
                 del _servers[key]
@@ -88,11 +95,11 @@ class ForkServer:
 _servers: dict[str, ForkServer] = {}
 
 
-def _server_for(environment: dict[str, str]) -> ForkServer:
+def _server_for(environment: dict[str, str], modules: tuple[str, ...]) -> ForkServer:
     early = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)}
-    key = json.dumps(early, sort_keys=True)
+    key = json.dumps([modules, early], sort_keys=True)
     if key not in _servers:
-        _servers[key] = ForkServer(environment)
+        _servers[key] = ForkServer(environment, modules)
     return _servers[key]
 
 
@@ -124,6 +131,14 @@ class Start(subprocess.Popen[str]):
 class Fork(Start):
     """A script's process, to be used as any of `Popen`, though it is no child of this one."""
 
+    imported: tuple[str, ...] = ("support.trackers",)
+    """What the server has imported: torch, numpy, fasttrack, and what most scripts use of these."""
+
+    @classmethod
+    def after(cls, *modules: str) -> type[Fork]:
+        """Return the same of a server that has imported these, too: frameworks that take long."""
+        return type("Fork", (cls,), {"imported": (*cls.imported, *modules)})
+
     def _execute_child(self, command: list[str], *given: Any) -> None:
         # What Popen does to start a process, of which it has made the pipes; -1 is this one's own.
         environment, pipes = given[5], given[9:15]
@@ -138,7 +153,7 @@ class Fork(Start):
             "directory": os.getcwd(),
         }
         try:
-            self._server = _server_for(environment)
+            self._server = _server_for(environment, self.imported)
             streams = [number if end == -1 else end for number, end in ends]
             self.pid = self._server.start(script, streams)
             self._child_created = True
@@ -160,3 +175,9 @@ class Fork(Start):
             self.returncode = os.waitstatus_to_exitcode(self._server.status(self.pid))
             os.close(self._descriptor)
         return self.returncode
+
+
+class DeliveryFork(Fork):
+    """The same of a server that has imported wandb, and neither torch nor numpy."""
+
+    imported = ("support.delivery_imports",)

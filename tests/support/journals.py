@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from fasttrack.journal.cursor import SegmentLedger, load_cursor
 from fasttrack.journal.entries import (
     FORMAT_VERSION,
-    Artifact,
-    Config,
     Console,
     Finish,
     Header,
-    Metadata,
     encode,
 )
 from fasttrack.journal.reader import count_rows, read_header, read_segment
@@ -32,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from fasttrack.journal.entries import Recorded
+
 EntryT = TypeVar("EntryT")
-Line: TypeAlias = "Row | Console | Config | Metadata | Artifact | Finish"
+Line: TypeAlias = "Row | Console | Recorded | Finish"
 
 TAGS = ("model:eo1", "dataset:lego", "objective:ar+fm", "experiment_group:baseline")
 DEAD_PID = 2**22 + 1  # above Linux's greatest

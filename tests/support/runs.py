@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from support.forks import Fork, Start
+from support.forks import DeliveryFork, Fork, Start
 from support.journals import read_entries
 
 from fasttrack import ExperimentTracker, Options
@@ -123,6 +123,7 @@ def run_script(
     check: bool = True,
     warnings: str | None = "error",
     fresh: bool = False,
+    after: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed.
 
@@ -133,29 +134,31 @@ def run_script(
         warnings: what is done with them, as `-W` has it; None: as without it.
         fresh: start an interpreter that has imported nothing; else torch, fasttrack, and the
             modules of tests/support that most scripts use are there, at a tenth of the CPU time.
+        after: further modules that are there, where several scripts import a framework.
     """
-    with _begin(source, arguments, warnings, fresh=fresh, stdin=None) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=HANG_GUARD_S)
-        except BaseException:
-            process.kill()
-            raise
+    how = Start if fresh else Fork.after(*after)
+    result = _run(_begin(how, source, arguments, warnings, stdin=None))
     if check:
-        assert process.returncode == 0, stderr
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        assert result.returncode == 0, result.stderr
+    return result
 
 
 def start_script(
     source: str, *arguments: str, warnings: str | None = "error"
 ) -> subprocess.Popen[str]:
     """Start Python source in a process of its own that will get signals; its streams are pipes."""
-    return _begin(source, arguments, warnings, fresh=False, stdin=subprocess.PIPE)
+    return _begin(Fork, source, arguments, warnings, stdin=subprocess.PIPE)
 
 
 def _begin(
-    source: str, arguments: tuple[str, ...], warnings: str | None, *, fresh: bool, stdin: int | None
+    how: type[Start],
+    source: str,
+    arguments: tuple[str, ...],
+    warnings: str | None,
+    *,
+    stdin: int | None,
 ) -> subprocess.Popen[str]:
-    return (Start if fresh else Fork)(
+    return how(
         textwrap.dedent(source),
         *arguments,
         warnings=warnings,
@@ -166,20 +169,42 @@ def _begin(
     )
 
 
-def deliver(directory: Path) -> dict[str, Any]:
+def _run(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=HANG_GUARD_S)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+_DELIVER = """
+from fasttrack.delivery.quick_exit import leave_with
+from support.delivery_imports import main
+leave_with(main)
+"""
+
+
+def deliver(directory: Path, *, fresh: bool = False) -> dict[str, Any]:
     """Deliver a run by hand, as `fasttrack sync` does; return its last event but for beats.
 
     A trainer's own delivery may outlive it; while that is at work, this waits.
+
+    Args:
+        directory: the run's.
+        fresh: start `python -m fasttrack.delivery`; else it is a fork that has imported wandb.
     """
     deadline = time.monotonic() + HANG_GUARD_S
     while True:
-        result = subprocess.run(
-            [sys.executable, "-m", "fasttrack.delivery", str(directory)],
-            capture_output=True,
-            text=True,
-            timeout=HANG_GUARD_S,
-        )
+        if fresh:
+            start = [sys.executable, "-m", "fasttrack.delivery", str(directory)]
+            pipe = subprocess.PIPE
+            result = _run(subprocess.Popen(start, stdout=pipe, stderr=pipe, text=True))
+        else:
+            result = _run(_begin(DeliveryFork, _DELIVER, (str(directory),), None, stdin=None))
         told = [line for line in result.stdout.splitlines() if line != '{"event":"beat"}']
+        assert told, result.stderr
         done: dict[str, Any] = json.loads(told[-1])  # a beat may come due at the very end
         if done["event"] == "done":
             assert result.returncode == int(not done["delivered"]), result.stdout

@@ -193,7 +193,7 @@ def test_what_waits_is_sent_by_the_next_delivery(
     shown = " ".join(CliRunner().invoke(cli, ["show", str(directory)]).stdout.split())
     as_json = json.loads(CliRunner().invoke(cli, ["show", "--json", str(directory)]).stdout)
     hook.status = 200
-    done = deliver(directory)
+    done = deliver(directory, fresh=True)
 
     assert kept == {"non_finite": {"wandb": False, "webhook": False}}
     assert "ERROR" in shown

@@ -132,7 +132,7 @@ def test_every_version_saved_under_one_name_arrives_as_it_was(
         shutil.rmtree(root)
         failed = tracker.stats().failed_calls
     if mode == "offline":
-        assert deliver(run_dir(tmp_path, tracker.get_run_id()))["delivered"]
+        assert deliver(run_dir(tmp_path, tracker.get_run_id()), fresh=True)["delivered"]
 
     found = versions_of(server)
     assert failed == 0

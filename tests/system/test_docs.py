@@ -27,7 +27,8 @@ from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-_ELSEWHERE = {"integrations.md", "media.md"}  # test_integrations_page.py, test_media_page.py
+# test_integrations_page.py, test_media_page.py, test_all_ranks.py
+_ELSEWHERE = {"integrations.md", "media.md", "ranks.md"}
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
@@ -556,6 +557,24 @@ def test_runs_become_pages(tmp_path: Path, snippet: Snippet) -> None:
 
     for name in ("report.html", "both.html"):
         assert (tmp_path / name).read_bytes().startswith(b"<!doctype html>")
+
+
+# --- docs/goodput.md ------------------------------------------------------------------------------
+
+
+@pages.runs("goodput = open_run(")
+def test_goodput_is_told_of_all_attempts(
+    snippet: Snippet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that went back by three steps."""
+    for steps in (range(10), range(7, 15)):
+        with journal_tracker(resume_id="a1b2c3d4") as tracker:
+            for step in steps:
+                tracker.log_training_step(0.5, step)
+    goodput = snippet.run({})["goodput"]
+
+    assert (goodput.kept_steps, goodput.lost_steps, goodput.restarts) == (15, 3, 1)
+    assert capsys.readouterr().out.splitlines()[-2:] == ["1 0 9 3", "2 7 14 0"]
 
 
 # --- docs/reading-runs.md -------------------------------------------------------------------------

@@ -26,7 +26,8 @@ note("dict(os.environ)", "os.getpgrp()", "os.getsid(0)", "os.getuid()", "os.getg
 note("{number: signal.getsignal(number) for number in signal.Signals}")
 note("signal.pthread_sigmask(signal.SIG_BLOCK, ())", "signal.set_wakeup_fd(-1)")
 note("[os.path.exists(f'/proc/self/fd/{number}') for number in range(64)]")
-note("[(each.name, each.encoding, each.errors, each.line_buffering, each.write_through)"
+note("[(each.name, each.encoding, each.errors, each.line_buffering, each.write_through,"
+     "each.seekable())"
      " for each in (sys.stdin, sys.stdout, sys.stderr)]")
 note("threading.current_thread() is threading.main_thread()", "threading.active_count()")
 note("threading.get_native_id() == os.getpid()", "len(os.listdir('/proc/self/task'))")
@@ -35,6 +36,7 @@ note("gc.isenabled()", "gc.get_threshold()", "gc.garbage", "faulthandler.is_enab
 note("sys.gettrace()", "sys.getrecursionlimit()", "sys.excepthook is sys.__excepthook__")
 umask = os.umask(0o77)
 note("umask", "sys.stdin.read()")
+sys.stdout.reconfigure(errors="replace")
 import support.trackers
 import multiprocessing, numpy, tempfile, torch
 import multiprocessing.process

@@ -203,7 +203,7 @@ def test_a_server_that_refuses_to_the_end_leaves_the_rows_named(
     assert len(journal_rows(tmp_path, run_id)) == 50
 
     server.fault = None
-    assert deliver(directory)["delivered"]
+    assert deliver(directory, fresh=True)["delivered"]
     assert _losses(server.runs[run_id].history) == [step / 4 for step in range(50)]
 
 

@@ -40,7 +40,7 @@ def test_no_configuration_makes_a_run_undeliverable(
         tracker.update_config({"later": POISON})
         tracker.log_metrics({"loss": 2.0}, 1)
     if mode == "offline":
-        assert deliver(run_dir(tmp_path, tracker.get_run_id()))["delivered"]
+        assert deliver(run_dir(tmp_path, tracker.get_run_id()), fresh=True)["delivered"]
 
     run = server.runs[str(tracker.get_run_id())]
     assert [row["loss"] for row in run.history] == [1.0, 2.0]

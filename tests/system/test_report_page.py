@@ -76,9 +76,8 @@ def rows(
 def write_runs(base: Path) -> None:
     """Write two runs; what they say would be a script if it were not escaped."""
     printed = Console("stdout", f"{EVIL}\nthe end\n")
-    write_attempt(
-        base, "first", *rows(500, height=2.0, bad=(250, 251)), printed, finish(), name=EVIL
-    )
+    falling = rows(500, height=2.0, bad=(250, 251))
+    write_attempt(base, "first", *falling, printed, finish(), name=EVIL, time_s=1.7e9 - 60)
     alert = Alert(
         time_s=5.0, level="ERROR", title=EVIL, text="is NaN", kind="non_finite", key="a", step=250
     )
@@ -167,6 +166,7 @@ def test_what_runs_say_is_text(browser: Browser, report: Path) -> None:
     assert page.evaluate("document.querySelector('[data-run=first] .name').textContent") == EVIL
     for tab, element, said in (
         ("configuration", "#configuration", EVIL),
+        ("configuration", "#configuration", "Goodput"),
         ("console", "#console pre", f"{EVIL}\nthe end\n"),
         ("alerts", "#alerts", f"ERROR{EVIL}is NaNstep 250"),
     ):

@@ -164,7 +164,7 @@ def test_resumed_run_goes_on_in_the_same_folder(tmp_path: Path) -> None:
             second.log_metrics({"a": step + 0.5}, step)
     once = _shown(tmp_path, run_id)
     cursor_path(run_dir(tmp_path, run_id)).unlink()
-    done = deliver(run_dir(tmp_path, run_id))
+    done = deliver(run_dir(tmp_path, run_id), fresh=True)
 
     assert once == _recorded(tmp_path, run_id)
     assert [step for step, *_ in once["a"]] == [*range(20), *range(15, 30)]

@@ -13,9 +13,10 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from shutil import copy, copytree
 
 import pytest
-from support.wheel import install_wheel
+from support.wheel import ROOT, install_wheel
 
 import fasttrack
 from fasttrack import ExperimentTracker, Options, Stats
@@ -31,16 +32,20 @@ def found(
 ) -> dict[str, Codes]:
     """Return what `mypy --strict` has to say of each case.
 
-    One run for all: it reads the whole of torch, which takes it ten seconds, or one second where
-    pytest's cache has kept what it knew.
+    One run for all: it reads the whole of torch, which takes it 20 s of CPU, or two where a cache
+    has kept what it knew: pytest's own, or the project's, where mypy has run before.
     """
     pytest.importorskip("mypy", reason="mypy is not installed")
     pytest.importorskip("setuptools", minversion="77", reason="older ones cannot build the wheel")
-    cache = pytestconfig.cache
+    cache = getattr(pytestconfig, "cache", None)  # it may be switched off
     cache_dir = tmp_path_factory.mktemp("mypy") if cache is None else cache.mkdir("mypy")
+    if not list(cache_dir.iterdir()) and (ROOT / ".mypy_cache").is_dir():
+        copytree(ROOT / ".mypy_cache", cache_dir, dirs_exist_ok=True)
     directory = tmp_path_factory.mktemp("user")
     files = sorted(CASES.glob("*.py"))
-    flags = ["--strict", "--config-file=", f"--cache-dir={cache_dir}", "--no-pretty"]
+    flags = ["--strict", "--no-warn-unused-configs", f"--config-file={_settings(directory)}"]
+    flags += [f"--cache-dir={cache_dir}", "--no-pretty"]
+
     result = subprocess.run(
         [sys.executable, "-m", "mypy", *flags, *map(str, files)],
         cwd=directory,  # the source tree must not be found
@@ -56,6 +61,15 @@ def found(
         if error:
             errors[Path(error[1]).name][int(error[2])].add(error[3])
     return errors
+
+
+def _settings(directory: Path) -> Path:
+    """Copy the project's settings of mypy: with others, nothing that it has kept would count.
+
+    Of the source tree they say only where it is, from where they lie: below `directory` is none.
+    """
+    (directory / "settings").mkdir()
+    return Path(copy(ROOT / "pyproject.toml", directory / "settings"))
 
 
 def expected(case: str) -> Codes:

@@ -45,6 +45,7 @@ ALLOWED = {
     "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
+    "goodput": BASE | {"journal"},
     "context": BASE,
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
     "run_identity": BASE | {"context", "journal.run_directory", "settings"},
@@ -52,12 +53,15 @@ ALLOWED = {
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
+    "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
+    "ranks.recording": {"*"},
+    "ranks.joining": {"*"},
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"alerts", "journal", "artifacts.snapshot"},
-    "runs": BASE | {"journal", "settings", "command", *BORDER},
-    "views": BASE | {"runs", "journal"},
+    "delivery": BASE | {"alerts", "goodput", "journal", "artifacts.snapshot"},
+    "runs": BASE | {"goodput", "journal", "settings", "command", *BORDER},
+    "views": BASE | {"goodput", "runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},
     "audit": BASE,
     "cli": BASE
@@ -72,7 +76,8 @@ ALLOWED = {
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "run_page", "timing_calls"},
+    | {"preemption", "quick_calls", "ranks.joining", "ranks.other", "run_page"}
+    | {"timing_calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -83,7 +88,10 @@ ALLOWED = {
 }
 COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
-    "fasttrack.engine": {"fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"},
+    "fasttrack.engine": {
+        *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
+        *("fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+    },
 }
 HEAVY = {"torch", "numpy"}
 

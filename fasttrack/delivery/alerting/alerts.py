@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.events import Event
     from fasttrack.journal.alerts import Alert
     from fasttrack.journal.entries import Header
+    from fasttrack.journal.shared_reads import SharedReads
 
 _TRAINER_WAITS_S = 5.0  # that an end may take longer for alerts, where somebody waits for it
 _NOBODY_WAITS_S = 60.0
@@ -75,6 +76,7 @@ class Alerts:
         trainer_alive: Callable[[], bool] | None,
         report: Callable[[Event], None],
         url: Callable[[], str | None],
+        reads: SharedReads | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is watched or sent yet.
@@ -87,6 +89,7 @@ class Alerts:
                 due is sent.
             report: told what the trainer is to say.
             url: returns where to look at the run, once that is known.
+            reads: what others in this process have read of the segments.
             clock: unix time in seconds.
         """
         self._header = header
@@ -104,6 +107,7 @@ class Alerts:
                 trainer_alive=trainer_alive,
                 found=self._found,
                 look=means.look,
+                reads=reads,
                 clock=clock,
             )
         self._senders = [

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
     from fasttrack.alerts.judge import Finding, Judge
     from fasttrack.journal.entries import Entry
+    from fasttrack.journal.shared_reads import SharedReads
 
 TICK_S = 0.25
 _SAVE_EVERY_S = 10.0
 _MOST_READS = 16  # in one round, each of about 256 KiB
+_PATIENCE_S = 2.0  # for which a courier may read nothing before this reads by itself
 
 
 class AlertWatch:
     """Follow a run's newest attempt, and what is left of those before it, to its end.
 
-    It reads by itself: a destination that is away or slow holds it up no more than the others.
+    It takes what couriers have read anyway, and reads by itself where none of them gets on: a
+    destination that is away or slow holds it up no more than the others.
 
     Threads: `run`, or `run_once` by hand, on one; the others from any.
     """
@@ -43,6 +46,7 @@ class AlertWatch:
         trainer_alive: Callable[[], bool],
         found: Callable[[Finding, int], None],
         look: Callable[[], Standing] = Standing,
+        reads: SharedReads | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is read yet.
@@ -53,6 +57,7 @@ class AlertWatch:
             trainer_alive: tells whether more rows may come.
             found: told of each finding, with the attempt's number.
             look: looks at the training process.
+            reads: what couriers in this process have read of the segments.
             clock: unix time in seconds.
         """
         self._segments = list(segments)
@@ -60,6 +65,7 @@ class AlertWatch:
         self._trainer_alive = trainer_alive
         self._found = found
         self._look = look
+        self._reads = reads
         self._clock = clock
         self._path = alerts_state_path(segments[0].parent)
         self._reader: SegmentReader | None = None
@@ -67,12 +73,16 @@ class AlertWatch:
         self._unsaved = False
         self._save_at_s = clock() + _SAVE_EVERY_S
         self._hurry = threading.Event()
+        self._waited_for = False
+        if reads is not None:
+            reads.on_note = self._hurry.set
         self._over = threading.Event()
 
     # --- any thread -------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until the attempt has ended and all of it was looked at; return whether it is so."""
+        self._waited_for = True
         self._hurry.set()
         return self._over.wait(timeout_s)
 
@@ -112,6 +122,8 @@ class AlertWatch:
         finish, behind = None, True
         assert self._reader is not None
         for _ in range(_MOST_READS):
+            if self._courier_is_about_to_read():
+                return False
             entries = self._reader.read()
             if not entries:
                 behind = False
@@ -140,6 +152,14 @@ class AlertWatch:
         if self._unsaved and now_s >= self._save_at_s:
             self._save()
         return False
+
+    def _courier_is_about_to_read(self) -> bool:
+        """Return whether what comes next will soon be here without being read twice."""
+        if self._reads is None or self._waited_for or self._reads.idle_s() >= _PATIENCE_S:
+            return False
+        reader = self._reader
+        assert reader is not None
+        return reader.has_more and not self._reads.starting_at(reader.path, reader.whole_bytes)
 
     def _take(self, entries: list[Entry]) -> Finish | None:
         """Take entries in, in order; return the attempt's last line, if it is there."""
@@ -195,7 +215,7 @@ class AlertWatch:
             self._reader.close()
         self._place = place
         path = self._segments[place]
-        self._reader = SegmentReader(path, size_bytes)
+        self._reader = SegmentReader(path, size_bytes, self._reads, shares=False)
         if not size_bytes or self._judge.attempt != attempt(path):
             self._judge.begin(attempt(path))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fasttrack.goodput import read_goodput
 from fasttrack.journal.backwards import lines_backwards
 from fasttrack.journal.entries import Config, Console, Header, Metadata, decode
 from fasttrack.journal.lines import read_rare
@@ -20,6 +21,7 @@ from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.local import LocalRun, readable
 from fasttrack.runs.status import find_status
 from fasttrack.views.curves import Points, columns_pay, read_points, reading_threads
+from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _MOST_TAIL_ROWS, _TAIL_SHARE = 5_000, 50  # the latter of the rows before it; beyond, all is read
 _TAIL_PLACES = 4  # its share of a line's
+_SMALL_BYTES = 8 * 2**20  # journals up to here are read for goodput whenever a page is made
 _LONGEST_TEXT = 2_000  # letters of a setting's value
 
 
@@ -49,6 +52,7 @@ class _Read:
     """Of the run itself; what comes again behind that row may be among them, too."""
     console: str
     bad_lines: int
+    goodput: list[tuple[str, str]]
 
 
 class PageRun:
@@ -120,6 +124,7 @@ class PageRun:
             said=[entry for path in run.segments for entry in read_rare(path)],
             console=_console_before(run, found.newest),
             bad_lines=run.bad_lines,
+            goodput=_goodput(run),
         )
 
     def _with_rows(self, read: _Read, rows: list[Row]) -> dict[str, Line]:
@@ -174,6 +179,7 @@ class PageRun:
             "attempts": len(run.segments),
             "rows": read.rows + sum(isinstance(entry, Row) for entry in newer),
             "directory": os.fsencode(run.directory.absolute()).decode(errors="replace"),
+            "goodput": _goodput(run) if _is_small(run) else read.goodput,
             "config": _spelled(config),
             "metadata": _spelled(metadata),
             "console": last_lines("".join(printed)),
@@ -181,6 +187,14 @@ class PageRun:
             "bad_lines": read.bad_lines,
             **({"media": read_media(run.directory, self._pages)} if self._with_media else {}),
         }
+
+
+def _goodput(run: LocalRun) -> list[tuple[str, str]]:
+    return list(tell_goodput(read_goodput(run.segments)).items())
+
+
+def _is_small(run: LocalRun) -> bool:
+    return sum(path.stat().st_size for path in run.segments) <= _SMALL_BYTES
 
 
 def _alert(alert: RunAlert) -> dict[str, object]:

@@ -197,8 +197,11 @@ def tune() -> None:
         delivery="thread",
         console=False,
         log_rank=1,
+        ranks="all",
         share_run_id=True,
         overhead_budget=0.01,
+        watch_nonfinite=True,
+        flight_recorder=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )

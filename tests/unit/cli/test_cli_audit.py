@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.runs import HANG_GUARD_S, journal_entries, script_environment
+from support.runs import HANG_GUARD_S, journal_entries, run_script, script_environment
 
 from fasttrack.cli.app import cli
 from fasttrack.journal.entries import Finish
@@ -18,6 +18,7 @@ from fasttrack.journal.entries import Finish
 NOTHING = (
     "[ExperimentTracker] audit: torch finds no accelerator here, so there is nothing to audit\n"
 )
+COMMAND = "from fasttrack.cli import main; main()"
 SEES_THE_CPU = """
     import sys
     from fasttrack.audit import session
@@ -75,6 +76,8 @@ PROGRAMS = {
             process.join()
         """,
 }
+STARTED = ("looks around", "starts processes")
+"""The others are forks, which the tests of these have shown to be alike."""
 WAITS = """
     import sys, torch
     x = torch.ones(3)
@@ -84,15 +87,30 @@ WAITS = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit must not depend on one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter, as on a machine without a GPU; the audit must not depend on one."""
+    """Run this interpreter."""
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
-        env={**script_environment(), "CUDA_VISIBLE_DEVICES": ""},
+        env=script_environment(),
     )
+
+
+def audit(
+    *arguments: str, source: str = COMMAND, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run `fasttrack audit`: a start of it, or a fork of a process that has imported torch."""
+    if fresh:
+        return python("-m", "fasttrack", "audit", *arguments)
+    return run_script(source, "audit", *arguments, check=False, warnings=None)
 
 
 def write(path: Path, source: str) -> str:
@@ -110,7 +128,7 @@ def test_a_script_runs_as_with_python(tmp_path: Path, name: str) -> None:
     arguments = [script, "--lr", "0.1", "--json", "-m"]
 
     plain = python(*arguments)
-    audited = python("-m", "fasttrack", "audit", *arguments)
+    audited = audit(*arguments, fresh=name in STARTED)
 
     assert audited.stdout == plain.stdout
     assert audited.stderr == plain.stderr + NOTHING
@@ -127,7 +145,7 @@ def test_a_module_runs_as_with_python(tmp_path: Path, name: str) -> None:
     arguments = ["-m", "package.train", "--lr", "0.1", "--json"]
 
     plain = python(*arguments)
-    audited = python("-m", "fasttrack", "audit", *arguments)
+    audited = audit(*arguments, fresh=name in STARTED)
 
     assert audited.stdout == plain.stdout
     assert NOTHING in audited.stderr
@@ -140,7 +158,7 @@ def test_a_module_runs_as_with_python(tmp_path: Path, name: str) -> None:
 def test_waits_are_reported_whatever_the_scripts_end(tmp_path: Path) -> None:
     """With the script's own exit code."""
     write(tmp_path / "train.py", WAITS)
-    result = python("-c", textwrap.dedent(SEES_THE_CPU), "audit", "train.py", "a", "b")
+    result = audit("train.py", "a", "b", source=SEES_THE_CPU)
 
     assert result.returncode == 3
     assert "audit: 4 waits for the device at 1 line: " in result.stderr
@@ -150,7 +168,7 @@ def test_waits_are_reported_whatever_the_scripts_end(tmp_path: Path) -> None:
 def test_json_is_the_last_line(tmp_path: Path) -> None:
     """And nothing is said on stderr."""
     script = write(tmp_path / "train.py", f"print('first')\n{textwrap.dedent(WAITS)}")
-    result = python("-c", textwrap.dedent(SEES_THE_CPU), "audit", "--json", script)
+    result = audit("--json", script, source=SEES_THE_CPU)
     first, report = result.stdout.splitlines()
     found = json.loads(report)
 
@@ -173,7 +191,7 @@ def test_other_ranks_run_without_a_report(tmp_path: Path, monkeypatch: pytest.Mo
     """Under torchrun one report is enough."""
     monkeypatch.setenv("RANK", "1")
     script = write(tmp_path / "train.py", WAITS)
-    result = python("-m", "fasttrack", "audit", script)
+    result = audit(script)
 
     assert (result.stderr, result.returncode) == ("", 1)
 
@@ -188,7 +206,7 @@ def test_a_run_that_ends_by_an_exception_is_recorded_as_failed(tmp_path: Path) -
         raise RuntimeError
         """,
     )
-    result = python("-m", "fasttrack", "audit", script)
+    result = audit(script)
 
     assert result.returncode == 1
     assert [entry.exit_code for entry in journal_entries(tmp_path, "broken", Finish)] == [1]
@@ -204,7 +222,7 @@ def test_a_script_that_is_not_there_is_wrong_usage() -> None:
 
 def test_a_module_that_is_not_there_fails(tmp_path: Path) -> None:
     """As with python, by its name."""
-    result = python("-m", "fasttrack", "audit", "-m", "no_such_module")
+    result = audit("-m", "no_such_module")
 
     assert result.returncode == 1
     assert "No module named no_such_module" in result.stderr

@@ -15,8 +15,10 @@ from fasttrack.alerts.settings import AlertSettings
 from fasttrack.delivery.alerting.standing import Standing
 from fasttrack.delivery.alerting.watch import AlertWatch
 from fasttrack.journal.entries import Finish, Pausing, encode
-from fasttrack.journal.rows import encode_row
+from fasttrack.journal.reader import SegmentReader
+from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import alerts_state_path, segments
+from fasttrack.journal.shared_reads import SharedReads
 from fasttrack.journal.writer import SegmentWriter
 
 
@@ -30,6 +32,8 @@ class Run:
         self.standing = Standing()
         self.found: list[tuple[str, int]] = []
         self.settings: dict[str, Any] = {}
+        self.now_s = 0.0
+        self.reads = SharedReads(lambda: self.now_s)
         self._open: list[AlertWatch | SegmentWriter] = []
         self.begin()
 
@@ -53,6 +57,7 @@ class Run:
             trainer_alive=lambda: self.alive,
             found=self._note,
             look=lambda: self.standing,
+            reads=self.reads,
         )
         self._open.append(watch)
         return watch
@@ -86,6 +91,50 @@ def test_rows_are_judged_as_they_come_and_the_end_as_it_is(run: Run) -> None:
     assert watch.run_once(0.25) is True
     assert run.found[1:] == [("crash:1", 1)]
     assert watch.wait(0) is True
+
+
+def test_what_a_courier_reads_is_not_read_twice(run: Run) -> None:
+    """It is taken as it was read: here, the courier has read something else."""
+    watch = run.watch()
+    courier = SegmentReader(segments(run.directory)[-1], shared=run.reads)
+    run.log(1.0, 1.0)
+    assert len(courier.read()) == 3
+    piece = run.reads.starting_at(courier.path, 0)
+    assert piece is not None
+    piece.entries.append(Row(2, 2, 1e6, {"loss/total": math.nan}))
+    watch.run_once(0.25)
+    assert run.found == [("non_finite:loss/total:2", 1)]
+
+    run.log(math.inf, first_step=3)
+    assert watch.run_once(0.25) is False
+    assert len(run.found) == 1
+    assert len(courier.read()) == 1
+    watch.run_once(0.25)
+    assert len(run.found) == 1  # an episode is told of once
+    courier.close()
+
+
+def test_a_courier_that_stays_away_is_not_waited_for(run: Run) -> None:
+    """Nor is any at the end, where somebody waits for what is still to be judged."""
+    watch = run.watch()
+    courier = SegmentReader(segments(run.directory)[-1], shared=run.reads)
+    run.log(1.0)
+    courier.read()
+    courier.close()
+    run.log(math.nan, first_step=1)
+    run.now_s = 1.9
+    watch.run_once(0.25)
+    assert run.found == []
+    run.now_s = 2.0
+    watch.run_once(0.25)
+    assert run.found == [("non_finite:loss/total:1", 1)]
+
+    run.now_s = 0.5
+    run.writer.append([encode(Finish(exit_code=3))])
+    assert watch.run_once(0.25) is False
+    assert watch.wait(0) is False
+    assert watch.run_once(0.25) is True
+    assert run.found[1:] == [("crash:1", 1)]
 
 
 def test_a_trainer_that_is_gone_without_a_word_has_crashed(run: Run) -> None:

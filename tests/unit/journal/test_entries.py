@@ -19,7 +19,9 @@ from fasttrack.journal.entries import (
     Finish,
     Header,
     Metadata,
+    Recorded,
     Unknown,
+    Unlogged,
     decode,
     encode,
     merge_headers,
@@ -62,7 +64,8 @@ HEADER = Header(
     program_relpath="train.py",
     cwd="/home/user",
 )
-FINISH = Finish(exit_code=143, preempting=True, time_s=2.0, deadline_s=9.0)
+FINISH = Finish(exit_code=143, preempting=True, time_s=2.0, deadline_s=9.0, last_step=7)
+UNLOGGED = Unlogged(steps=3, first_s=1.5, last_s=2.5, trained_s=0.75, pause_s=0.25, time_s=3.0)
 ARTIFACT = Artifact(
     number=2,
     type="model",
@@ -74,7 +77,7 @@ ARTIFACT = Artifact(
     step=17,
     time_s=1.5,
 )
-ENTRIES: list[Header | Console | Config | Metadata | Artifact | Finish] = [
+ENTRIES: list[Header | Console | Recorded | Finish] = [
     HEADER,
     Header(run_id="ab12"),
     Console("stderr", "é\r\x1b[0m\n", 1.0),
@@ -82,6 +85,7 @@ ENTRIES: list[Header | Console | Config | Metadata | Artifact | Finish] = [
     Metadata({"git": None, "seeds": {"torch": 2**63 - 1}}, 1.0),
     ARTIFACT,
     dataclasses.replace(ARTIFACT, step=None, aliases=()),
+    UNLOGGED,
     FINISH,
 ]
 NAMES = [type(entry).__name__ for entry in ENTRIES]
@@ -315,7 +319,10 @@ def test_keys_on_disk_are_the_documented_ones() -> None:
         *("kind", "number", "type", "name", "aliases", "directory", "files", "size_bytes"),
         *("step", "time"),
     }
-    assert finish == {"kind", "exit_code", "preempting", "time", "deadline"}
+    assert finish == {"kind", "exit_code", "preempting", "time", "deadline", "last_step"}
+    assert set(json.loads(encode(UNLOGGED))) == {
+        *("kind", "steps", "first", "last", "trained", "pause", "time"),
+    }
 
 
 def test_keys_that_a_line_lacks_have_defaults() -> None:

@@ -30,11 +30,14 @@ from fasttrack.journal.rows import Row
 
 NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 KEYS = {"time_s": "time", "deadline_s": "deadline"}
-NEW_IN_HEADERS: dict[str, Any] = {
-    "backends": ["wandb"],
-    "sweep_id": None,
-    "hang_timeout_s": 60.0,
-    "alerts": {},
+NEW: dict[str, dict[str, Any]] = {
+    "header": {
+        "backends": ["wandb"],
+        "sweep_id": None,
+        "hang_timeout_s": 60.0,
+        "alerts": {},
+    },
+    "finish": {"last_step": None},
 }
 
 
@@ -69,7 +72,7 @@ def test_every_line_is_read_with_every_key_and_to_the_bit(name: str, tmp_path: P
     assert len(read) == len(written) > 10
     for entry, line in zip(read, written, strict=True):
         added = {key: entry.pop(key) for key in entry.keys() - line.keys()}
-        assert added == (NEW_IN_HEADERS if line["kind"] == "header" else {})
+        assert added == NEW.get(line["kind"], {})
         assert repr({key: entry[key] for key in line}) == repr(line)  # NaN, -0.0 and int or float
     assert follower.bad_lines == 0
 

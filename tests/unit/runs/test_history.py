@@ -176,6 +176,35 @@ def test_runs_of_the_first_format_are_read_exactly(tmp_path: Path, scenario: str
     assert_equal(open_run(run.run_id).history().to_arrow(), expected)
 
 
+@pytest.mark.parametrize("otherwise", ["spelled by another", "damaged"])
+def test_what_stands_before_and_after_rows_that_are_alike_is_read_too(
+    tmp_path: Path, otherwise: str
+) -> None:
+    """Of a piece that is read as a table, the ends are read line by line."""
+    lines = many(lambda i: {"loss": 0.5 + i / 3, "lr": 1.5})
+    segment = write_attempt(tmp_path, "ends", *lines, finish())
+    header, *rows, finished, _ = segment.read_bytes().split(b"\n")
+    if otherwise == "damaged":
+        ends = [rows[0][:-1], b"[]", rows[-1][:-1]]
+    else:
+        ends = [b" " + row for row in (rows[0], rows[1], rows[-1])]
+    first, second, last = ends
+    segment.write_bytes(
+        b"\n".join([header, first, second, *rows[2:-1], last, b"{}", finished, b""])
+    )
+
+    run = LocalRun(segment.parent)
+    expected = [(one.seq, one.step, one.values) for one in run.rows()]
+    assert run.bad_lines == (4 if otherwise == "damaged" else 1)
+    assert len(expected) == MANY - (3 if otherwise == "damaged" else 0)
+    told = open_run("ends").history().to_arrow().to_pylist()
+    assert [(one["seq"], one["step"], values_of(one)) for one in told] == expected
+
+
+def values_of(row: dict[str, object]) -> dict[str, object]:
+    return {name: row[name] for name in ("loss", "lr")}
+
+
 def test_damaged_lines_are_left_out_wherever_they_stand(tmp_path: Path) -> None:
     """And the others are read; a torn last line is none yet."""
     lines = many(lambda i: {"loss": 0.5 + i / 3, "lr": 1.5})
@@ -195,7 +224,7 @@ def test_damaged_lines_are_left_out_wherever_they_stand(tmp_path: Path) -> None:
 
     expected = [one.values for one in LocalRun(segment.parent).rows()]
     for table in (open_run("damaged").history().to_arrow(), table_in_pieces(segment.parent)):
-        told = [{n: one[n] for n in ("loss", "lr")} for one in table.to_pylist()]
+        told = [values_of(one) for one in table.to_pylist()]
         assert told == expected
         assert len(told) == MANY - 9
 

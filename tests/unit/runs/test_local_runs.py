@@ -78,6 +78,21 @@ def test_runs_that_are_named_twice_are_one(base: Path) -> None:
     assert [run.run_id for run in found] == ["finished", "failed"]
 
 
+def test_a_group_is_all_of_its_runs_as_they_were_begun(base: Path) -> None:
+    """Together with others, each once; where one run is asked for, it is none."""
+    for run_id, time_s in (("second", 20.0), ("first", 10.0)):
+        write_attempt(base, run_id, row(0, 0, loss=1.0), group="lr sweep", time_s=time_s)
+
+    found = find_runs(["failed", "group:lr sweep", "first"])
+    assert [run.run_id for run in found] == ["failed", "first", "second"]
+    with pytest.raises(
+        RunNotFoundError, match=r"no run of the group 'x' in .*; there are lr sweep"
+    ):
+        find_runs(["group:x"])
+    with pytest.raises(RunNotFoundError, match="may be several runs, and one is asked for"):
+        find_run("group:lr sweep")
+
+
 def test_runs_are_listed_by_their_newest_attempts(base: Path) -> None:
     """The one that was resumed last stands at the end, where the prompt is."""
     runs = base / "wandb" / "fasttrack"

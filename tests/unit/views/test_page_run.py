@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from support.journals import Line, append, finish, rows_of, write_attempt
+from support.journals import Line, append, finish, row, rows_of, write_attempt
 
 from fasttrack.errors import RunUnreadableError
 from fasttrack.journal.alerts import Alert, save_alerts
@@ -106,6 +106,23 @@ def test_alerts_are_told(tmp_path: Path) -> None:
     }
     alerts_path(directory).write_bytes(b"{")
     assert told(shown("ab12"))["alerts"] == []
+
+
+@pytest.mark.parametrize("small_bytes", [0, 2**20])
+def test_goodput_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    """Of a long journal as it was when all of it was read last."""
+    monkeypatch.setattr(page_run, "_SMALL_BYTES", small_bytes)
+    rows = [row(step, step, 1001.0 + step, loss__total=1.0) for step in range(10)]
+    write_attempt(tmp_path, "ab12", *rows, time_s=1000.0)
+    run = shown("ab12")
+    assert dict(told(run)["goodput"])["share"] == "100.0% of 10.0 s"
+    again = [row(step, step + 8, 1021.0 + step, loss__total=1.0) for step in range(4)]
+    write_attempt(tmp_path, "ab12", *again, time_s=1020.0)
+
+    lost = "2 steps, 2.0 s" if small_bytes else "none"
+    assert dict(told(run)["goodput"])["lost"] == lost
 
 
 def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -136,6 +136,18 @@ def test_metric_that_is_nowhere_finite_is_drawn_as_marks_only(
     assert count_pixels(picture, ALARM) > 100
 
 
+def test_values_as_large_as_a_double_can_be_are_drawn(tmp_path: Path) -> None:
+    """The step from the least to the greatest of them is no double any more."""
+    values = [1.7976931348623157e308, -1.7976931348623157e308, 1e-308, math.inf, 1e299]
+    write_attempt(tmp_path, "ab12", *rows_of({"loss/total": values}), finish())
+    path = tmp_path / "out.png"
+
+    draw([find_run("ab12")], path, metrics=["loss/total"])
+
+    assert image.imread(path).shape[1] == 1600
+    assert Series(enumerate(values)).range() == [-1e300, 1e300]
+
+
 def test_several_runs_are_drawn_over_each_other_in_a_color_each(
     three: list[str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from fasttrack import Options
 from fasttrack.hotpath.records import FellOut, OddSize, PausedSince, PhaseMark, WithTokens
 from fasttrack.worker.meters import StepMeter
+from fasttrack.worker.unlogged import after_last
 from fasttrack.worker.utilization import Utilization
 
 Tick = tuple[float, Any]
@@ -369,6 +370,14 @@ def test_a_phase_without_a_step_is_followed_all_the_same() -> None:
 
     assert bench.measure(begins(0.5)) == {}
     assert bench.measure((1.0, 4), ends(1.5), (2.0, 4))["perf/phase_pct/data"] > 50.0
+
+
+def test_what_is_said_of_steps_behind_the_last_row_leaves_phases_out() -> None:
+    """A mark is no step."""
+    told = after_last([begins(1.0), ends(1.5), (2.0, 4), begins(2.5), step(3.0)], 0.5, (), 4.0)
+
+    assert told is not None
+    assert (told.steps, told.trained_s, told.pause_s) == (2, 2.5, 0.0)
 
 
 def test_the_devices_name_is_asked_of_torch_only_where_it_computes_there() -> None:

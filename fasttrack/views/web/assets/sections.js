@@ -74,6 +74,9 @@ function showConfiguration(element, page) {
   element.replaceChildren(
     bar,
     tableOf("Run", runs, runs.map(factsOf), differing),
+    ...(runs.some((run) => run.goodput?.length)
+      ? [tableOf("Goodput", runs, runs.map((run) => run.goodput ?? []), differing)]
+      : []),
     tableOf("Configuration", runs, runs.map((run) => run.config), differing),
     tableOf("Metadata", runs, runs.map((run) => run.metadata), differing),
   );

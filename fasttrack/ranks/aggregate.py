@@ -1,0 +1,225 @@
+"""What the ranks' messages make together: rows, once a window is whole or too late to be.
+
+No thread, no clock of its own, no store: messages go in, rows come out. Windows hold `Figures`,
+so that what comes in may as well be a node's, of many ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fasttrack.ranks.figures import Figures
+from fasttrack.ranks.straggler import Stragglers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fasttrack.ranks.messages import Message, Window
+
+DEADLINE_S: Final = 10.0
+"""How long a window waits for the ranks that have not told of it, from the first that has."""
+SILENT_S: Final = 10.0
+"""After which a rank counts as missing that was heard of before."""
+NEVER_HEARD_S: Final = 60.0
+"""After which one does that was not."""
+_MOST_OPEN = 512  # windows; the oldest goes, if there are more
+_NAMED = 8  # ranks in one notice
+
+Row = dict[str, float]
+
+
+class _Open:
+    """A window that some ranks have told of. Threads: one at a time."""
+
+    __slots__ = ("figures", "last", "ranks", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        """Hold nothing."""
+        self.since_s = since_s
+        self.last = 0
+        self.ranks: set[int] = set()
+        self.figures: dict[str, Figures] = {}
+
+    def add(self, rank: int, told: Window) -> None:
+        """Take one rank in; what it tells twice counts once."""
+        if rank in self.ranks:
+            return
+        self.last = max(self.last, told.last) if self.ranks else told.last
+        self.ranks.add(rank)
+        for name, value in told.values.items():
+            mine = Figures.of(rank, value)
+            if (known := self.figures.get(name)) is None:
+                self.figures[name] = mine
+            else:
+                known.add(mine)
+
+
+class Aggregator:
+    """Put together what all ranks tell.
+
+    Threads: one at a time.
+    """
+
+    def __init__(
+        self,
+        ranks: int,
+        width: int,
+        *,
+        warn: Callable[[str, str], None],
+        clock: Callable[[], float],
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """Expect messages of ranks 0 to below `ranks`.
+
+        Args:
+            ranks: how many there are.
+            width: of a window, in steps.
+            warn: called with (key, text) for what the user should hear once.
+            clock: seconds.
+            deadline_s: how long a window waits for the slowest rank.
+        """
+        self._ranks = ranks
+        self._width = width
+        self._warn = warn
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._began_s = clock()
+        self._open: dict[tuple[int, int], _Open] = {}
+        self._written: tuple[int, int] = (-1, 0)  # the newest window that is a row
+        self._heard_s: dict[int, float] = {}
+        self._ended: set[int] = set()
+        self._missing: frozenset[int] = frozenset()
+        self._places: dict[int, str] = {}
+        self._stragglers = Stragglers()
+        self.late = 0
+        """Windows of ranks that came after their row was written."""
+        self.straggler: str | None = None
+        """The newest rank that was named as a straggler, and where it runs."""
+
+    def take(self, rank: int, message: Message) -> None:
+        """Take in what one rank tells."""
+        now_s = self._clock()
+        self._heard_s[rank] = now_s
+        if rank not in self._places:
+            self._places[rank] = _place(rank, message)
+        if message.gpu:
+            self._places[rank] = _place(rank, message)
+        if message.ended:
+            self._ended.add(rank)
+        self._stragglers.take(rank, message.span)
+        if message.width != self._width:
+            self._warn(
+                "ranks_width",
+                f"ranks='all': rank {rank} has another log_interval or gpu_stats_interval than the "
+                "rank that records; its metrics are left out",
+            )
+            return
+        for told in message.windows:
+            key = (told.turn, told.index)
+            if key <= self._written:
+                self.late += 1
+                continue
+            window = self._open.get(key)
+            if window is None:
+                window = self._open[key] = _Open(now_s)
+            window.add(rank, told)
+
+    def look(self) -> list[Row]:
+        """Return the rows that are due, oldest first."""
+        now_s = self._clock()
+        news = self._note_missing(now_s)
+        news |= self._note_stragglers()
+        rows: list[Row] = []
+        for key in sorted(self._open):
+            window = self._open[key]
+            whole = len(window.ranks) >= self._ranks
+            late = now_s - window.since_s >= self._deadline_s
+            if not (whole or late or self._nobody_comes(window) or len(self._open) > _MOST_OPEN):
+                break  # rows stay in order
+            rows.append(self._close(key))
+        if news and not rows:
+            rows.append(self._common())
+        return rows
+
+    def finish(self) -> list[Row]:
+        """Return the rows of all that is open, as it is: nobody is waited for any more."""
+        return [self._close(key) for key in sorted(self._open)]
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether no rank says anything more."""
+        return len(self._ended | self._missing) >= self._ranks
+
+    def _nobody_comes(self, window: _Open) -> bool:
+        gone = self._ended | self._missing
+        return len(window.ranks | gone) >= self._ranks
+
+    def _close(self, key: tuple[int, int]) -> Row:
+        window = self._open.pop(key)
+        self._written = key
+        row: Row = {"ranks/step": window.last}
+        for name, figures in window.figures.items():
+            row.update(figures.as_metrics(name))
+        row.update(self._common())
+        row["ranks/missing"] = self._ranks - len(window.ranks)
+        return row
+
+    def _common(self) -> Row:
+        """Return what is known at any time."""
+        row: Row = {"ranks/missing": len(self._missing)}
+        for name, figures in self._stragglers.figures().items():
+            row.update(figures.as_metrics(name))
+        row["ranks/stragglers"] = len(self._stragglers.chronic)
+        row["ranks/one_off_stragglers"] = self._stragglers.one_offs
+        if (worst := self._stragglers.worst) is not None:
+            row["ranks/straggler"] = worst
+        if self.late:
+            row["ranks/late_windows"] = self.late
+        return row
+
+    def _note_missing(self, now_s: float) -> bool:
+        """Look who has fallen silent; return whether that is news."""
+        missing = frozenset(
+            rank
+            for rank in range(self._ranks)
+            if rank not in self._ended and self._is_silent(rank, now_s)
+        )
+        new = missing - self._missing
+        news = missing != self._missing
+        self._missing = missing
+        for never in (False, True):
+            ranks = sorted(rank for rank in new if (rank not in self._heard_s) is never)
+            if not ranks:
+                continue
+            listed = ", ".join(self._places.get(rank, f"rank {rank}") for rank in ranks[:_NAMED])
+            more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
+            since = f"within {NEVER_HEARD_S:g} s" if never else f"for {SILENT_S:g} s"
+            hint = " (has each Options(ranks='all')?)" if never else ""
+            self._warn(
+                f"ranks_missing:{never}:{ranks[0]}",
+                f"nothing was heard of {listed}{more} {since}{hint}; nobody waits for that",
+            )
+        return news
+
+    def _is_silent(self, rank: int, now_s: float) -> bool:
+        heard_s = self._heard_s.get(rank)
+        if heard_s is None:
+            return now_s - self._began_s >= NEVER_HEARD_S
+        return now_s - heard_s >= SILENT_S
+
+    def _note_stragglers(self) -> bool:
+        """Look who has become slow, or is no more; return whether that is news."""
+        before = set(self._stragglers.chronic)
+        self._stragglers.judge()
+        for rank in sorted(self._stragglers.chronic - before):
+            self.straggler = self._places.get(rank, f"rank {rank}")
+            self._warn(
+                f"straggler:{rank}",
+                f"{self.straggler} holds the other ranks up: {self._stragglers.describe(rank)}",
+            )
+        return self._stragglers.chronic != before
+
+
+def _place(rank: int, message: Message) -> str:
+    where = ", ".join(part for part in (message.host, message.gpu) if part)
+    return f"rank {rank} ({where})" if where else f"rank {rank}"

@@ -1,0 +1,176 @@
+"""Which rank holds the others up: the one that is found at work of its own while they wait.
+
+Each rank tells how often its training thread was found in what no other rank can have caused
+(`own_time.py`), out of how many looks. A rank whose share of such looks stays far above that of the
+others makes them wait, for the difference between the two. A rank that waits has a small share,
+however long its steps take.
+
+A *chronic* straggler is one whose share, averaged over some seconds (EWMA), is at least `MARGIN`
+above the median of the other ranks', and so in most of its newest spans, each of which holds a step
+at least. A single long step (a checkpoint, a stall) is no more than a one-off, which is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import deque
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from fasttrack.ranks.figures import Figures
+from fasttrack.ranks.messages import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MARGIN: Final = 0.25
+"""Of the training time that the others wait for a rank, from which it is a straggler."""
+_AVERAGE_S = 4.0
+_FEWEST_SAMPLES = 15.0  # of a rank, after decay, below which nothing is known of it
+_NEWEST = 4  # spans of a rank that are looked at one by one
+_MOSTLY = 3  # of them
+_SHORTEST_SPAN_S = 0.8
+_ONE_OFF_S = 1.0  # that others wait for a rank in one span
+
+
+class _Rank:
+    """What is known of one rank. Threads: one at a time."""
+
+    __slots__ = ("average", "newest", "one_off", "span")
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.span = Span()  # that is not long enough yet
+        self.average = Span()  # decayed
+        self.newest: deque[float] = deque(maxlen=_NEWEST)
+        """By how much the share was above the others', in the newest spans."""
+        self.one_off = False
+        """Whether the newest span may be a one-off."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there are enough looks to judge by."""
+        return self.average.samples >= _FEWEST_SAMPLES
+
+    @property
+    def share(self) -> float:
+        """Of the time that it is at work of its own."""
+        return self.average.own / self.average.samples
+
+    def settle(self) -> Span | None:
+        """Return the span, and begin another, where it holds at least a step and some time."""
+        span = self.span
+        if span.elapsed_s < _SHORTEST_SPAN_S or not span.steps:
+            return None
+        self.span = Span()
+        if not span.samples:  # a pause, from beginning to end
+            return None
+        kept = math.exp(-span.elapsed_s / _AVERAGE_S)
+        mean = self.average
+        for name in ("elapsed_s", "steps", "samples", "data", "own"):
+            setattr(mean, name, getattr(mean, name) * kept + getattr(span, name))
+        return span
+
+
+class Stragglers:
+    """Judge all ranks.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self) -> None:
+        """Know of no rank."""
+        self._known: dict[int, _Rank] = {}
+        self._settled: list[tuple[int, Span]] = []
+        self.chronic: set[int] = set()
+        """The ranks that hold the others up, all the time."""
+        self.one_offs = 0
+        """How often a rank has held the others up once."""
+
+    def take(self, rank: int, span: Span) -> None:
+        """Take in what a rank's thread was seen doing."""
+        known = self._known.get(rank)
+        if known is None:
+            known = self._known[rank] = _Rank()
+        known.span.add(span)
+        if (settled := known.settle()) is not None:
+            self._settled.append((rank, settled))
+
+    def judge(self) -> None:
+        """Look at the ranks that have told something since the last time."""
+        settled, self._settled = self._settled, []
+        shares = {rank: known.share for rank, known in self._known.items() if known.known}
+        if len(shares) < 2:
+            return
+        usual = _Medians(list(shares.values()))
+        for rank, span in settled:
+            if rank in shares:
+                self._judge(rank, span, usual.without(shares[rank]))
+
+    def _judge(self, rank: int, span: Span, others: float) -> None:
+        known = self._known[rank]
+        above = span.own / span.samples - others
+        known.newest.append(above)
+        if (
+            known.share - others >= MARGIN
+            and sum(each >= MARGIN for each in known.newest) >= _MOSTLY
+        ):
+            self.chronic.add(rank)
+            known.one_off = False
+            return
+        if known.share - others < MARGIN / 2:
+            self.chronic.discard(rank)
+        if known.one_off and above < MARGIN and rank not in self.chronic:
+            self.one_offs += 1
+        known.one_off = above >= MARGIN and above * span.elapsed_s >= _ONE_OFF_S
+
+    @property
+    def worst(self) -> int | None:
+        """The chronic straggler that takes most; the lowest of several that do."""
+        return max(self.chronic, key=lambda rank: (self._known[rank].share, -rank), default=None)
+
+    def describe(self, rank: int) -> str:
+        """Return in words what a rank is at while others wait."""
+        known = self._known[rank]
+        mean = known.average
+        others = [
+            each.share for number, each in self._known.items() if number != rank and each.known
+        ]
+        usual = median(others) if others else 0.0
+        data = f", waiting for data {mean.data / mean.samples:.0%}" if mean.data else ""
+        return (
+            f"it is at work of its own {known.share:.0%} of the time{data}, the others {usual:.0%}"
+        )
+
+    def figures(self) -> dict[str, Figures]:
+        """Return over all ranks, per step, the milliseconds of own time and of waiting for data."""
+        found: dict[str, Figures] = {}
+        for rank, known in self._known.items():
+            mean = known.average
+            if not known.known or not mean.steps:
+                continue
+            step_ms = 1e3 * mean.elapsed_s / mean.steps
+            for name, seen in (("own_time_ms", mean.own), ("data_wait_ms", mean.data)):
+                mine = Figures.of(rank, seen / mean.samples * step_ms)
+                if name in found:
+                    found[name].add(mine)
+                else:
+                    found[name] = mine
+        return found
+
+
+class _Medians:
+    """Medians of all values but one, each from one sorting. Threads: one at a time."""
+
+    def __init__(self, values: Collection[float]) -> None:
+        """Sort at least two values."""
+        self._sorted = sorted(values)
+
+    def without(self, value: float) -> float:
+        """Return the median of the others, where `value` is one of them."""
+        ordered = self._sorted
+        at = bisect_left(ordered, value)
+        left = len(ordered) - 1
+        low, high = (left - 1) // 2, left // 2
+        return (ordered[low + (low >= at)] + ordered[high + (high >= at)]) / 2
