@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.runs import run_script
 from support.step_loggers import Bench
-from support.trackers import HANG_GUARD_S, Trackers, written_values
+from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_values
 
 from fasttrack.hotpath import pause, phases, step_logger
 from fasttrack.hotpath.records import MOST_TICKS, FellOut, OddSize, PhaseMark, WithTokens
@@ -132,6 +132,22 @@ def test_tokens_on_a_device_are_refused_by_name(
     assert all("perf/samples_per_sec" in row for row in rows[1:])
     assert not any("perf/tokens_per_sec" in row for row in rows)
     assert capsys.readouterr().err.count("perf/tokens_per_sec: tokens must be") == 1
+
+
+@pytest.mark.parametrize("options", [{"watch_nonfinite": True}, {"flight_recorder": 8}], ids=str)
+def test_runs_that_look_at_every_step_count_its_tokens(
+    make: Trackers, options: dict[str, Any]
+) -> None:
+    """Their unlogged steps go another way."""
+    tracker = make(log_interval=4, options=journal_only(**options))
+    for step in range(3, 50):
+        tracker.log_training_step(torch.tensor(0.5), step, 4, tokens=100 + step)
+
+    rows = [row for row in written_values(tracker) if "perf/tokens_per_sec" in row]
+    assert len(rows) == 12
+    ratios = [row["perf/tokens_per_sec"] / row["perf/steps_per_sec"] for row in rows]
+    # The first interval is of one step; the others end with steps 8, 12, ...
+    assert ratios == pytest.approx([104.0, *(102.5 + 4 * number for number in range(1, 12))])
 
 
 # --- phases ---------------------------------------------------------------------------------------
