@@ -68,7 +68,7 @@ class QuickCalls:
     """The state of the logging calls, and the calls.
 
     Threads: log from any (two at once may lose a count); `_interval` and `_room` are set by any;
-    from `_ticks` and `_waiting` the worker takes.
+    from `_ticks` and `_waiting` the worker takes; `_phases` grow on any.
     """
 
     __slots__ = (
@@ -76,6 +76,7 @@ class QuickCalls:
         "_logger",
         "_metrics_step",
         "_not_floats",
+        "_phases",
         "_plain_optimizer",
         "_room",
         "_step",
@@ -109,6 +110,8 @@ class QuickCalls:
         """The type of tensors whose number is read at once where it lies in the host's memory."""
         self._not_floats: tuple[str, ...] = ()
         """Each once, the metrics that were no floats when there were last others in a long call."""
+        self._phases: dict[Any, AbstractContextManager[None]] = {}
+        """Those that there were, by name."""
         self._plain_optimizer: Any = None
         """One of torch's own: these have no loss scale, and raise nothing."""
         self._untimed_steps = self._untimed_metrics = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fasttrack.opaque import opaque
 
@@ -27,6 +27,7 @@ class TimingCalls:
 
     # A tracker's own.
     _logger: Logger | None
+    _phases: dict[Any, AbstractContextManager[None]]
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context manager for what is no training: an evaluation, a checkpoint.
@@ -54,6 +55,12 @@ class TimingCalls:
             name: of at most 32 in a run. What cannot be one is refused, counted and said, and the
                 block runs unmarked.
         """
+        try:
+            known = self._phases.get(name)
+        except TypeError:  # a name that is a list, say
+            known = None
+        if known is not None:
+            return known
         logger = self._logger
         return _NOTHING if logger is None else logger.phase(name)
 
@@ -69,8 +76,7 @@ class TimingCalls:
         Args:
             batches: a `DataLoader`, or anything else to iterate over.
         """
-        logger = self._logger
-        return iter(batches) if logger is None else _timed(batches, logger.phase(DATA))
+        return iter(batches) if self._logger is None else _timed(batches, self.phase(DATA))
 
 
 def _timed(batches: Iterable[T], phase: AbstractContextManager[None]) -> Iterator[T]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.hotpath.records import AnyTick
+    from fasttrack.quick_calls import QuickCalls
 
 NO_PHASE = nullcontext()
 """What marks nothing, for as many blocks as there are."""
@@ -54,23 +55,30 @@ class Phase:
 
 
 class Phases:
-    """The phases of a run, by name.
+    """Make the phases of a run; those that there are, the calls find by themselves.
 
     Threads: any.
     """
 
     __slots__ = ("_by_name", "_refuse", "_ticks")
 
-    def __init__(self, ticks: list[AnyTick], refuse: Callable[[str, str], None]) -> None:
-        """Begin without one; `refuse` is told (call, why) what cannot be a name."""
-        self._ticks = ticks
-        self._refuse = refuse
-        self._by_name: dict[str, Phase] = {}
+    def __init__(self, hot: QuickCalls, refuse: Callable[[str, str], None]) -> None:
+        """Begin without one.
 
-    def get(self, name: Any) -> AbstractContextManager[None]:
-        """Return the phase of that name; where it can be none, what marks nothing."""
-        if type(name) is str and (known := self._by_name.get(name)) is not None:
-            return known
+        Args:
+            hot: the state of the calls.
+            refuse: told (call, why) what cannot be a name.
+        """
+        self._ticks = hot._ticks
+        self._by_name = hot._phases
+        self._refuse = refuse
+
+    def close(self) -> None:
+        """Have each call look first whether the run has ended."""
+        self._by_name.clear()
+
+    def make(self, name: Any) -> AbstractContextManager[None]:
+        """Return the phase of a new name; where it can be none, what marks nothing."""
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             self._refuse(
                 "phase",

@@ -131,7 +131,7 @@ class StepLogger:
         hot._logger = self
         # any thread
         self._open_pauses: list[float] = [] if open_pauses is None else open_pauses
-        self._phases = Phases(hot._ticks, self._refuse)
+        self._phases = Phases(hot, self._refuse)
         self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
@@ -145,6 +145,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self._hot._interval, self._hot._room = 1, 0  # all calls come here, and find that out
+            self._phases.close()
         self._gradients.close()
 
     def training_step(
@@ -317,7 +318,7 @@ class StepLogger:
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Do what `ExperimentTracker.phase` says; nothing once the run has ended."""
-        return self._phases.get(name) if self._open else NO_PHASE
+        return self._phases.make(name) if self._open else NO_PHASE
 
     def _look_after_skipped(self, before: int | None, step: int) -> None:
         hot = self._hot

@@ -18,11 +18,24 @@ from support.trackers import HANG_GUARD_S, Trackers, journal_only, written_value
 
 from fasttrack.hotpath import pause, phases, step_logger
 from fasttrack.hotpath.records import MOST_TICKS, FellOut, OddSize, PhaseMark, WithTokens
+from fasttrack.quick_calls import QuickCalls
+from fasttrack.timing_calls import TimingCalls
 
 
 def sizes(bench: Bench) -> list[list[Any]]:
     """Return what is noted of how much was in the steps of each logged one."""
     return [[size for _, size in record[4]] for record in bench.pop() if record[4] is not None]
+
+
+class Tracker(QuickCalls, TimingCalls):
+    """What of a tracker has to do with phases."""
+
+
+def a_tracker_of(bench: Bench) -> Tracker:
+    """Return a tracker whose calls go where the bench's go."""
+    tracker = Tracker()
+    tracker._logger, tracker._phases = bench.logger, bench.hot._phases
+    return tracker
 
 
 class Clock:
@@ -186,15 +199,13 @@ def test_phases_and_tokens_are_in_the_row_by_the_clock_of_the_calls(
 def test_a_loaders_batches_come_as_they_are_and_are_not_kept() -> None:
     """`del batch` frees it, as in a loop without us."""
     bench = Bench()
-    hot = type("Hot", (), {"_logger": bench.logger})()
+    hot = a_tracker_of(bench)
     seen = []
 
     class Batch:
         """Something that can be watched."""
 
-    from fasttrack.timing_calls import TimingCalls
-
-    for batch in TimingCalls.data(hot, (Batch() for _ in range(3))):
+    for batch in hot.data(Batch() for _ in range(3)):
         seen.append(weakref.ref(batch))
         del batch
         assert seen[-1]() is None
@@ -207,17 +218,15 @@ def test_a_loaders_batches_come_as_they_are_and_are_not_kept() -> None:
 def test_what_a_loader_raises_is_raised_and_ends_the_phase() -> None:
     """So does what a block raises."""
     bench = Bench()
-    hot = type("Hot", (), {"_logger": bench.logger})()
+    hot = a_tracker_of(bench)
 
     def broken() -> Any:
         yield 1
         raise KeyError("torn")
 
-    from fasttrack.timing_calls import TimingCalls
-
     with pytest.raises(KeyError, match="torn"):
-        list(TimingCalls.data(hot, broken()))
-    with pytest.raises(ZeroDivisionError), bench.logger.phase("forward"):
+        list(hot.data(broken()))
+    with pytest.raises(ZeroDivisionError), a_tracker_of(bench).phase("forward"):
         _ = 1 / 0
 
     assert sum(mark.change for _, mark in bench.hot._ticks) == 0
@@ -252,7 +261,7 @@ def test_what_is_no_name_is_said_and_the_block_runs(
     bench = Bench()
     ran = []
     for _ in range(2):
-        with bench.logger.phase(name):
+        with a_tracker_of(bench).phase(name):
             ran.append(True)
 
     assert len(ran) == 2
@@ -265,7 +274,7 @@ def test_there_are_only_so_many_names(capsys: pytest.CaptureFixture[str]) -> Non
     """One for each step would be a metric for each."""
     bench = Bench()
     for number in range(1000):
-        with bench.logger.phase(f"step {number}"):
+        with a_tracker_of(bench).phase(f"step {number}"):
             pass
 
     assert len({mark.name for _, mark in bench.hot._ticks}) == 32
@@ -275,7 +284,7 @@ def test_there_are_only_so_many_names(capsys: pytest.CaptureFixture[str]) -> Non
 def test_phases_that_nobody_takes_do_not_fill_the_memory() -> None:
     """A loop that calls no `log_training_step`."""
     bench = Bench()
-    phase = bench.logger.phase("data")
+    phase = a_tracker_of(bench).phase("data")
     for _ in range(MOST_TICKS):
         with phase:
             pass
