@@ -16,6 +16,7 @@ from fasttrack.hotpath.ticks import NEVER, size_of_step
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fasttrack.hotpath.layers import LayerSource
     from fasttrack.hotpath.trail import StepTrail
 
 _TENSOR = torch.Tensor
@@ -29,12 +30,19 @@ class EveryStepLogger(StepLogger):
     Threads: as `StepLogger`.
     """
 
-    __slots__ = ("_keeps_all", "_trail")
+    __slots__ = ("_keeps_all", "_layers", "_trail")
 
-    def __init__(self, *parts: Any, trail: StepTrail, **further: Any) -> None:
-        """Leave unlogged steps to `trail`; all else is `StepLogger`'s."""
+    def __init__(
+        self,
+        *parts: Any,
+        trail: StepTrail,
+        layers: LayerSource | None = None,
+        **further: Any,
+    ) -> None:
+        """Leave unlogged steps to `trail`, and models to `layers`; all else is `StepLogger`'s."""
         super().__init__(*parts, **further)
         self._trail = trail
+        self._layers = layers
         self._keeps_all = trail.keeps_all
         self._hot._timed_from = NEVER
 
@@ -57,14 +65,19 @@ class EveryStepLogger(StepLogger):
         if self._open:
             try:
                 number = step if type(step) is int else step_number(step)
-                if number % hot._interval:
+                known = _known(loss)
+                if self._layers is not None and model is not None:
+                    self._look_at_layers(number, known, model, optimizer, scaler)
+                if number % hot._interval == 0:
+                    self._trail.mark()
+                else:
                     if self._keeps_all:
-                        values = {} if loss is None else {LOSS: loss}
+                        values = {} if loss is None else {LOSS: known}
                         _add(values, optimizer, loss_ar, loss_fm, grad_norm, extra)
                         size = batch_size if type(batch_size) is int else None  # or the batch
                         self._trail.note(number, size, values)
-                    elif not _is_finite(loss):
-                        self._trail.note(number, None, {LOSS: loss})
+                    elif type(known) is not float or known - known != 0:
+                        self._trail.note(number, None, {} if loss is None else {LOSS: known})
                     if number < self._timed_from:
                         noted: Any = batch_size
                         if tokens is not None or (noted is not None and type(noted) is not int):
@@ -72,8 +85,6 @@ class EveryStepLogger(StepLogger):
                         hot._ticks.append((perf_counter(), noted))
                         hot._step, hot._metrics_step = number, None
                         return
-                else:
-                    self._trail.mark()
             except Exception as error:  # a logged step with such arguments says what is wrong
                 if is_handlers(error):
                     raise
@@ -94,6 +105,19 @@ class EveryStepLogger(StepLogger):
         finally:
             hot._timed_from = NEVER
 
+    def _look_at_layers(
+        self, step: int, loss: Any, model: Any, optimizer: Any, scaler: Any
+    ) -> None:
+        layers = self._layers
+        assert layers is not None
+        taken = (
+            type(loss) is float and loss - loss != 0 and layers.bad(step, model, optimizer, scaler)
+        )
+        if step % self._hot._interval == 0:
+            taken = layers.logged(step, model, optimizer, scaler) or taken
+        if taken:
+            self._wake()  # gradients are large, and may soon be zeroed in place
+
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
         super().note_logged(step, entered_s)
@@ -103,13 +127,15 @@ class EveryStepLogger(StepLogger):
         """Log nothing any more, and let the last steps be read."""
         super().close()
         self._trail.close()
+        if self._layers is not None:
+            self._layers.close()
 
 
-def _is_finite(loss: Any) -> bool:
-    """Return whether a loss is known to be a finite number. Never waits."""
+def _known(loss: Any) -> Any:
+    """Return the number of a loss in the host's memory, else the loss. Never waits."""
     if type(loss) is _TENSOR and loss.get_device() < 0:
-        loss = loss.item()
-    return loss is None or (type(loss) is float and loss - loss == 0)
+        return loss.item()
+    return loss
 
 
 def _add(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.journals import read_entries, read_headers, read_rows
+from support.ranks import run_ranks
 from support.runs import run_script
 from support.tiny_trainer import (
     BATCH,
@@ -364,16 +365,7 @@ dist.destroy_process_group()
 
 def test_only_the_first_of_several_ranks_records(tmp_path: Path) -> None:
     """Two for real, over gloo; samples are counted over both."""
-    script = tmp_path / "script.py"
-    script.write_text(_RANKS)
-    run_script(
-        "import runpy, sys; runpy.run_module('torch.distributed.run', run_name='__main__')",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-        str(tmp_path / "out"),
-        warnings="default",
-    )
+    run_ranks(2, _RANKS, tmp_path / "out", directory=tmp_path)
 
     run = only_run(tmp_path)
     assert len(segments(run)) == 1

@@ -27,7 +27,7 @@ MOST_BYTES = 200_000
 """The longest message; the kernel would take little more."""
 
 
-def serve(descriptor: int, modules: tuple[str, ...]) -> tuple[CodeType, dict[str, Any]]:
+def serve(descriptor: int, module: str) -> tuple[CodeType, dict[str, Any]]:
     """Fork for each script that is asked for, until the socket's other end is closed.
 
     A message is either a script, with its three streams, or the id of a fork to wait for. The
@@ -36,7 +36,7 @@ def serve(descriptor: int, modules: tuple[str, ...]) -> tuple[CodeType, dict[str
 
     Args:
         descriptor: the socket's.
-        modules: what to import; the more, the more scripts would find what they may not.
+        module: what to import; the more, the more scripts would find what they may not.
 
     Returns:
         In forks only: the script's code and the names of its `__main__`.
@@ -44,8 +44,7 @@ def serve(descriptor: int, modules: tuple[str, ...]) -> tuple[CodeType, dict[str
     if os.fork():  # else it would be among the children that tests look for
         os._exit(0)
     before = dict(os.environ)
-    for module in modules:
-        importlib.import_module(module)
+    importlib.import_module(module)
     assert os.environ == before, "an import has changed the environment, which scripts would miss"
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: not to fork"
     gc.collect()
@@ -98,7 +97,7 @@ def _heed(action: str | None) -> None:
     """Do with warnings as `-W action` says, or as without it, not as the server was told."""
     actions = [] if action is None else [action]
     filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    place = filters.index((sys.warnoptions[0], None, Warning, None, 0))
+    place = filters.index(("error", None, Warning, None, 0))
     filters[place : place + 1] = [(each, None, Warning, None, 0) for each in actions]
     sys.warnoptions[:] = actions
     with warnings.catch_warnings():  # its end makes the change known

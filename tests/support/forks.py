@@ -15,16 +15,19 @@ import subprocess
 import sys
 import threading
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support.fork_server import MOST_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SERVE = "exec(*__import__('support.fork_server', fromlist=['serve']).serve({}, {!r}))"
 _ANSWER_GUARD_S = 100.0  # the first answer comes after the imports
 # Beginnings of variables that no import reads, in Python or in C. Where another one differs, which
 # may count while modules are imported (OMP_NUM_THREADS), a script is forked from another server.
 READ_LATER = (
-    *("CUDA_VISIBLE_DEVICES", "FASTTRACK_", "GIT_", "HOME", "MASTER_", "PYTEST_"),
+    *("CUDA_VISIBLE_DEVICES", "FASTTRACK_", "GIT_", "HOME", "LOCAL_", "MASTER_", "PYTEST_"),
     *("RANK", "SLURM_", "WANDB_", "WORLD_SIZE"),
 )
 
@@ -39,9 +42,8 @@ class ForkServer:
     Threads: any may call.
     """
 
-    def __init__(self, environment: dict[str, str], modules: tuple[str, ...]) -> None:
-        """Start it; it imports `modules` meanwhile. Only frameworks may warn at that."""
-        action = "error" if all(name.startswith("support.") for name in modules) else "ignore"
+    def __init__(self, environment: dict[str, str], module: str) -> None:
+        """Start it; it imports `module` meanwhile."""
         # Scripts get pipes, mostly: the streams that the server opens must be of that kind.
         self._said, says = os.pipe()
         os.set_blocking(self._said, False)
@@ -50,7 +52,7 @@ class ForkServer:
         self._connection.settimeout(_ANSWER_GUARD_S)
         with theirs:
             subprocess.run(
-                [sys.executable, "-W", action, "-c", _SERVE.format(theirs.fileno(), modules)],
+                [sys.executable, "-W", "error", "-c", _SERVE.format(theirs.fileno(), module)],
                 check=True,
                 stdin=theirs.fileno(),
                 stdout=says,
@@ -95,11 +97,11 @@ class ForkServer:
 _servers: dict[str, ForkServer] = {}
 
 
-def _server_for(environment: dict[str, str], modules: tuple[str, ...]) -> ForkServer:
+def _server_for(environment: dict[str, str], module: str) -> ForkServer:
     early = {k: v for k, v in environment.items() if not k.startswith(READ_LATER)}
-    key = json.dumps([modules, early], sort_keys=True)
+    key = json.dumps([module, early], sort_keys=True)
     if key not in _servers:
-        _servers[key] = ForkServer(environment, modules)
+        _servers[key] = ForkServer(environment, module)
     return _servers[key]
 
 
@@ -112,36 +114,33 @@ class Start(subprocess.Popen[str]):
         *arguments: str,
         warnings: str | None,
         environment: dict[str, str],
+        cwd: Path | None = None,
         **streams: int | None,
     ) -> None:
-        """Start it, in the working directory of this one.
+        """Start it.
 
         Args:
             source: the script's.
             arguments: its `sys.argv[1:]`.
             warnings: what `-W` says; None: nothing.
             environment: all that it has.
+            cwd: the directory that it works in; None: this process's.
             streams: `stdin`, `stdout` and `stderr`, as `Popen` takes them; they are texts.
         """
         options = [] if warnings is None else ["-W", warnings]
         command = [sys.executable, *options, "-c", source, *arguments]
-        super().__init__(command, text=True, env=environment, **streams)  # type: ignore[call-overload]
+        super().__init__(command, text=True, env=environment, cwd=cwd, **streams)  # type: ignore[call-overload]
 
 
 class Fork(Start):
     """A script's process, to be used as any of `Popen`, though it is no child of this one."""
 
-    imported: tuple[str, ...] = ("support.trackers",)
+    imported = "support.trackers"
     """What the server has imported: torch, numpy, fasttrack, and what most scripts use of these."""
-
-    @classmethod
-    def after(cls, *modules: str) -> type[Fork]:
-        """Return the same of a server that has imported these, too: frameworks that take long."""
-        return type("Fork", (cls,), {"imported": (*cls.imported, *modules)})
 
     def _execute_child(self, command: list[str], *given: Any) -> None:
         # What Popen does to start a process, of which it has made the pipes; -1 is this one's own.
-        environment, pipes = given[5], given[9:15]
+        directory, environment, pipes = given[4], given[5], given[9:15]
         ends = enumerate((pipes[0], pipes[3], pipes[5]))
         place = command.index("-c")
         script = {
@@ -150,7 +149,7 @@ class Fork(Start):
             "arguments": command[place + 2 :],
             "warnings": command[2] if place > 1 else None,
             "environment": environment,
-            "directory": os.getcwd(),
+            "directory": os.getcwd() if directory is None else str(directory),
         }
         try:
             self._server = _server_for(environment, self.imported)
@@ -180,4 +179,4 @@ class Fork(Start):
 class DeliveryFork(Fork):
     """The same of a server that has imported wandb, and neither torch nor numpy."""
 
-    imported = ("support.delivery_imports",)
+    imported = "support.delivery_imports"

@@ -123,7 +123,6 @@ def run_script(
     check: bool = True,
     warnings: str | None = "error",
     fresh: bool = False,
-    after: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed.
 
@@ -134,9 +133,8 @@ def run_script(
         warnings: what is done with them, as `-W` has it; None: as without it.
         fresh: start an interpreter that has imported nothing; else torch, fasttrack, and the
             modules of tests/support that most scripts use are there, at a tenth of the CPU time.
-        after: further modules that are there, where several scripts import a framework.
     """
-    how = Start if fresh else Fork.after(*after)
+    how = Start if fresh else Fork
     result = _run(_begin(how, source, arguments, warnings, stdin=None))
     if check:
         assert result.returncode == 0, result.stderr

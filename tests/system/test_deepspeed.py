@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.ranks import AS_A_PROGRAM, run_ranks
 from support.runs import HANG_GUARD_S, journal_entries, journal_rows, script_environment
 
 from fasttrack.journal.entries import Artifact, Header
@@ -122,19 +123,17 @@ dist.destroy_process_group()
 """
 
 
-def _torchrun(
-    base: Path, ranks: int, *command: str | Path, backends: str = "wandb"
-) -> subprocess.CompletedProcess[str]:
+def _torchrun(base: Path, ranks: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a script on `ranks` ranks in `base`, with offline tracking."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     # Fixtures of the module come before those of conftest.py, which clear the environment.
     kept = {k: v for k, v in script_environment().items() if not k.startswith(("WANDB_", "SLURM_"))}
     own = {"HOME": str(base), "WANDB_DIR": str(base), "OMP_NUM_THREADS": "1"}
-    tracking = {"WANDB_MODE": "offline", "FASTTRACK_BACKENDS": backends}
+    tracking = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
     result = subprocess.run(
         [sys.executable, *launcher, *map(str, command)],
         cwd=base,
-        env=kept | own | tracking | {"WANDB_ERROR_REPORTING": "false"},
+        env=kept | own | tracking,
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
@@ -164,12 +163,12 @@ class Configurations:
 def configurations(tmp_path_factory: pytest.TempPathFactory) -> Configurations:
     """Two ranks, each configuration for four steps."""
     base = tmp_path_factory.mktemp("configurations")
-    script = base / "configurations.py"
-    script.write_text(_CONFIGURATIONS)
-    result = _torchrun(base, 2, script, backends="none")  # the journal is what is looked at
+    # The journal is what is looked at.
+    ended = run_ranks(2, _CONFIGURATIONS, directory=base, FASTTRACK_BACKENDS="none")
     run_id, expected = json.loads((base / "expected.json").read_text())
     rows = {row.step: row.values for row in journal_rows(base, run_id)}
-    return Configurations(rows, {int(k): v for k, v in expected.items()}, result.stderr)
+    stderr = "".join(rank.stderr for rank in ended)
+    return Configurations(rows, {int(k): v for k, v in expected.items()}, stderr)
 
 
 def test_loss_and_learning_rate_are_the_engines(configurations: Configurations) -> None:
@@ -289,7 +288,8 @@ def _check_final_model(training: Training) -> None:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Training:
     """`examples/deepspeed_train.py` with ZeRO-2 on two ranks: an epoch, then resumed for two."""
     base = tmp_path_factory.mktemp("resumed")
-    _torchrun(base, 2, _EXAMPLE, "--stage", "2", "--epochs", "1", "--resume")  # nothing there yet
+    first = ("--stage", "2", "--epochs", "1", "--resume")  # nothing there yet
+    run_ranks(2, AS_A_PROGRAM, _EXAMPLE, *first, directory=base, WANDB_MODE="offline")
     again = _torchrun(base, 2, _EXAMPLE, "--stage", "2", "--epochs", "3", "--resume")
     return Training(base, again.stdout)
 
@@ -328,8 +328,9 @@ def test_the_consolidated_model_is_recorded_and_loadable(resumed: Training) -> N
 
 def test_one_rank_without_zero_trains_too(tmp_path: Path) -> None:
     """The same lines with stage 0: every row has its norm, the final model is whole."""
-    result = _torchrun(tmp_path, 1, _EXAMPLE, "--stage", "0", "--epochs", "1")
-    training = Training(tmp_path, result.stdout)
+    told = ("--stage", "0", "--epochs", "1")
+    (rank,) = run_ranks(1, AS_A_PROGRAM, _EXAMPLE, *told, directory=tmp_path, WANDB_MODE="offline")
+    training = Training(tmp_path, rank.stdout)
 
     assert training.steps("train/grad_norm") == list(range(0, _STEPS_PER_EPOCH_ALONE, 5))
     assert training.final_accuracy() > 0.6

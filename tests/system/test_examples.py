@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from support.journals import read_headers, read_rows
-from support.runs import OFFLINE_LINE, offline_dirs, wandb_rows
+from support.ranks import AS_A_PROGRAM, run_ranks
+from support.runs import OFFLINE_LINE, offline_dirs, run_script, wandb_rows
 
 from fasttrack.journal.cursor import load_cursor
 from fasttrack.journal.reader import read_finish
@@ -125,8 +126,8 @@ class Outcome:
         return [row.step for row in self.rows(key)]
 
 
-def _run(base: Path, *command: str | Path) -> Outcome:
-    """Run Python with `command` in `base`, as on a machine where W&B has never been used."""
+def _environment(base: Path) -> dict[str, str]:
+    """Return the environment of a machine where W&B has never been used."""
     # Not measured for coverage either: they take long enough.
     ours = (
         "COVERAGE_",
@@ -139,22 +140,39 @@ def _run(base: Path, *command: str | Path) -> Outcome:
         "TORCHELASTIC_",
     )
     environment = {name: text for name, text in os.environ.items() if not name.startswith(ours)}
-    environment |= {
+    return environment | {
         "HOME": str(base),
         "WANDB_DIR": str(base),
         "WANDB_MODE": "offline",
         "WANDB_ERROR_REPORTING": "false",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _run(base: Path, *command: str | Path) -> Outcome:
+    """Run Python with `command` in `base`."""
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=base,
-        env=environment,
+        env=_environment(base),
         capture_output=True,
         text=True,
         timeout=_HANG_GUARD_S,
     )
     assert result.returncode == 0, result.stderr
+    return Outcome(base, result.stdout, result.stderr)
+
+
+def _fork(base: Path, file: Path, *arguments: str) -> Outcome:
+    """Run a file in a fork that has imported torch, where another test starts the same file."""
+    environment = _environment(base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)
+        for name in os.environ.keys() - environment.keys():
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        result = run_script(AS_A_PROGRAM, str(file), *arguments, warnings=None)
     return Outcome(base, result.stdout, result.stderr)
 
 
@@ -172,8 +190,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """`examples/digits.py`, stopped after two epochs and resumed up to the default's five."""
     base = tmp_path_factory.mktemp("resumed")
-    _run(base, _EXAMPLES / "digits.py", "--epochs", "2")
-    return _run(base, _EXAMPLES / "digits.py", "--resume")
+    _fork(base, _EXAMPLES / "digits.py", "--epochs", "2")
+    return _fork(base, _EXAMPLES / "digits.py", "--resume")
 
 
 def test_digits_learns_to_read_nine_of_ten_with_its_defaults(digits: Outcome) -> None:
@@ -278,8 +296,17 @@ def test_minimal_logs_every_tenth_of_its_steps(tmp_path: Path) -> None:
 def test_ddp_makes_one_run_with_each_row_once_whatever_the_ranks(
     tmp_path: Path, ranks: int
 ) -> None:
-    """All ranks run the same lines; one run is written, with the throughput of all of them."""
-    ddp = _run(tmp_path, *_TORCHRUN, f"--nproc_per_node={ranks}", _EXAMPLES / "ddp.py")
+    """All ranks run the same lines; one run is written, with the throughput of all of them.
+
+    Two are torchrun's, four are forks.
+    """
+    if ranks == 2:
+        ddp = _run(tmp_path, *_TORCHRUN, "--nproc_per_node=2", _EXAMPLES / "ddp.py")
+    else:
+        file = _EXAMPLES / "ddp.py"
+        ended = run_ranks(4, AS_A_PROGRAM, file, directory=tmp_path, WANDB_MODE="offline")
+        stdout, stderr = "".join(e.stdout for e in ended), "".join(e.stderr for e in ended)
+        ddp = Outcome(tmp_path, stdout, stderr)
 
     (header,) = read_headers(ddp.run_dir)
     epochs, batch_size = header.config["epochs"], header.config["batch_size"]
@@ -302,10 +329,7 @@ def test_ddp_makes_one_run_with_each_row_once_whatever_the_ranks(
 
 def test_other_ranks_get_no_thread_no_process_and_no_file(tmp_path: Path) -> None:
     """What rank 0 gets, the look finds; the others stay as they were, and answer every call."""
-    script = tmp_path / "look.py"
-    script.write_text(_LOOK_AT_RANKS)
-
-    _run(tmp_path, *_TORCHRUN, "--nproc_per_node=3", script, tmp_path)
+    run_ranks(3, _LOOK_AT_RANKS, tmp_path, directory=tmp_path, WANDB_MODE="offline")
 
     main, *others = (json.loads((tmp_path / f"rank{n}.json").read_text()) for n in range(3))
     assert "fasttrack-worker" in main["during"]["threads"]

@@ -94,9 +94,14 @@ class Outcome(NamedTuple):
 def run(how: type[Start], source: str, *arguments: str, warnings: str | None = "error") -> Outcome:
     """Run a script that is given some text."""
     pipe = subprocess.PIPE
-    streams = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
     with how(
-        source, *arguments, warnings=warnings, environment=script_environment(), **streams
+        source,
+        *arguments,
+        warnings=warnings,
+        environment=script_environment(),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
     ) as script:
         stdout, stderr = script.communicate("some text", timeout=HANG_GUARD_S)
     return Outcome(script.returncode, stdout, stderr)
