@@ -117,6 +117,14 @@ class Options:
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
 
+    nodes: str = "main"
+    """Whose hardware is sampled: "main", the GPU that the recording rank trains on; "all", also all
+    GPUs and the host of each node, by one thread of one process there (docs/nodes.md)."""
+
+    nodes_interval_s: float = 15.0
+    """Seconds between two samples of a node where `nodes` is "all". With more than 15 nodes it
+    grows in proportion, to 64 s with 64. As the recording rank has it, so it is on all."""
+
     stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     """The signals that make `should_stop()` answer True, from its first call on. A handler of the
     program's own is never replaced."""
@@ -143,6 +151,12 @@ class Options:
     `train/first_nonfinite_step`. Never waits for a device; a step that is not logged costs more
     (docs/flight-recorder.md), which is why it is off."""
 
+    layer_norms_every: int | None = None
+    """Every how many steps, with the first that is logged, the norms of each layer's gradients and
+    parameters are (`layers/grad_norm/<name>`, `layers/param_norm/<name>`), where `model` is passed
+    (docs/flight-recorder.md). Implies `watch_nonfinite`, and names the layers that went bad. None:
+    never."""
+
     flight_recorder: int = 0
     """How many of the last steps are kept in memory at full rate, and written to a file in the
     run's directory when a loss becomes NaN, when an exception (out of memory, say) or SIGTERM ends
@@ -160,6 +174,8 @@ class Options:
         check_alerts("Options.alerts", self.alerts)
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
+        require_choice("Options.nodes", self.nodes, ("main", "all"))
+        require_number("Options.nodes_interval_s", self.nodes_interval_s, least=0.1)
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
         require_choice("Options.ranks", self.ranks, ("main", "all"))
         waits = ("auto", "finish", "exit", "never")
@@ -195,6 +211,8 @@ class Options:
         require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.watch_nonfinite", self.watch_nonfinite, (True, False))
+        if self.layer_norms_every is not None:
+            require_integer("Options.layer_norms_every", self.layer_norms_every, least=1)
         require_integer("Options.flight_recorder", self.flight_recorder, least=0)
         if self.flight_recorder > _MOST_KEPT_STEPS:
             raise ConfigurationError(

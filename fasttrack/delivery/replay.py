@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fasttrack.delivery.backends.base import Describable
 from fasttrack.delivery.ending import POLL_S
 from fasttrack.delivery.events import LeftOut, Progress, StopAsked
+from fasttrack.delivery.goodput_summary import goodput_summary
 from fasttrack.delivery.shown import Shown
 from fasttrack.delivery.uploads import Uploads
 from fasttrack.errors import BackendLostError
@@ -132,8 +133,7 @@ class Replay:
             if self._handover is not None:
                 self._handover.send_last(self._session)
             ending = self._ending.find_or_vanished()
-            if isinstance(self._session, Describable) and (summary := self._shown.summary()):
-                self._session.summarize(summary)
+            self._summarize()
             self._session.finish(exit_code=ending.exit_code or 0, preempting=ending.preempting)
             if self._handover is not None:
                 self._handover.finished()
@@ -153,6 +153,12 @@ class Replay:
         if doubted := [p for p in proofs.pending(offline_will_do=offline) if p not in pending]:
             names = ", ".join(path.name for path in doubted)
             raise BackendLostError(f"rows of {names}, which were there, are there no more")
+
+    def _summarize(self) -> None:
+        if isinstance(self._session, Describable):
+            summary = {**goodput_summary(self._segments), **self._shown.summary()}
+            if summary:
+                self._session.summarize(summary)
 
     def _hand_over(self, path: Path, uploads: Uploads) -> None:
         """Hand over one segment to its end; of the last one, until its trainer has left."""

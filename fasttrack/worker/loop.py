@@ -295,8 +295,8 @@ class Worker:
         if not self._ring.items:
             for found in watch.rest():
                 self._write_rows(found)
-        if watch.flight is not None and (dumped := watch.flight.dump_if_asked()):
-            self._append([encode(dumped)])
+        if entries := watch.entries():
+            self._append(list(map(encode, entries)))
 
     def _handle(self, records: list[RawRecord]) -> None:
         self._in_hand = len(records)

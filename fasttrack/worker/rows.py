@@ -277,9 +277,9 @@ class RowEncoder:
     def _look_at_loss(self, step: int, values: dict[str, Scalar]) -> None:
         loss = values.get(LOSS)
         if loss is not None and loss - loss != 0:  # NaN or infinite
-            self._notices.warn("loss", f"the loss became {loss} at step {step}")
             if self._watch is not None:
                 self._watch.note_logged(step, values)
+            self._notices.warn("loss", f"the loss became {loss} at step {step}")
 
     def _encode_alone(self, step: int, time_s: float, values: dict[str, Scalar]) -> bytes | None:
         try:

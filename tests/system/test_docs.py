@@ -27,8 +27,8 @@ from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-# test_integrations_page.py, test_media_page.py, test_all_ranks.py
-_ELSEWHERE = {"integrations.md", "media.md", "ranks.md"}
+# test_integrations_page.py, test_media_page.py, test_all_ranks.py, test_sharded_page.py
+_ELSEWHERE = {"integrations.md", "media.md", "ranks.md", "sharded.md"}
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
@@ -411,6 +411,29 @@ def test_resume_with_deepspeed_goes_on_in_the_same_run(
     assert [row["a"] for row in server.runs[run_id].history] == [1, 1]
 
 
+# --- docs/nodes.md --------------------------------------------------------------------------------
+
+
+@pages.runs('Options(nodes="all")')
+@pytest.mark.usefixtures("journal_only")
+def test_the_hardware_of_this_node_is_in_the_run(snippet: Snippet) -> None:
+    """Under the names that the page lists; `show` tells them."""
+    names = {"config": {}, "ExperimentTracker": ExperimentTracker, "Options": Options}
+    tracker = snippet.run(names)["tracker"]
+    tracker.log_metrics({"a": 1}, step=7)
+    directory = directory_of(tracker)
+    tracker.finish()
+
+    (node,) = directory.glob("node-*-0001.jsonl")
+    name = node.name.removeprefix("node-").removesuffix("-0001.jsonl")
+    told = {metric: row.step for row in read_rows(directory) for metric in row.values}
+    assert told.items() >= {f"host/{name}/memory_used_gb": 7, "nodes/missing": 7}.items()
+    listed = (ROOT / "docs" / "nodes.md").read_text()
+    assert all(
+        metric.replace(name, "<node>").split("/")[-1] in listed for metric in told.keys() - {"a"}
+    )
+
+
 # --- docs/clusters.md -----------------------------------------------------------------------------
 
 
@@ -703,3 +726,13 @@ def test_the_flight_recorder_is_read_as_the_page_says(
     assert set(names["steps"][-1]) == {
         *("step", "time", "logged", "step_time_ms", "batch_size", "values")
     }
+
+
+@pages.runs("Options(layer_norms_every=100)")
+def test_layers_are_logged_as_the_page_says(snippet: Snippet, journal_only: None) -> None:
+    """A model of one layer is called so."""
+    names = snippet.run(training_script())
+
+    rows = [row for row in read_rows(directory_of(names["tracker"])) if len(row.values) == 2]
+    assert [row.step for row in rows] == [0, 100, 200]
+    assert list(rows[0].values) == ["layers/grad_norm/model", "layers/param_norm/model"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.goodput_story import assert_goodput_is_true, preempt_thrice, write_chain_script
 from support.journals import read_entries, read_headers, read_rows
 from support.runs import OFFLINE_LINE, make_tracker, metrics, offline_dirs, wait_until, wandb_rows
 from support.slurm_cluster import SlurmCluster, free_ports, missing
@@ -231,17 +232,22 @@ def _assert_it_arrived_whole(site: Site, server: WandbServer) -> None:
 def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_once(
     server: WandbServer, tmp_path: Path
 ) -> None:
-    """At once: one runs into its time limit, one is preempted, one's node loses its power."""
-    sites = [Site(tmp_path / name) for name in ("limited", "preempted", "unlucky")]
+    """At once: one runs into its time limit, one is preempted, one's node loses its power.
+
+    And one is preempted three times, each step's true begin and end noted: its goodput is that.
+    """
+    sites = [Site(tmp_path / name) for name in ("limited", "preempted", "unlucky", "chained")]
     for site in sites:
         site.base.mkdir()
-    limited, preempted, unlucky = sites
-    with SlurmCluster(nodes=3) as cluster:
+    limited, preempted, unlucky, chained = sites
+    with SlurmCluster(nodes=4) as cluster:
         # Without the signal that the script asks for: 180 s before the end of 60.
         limits = ("--time=1", "--signal=CONT@1", "--exclusive")
         limited_id, _ = _submit_requeue(limited, cluster, *limits, step_s=0.4)
         preempted_id, _ = _submit_requeue(preempted, cluster, "--exclusive")
         unlucky_id, checkpoint = _submit_requeue(unlucky, cluster, "--exclusive", step_s=0.1)
+
+        chain_id = chained.submit(cluster, write_chain_script(chained.base), "--exclusive")
 
         wait_until(preempted.trains, _PATIENCE_S)
         node = cluster.job(preempted_id)["NodeList"]
@@ -251,16 +257,18 @@ def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_on
         wait_until(unlucky.trains, _PATIENCE_S)
         assert not checkpoint.exists()
         cluster.fail_node(cluster.job(unlucky_id)["BatchHost"])
+        preempt_thrice(cluster, chain_id, chained.base)
         over = [
             cluster.wait_for_state(job_id, *_OVER)
-            for job_id in (urgent_id, preempted_id, unlucky_id, limited_id)
+            for job_id in (urgent_id, preempted_id, unlucky_id, limited_id, chain_id)
         ]
 
-    for site, job in zip((preempted, preempted, unlucky, limited), over, strict=True):
+    for site, job in zip((preempted, preempted, unlucky, limited, chained), over, strict=True):
         assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job["JobId"])
-    assert [job["Restarts"] for job in over] == ["0", "1", "1", "1"]
-    assert len(server.runs) == 3
-    for site in sites:
+    assert [job["Restarts"] for job in over] == ["0", "1", "1", "1", "3"]
+    assert len(server.runs) == 4
+    assert_goodput_is_true(chained.base, chained.run_dir, server.runs)
+    for site in (limited, preempted, unlucky):
         first, second = read_headers(site.run_dir)
         assert (first.resumed, second.resumed) == (False, True)
         _assert_it_arrived_whole(site, server)

@@ -99,6 +99,10 @@ def log(tracker: ExperimentTracker) -> None:
             extra={"a": 1},
         )
         tracker.log_training_step(loss=None, step=step, optimizer=optimizer)
+        assert_type(tracker.reduce(0.5), torch.Tensor)
+        assert_type(tracker.reduce({"a": 0.5, "b": 1}, "max"), dict[str, torch.Tensor])
+        norm = tracker.reduce_grad_norm(model, group=None)
+        tracker.log_training_step(tracker.reduce(loss, op="sum"), step, grad_norm=norm)
         tracker.log_metrics({"a": 0.5, "b": 1, "c": loss, "d": np.float32(1)}, step)
         tracker.log_metrics(metrics={"nested": {"a": 0.5}}, step=step)
         with tracker.pause():
@@ -190,6 +194,8 @@ def tune() -> None:
         log_rank=1,
         ranks="all",
         share_run_id=True,
+        nodes="all",
+        nodes_interval_s=60,
         overhead_budget=0.01,
         watch_nonfinite=True,
         flight_recorder=100,

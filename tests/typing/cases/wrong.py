@@ -99,6 +99,7 @@ Options(ring_size=4)  # E: call-arg
 Options(capture=1)  # E: arg-type
 Options(backends=5)  # E: arg-type
 Options(share_run_id="yes")  # E: arg-type
+Options(nodes=True)  # E: arg-type
 Options(overhead_budget="1%")  # E: arg-type
 Options().console = False  # E: misc
 tracker.stats().dropped = 0  # E: misc

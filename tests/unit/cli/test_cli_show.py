@@ -215,3 +215,18 @@ def test_copied_directory_is_shown_as_it_stands(run_dir: Path, tmp_path: Path) -
 
     assert (shown["run_id"], shown["rows"], shown["delivered"]) == ("finished", ROWS + 1, "no")
     assert sorted(os.listdir(copy)) == ["segment-0001.jsonl", "segment-0002.jsonl"]
+
+
+def test_metrics_of_many_nodes_are_counted_and_not_listed(tmp_path: Path) -> None:
+    """In the table alone; of a few nodes they stand there."""
+    few = {f"host/n{number}/cpu_pct": [1.0] for number in range(3)}
+    many = {f"gpu/n{number}/0/power_w": [1.0] for number in range(41)}
+    write_attempt(tmp_path, "few", *rows_of({"loss": [1.0], **few}), finish())
+    write_attempt(tmp_path, "many", *rows_of({"loss": [1.0], **many}), finish())
+
+    assert "host/n2/cpu_pct" in show("few")
+    shown = show("many")
+    assert "loss" in shown
+    assert "gpu/n2/0/power_w" not in shown
+    assert "and 41 metrics of nodes' hardware" in shown
+    assert len(show_json("many")["metrics"]) == 42
