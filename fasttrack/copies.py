@@ -43,6 +43,7 @@ class OneOfAKind:
     """What takes part on a rank that does not record, where all ranks do."""
     _logger: Any
     _shared_id: Any
+    _nodes: Any
 
     def _hand_calls_to(self, logger: Any) -> None:
         """Have the logging calls go to `logger`."""
@@ -95,6 +96,8 @@ class OneOfAKind:
             "_engine": None,
             "_other": None,
             "_shared_id": None,
+            "_nodes": None,
+            "_reducer": None,
             "_stopping": stopping,
             "_calls": stopping.calls,
             "_records": self._logger is not None,

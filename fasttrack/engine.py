@@ -96,11 +96,11 @@ class Engine:
         )
         budget = MediaBudget(options.media_limit_mb)
         self._ring = ring
-        self._segment = writer.path
+        self.segment = writer.path
         self._calls = CallMeter()
         # worker thread
         resolver = Resolver(capture, gradients, self.notices, hot._ticks)
-        watch = watch_steps(options, writer.path, resolver, self.notices)
+        watch = watch_steps(options, writer.path, resolver, gradients, self.notices)
         self._overhead = Overhead(
             self._calls,
             budget=options.overhead_budget,
@@ -119,7 +119,7 @@ class Engine:
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
             every_interval=process_hooks.SIGTERM.refresh,
-            find_pauses=options.find_pauses,
+            options=options,
             media=MediaFiles(self.run_dir, self.notices, budget.give_back),
             watch=watch,
         )
@@ -135,6 +135,8 @@ class Engine:
             wake=self._worker.wake,
             open_pauses=self._worker.open_pauses,
         )
+        self.beside = self._worker.beside
+        """Where rows of no logged call go, from any thread; written once there is another row."""
         self._worker.start()
         self._recorder = Recorder(
             self.run_id,
@@ -272,7 +274,7 @@ class Engine:
 
     def earlier_step(self) -> int | None:
         """Return the step of the last row that an earlier attempt left here. Reads the disk."""
-        for path in reversed([each for each in segments(self.run_dir) if each != self._segment]):
+        for path in reversed([each for each in segments(self.run_dir) if each != self.segment]):
             with contextlib.suppress(OSError):
                 if (row := last_row(path)) is not None:
                     return row.step
@@ -281,7 +283,7 @@ class Engine:
     def stop_sources(self) -> list[Source]:
         """Return who may ask this run's program to stop, beside signals and Slurm."""
         report = self.delivery.report
-        return [StopFile(stop_path(self._segment)), StopButton(lambda: report.stop_asked)]
+        return [StopFile(stop_path(self.segment)), StopButton(lambda: report.stop_asked)]
 
     def state_and_link(self) -> tuple[str, str]:
         """Return in words what the run does, and where to look at it."""

@@ -11,11 +11,13 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.validation import (
     check_names,
     require_choice,
+    require_flops,
     require_integer,
     require_number,
     split_names,
 )
 
+_PEAKS = ("auto", "bf16", "fp16", "tf32", "fp8")
 _MOST_KEPT_STEPS = 100_000
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
@@ -117,6 +119,14 @@ class Options:
     store of torch.distributed, without a collective. All ranks must then construct such trackers
     in the same order, after `init_process_group`."""
 
+    nodes: str = "main"
+    """Whose hardware is sampled: "main", the GPU that the recording rank trains on; "all", also all
+    GPUs and the host of each node, by one thread of one process there (docs/nodes.md)."""
+
+    nodes_interval_s: float = 15.0
+    """Seconds between two samples of a node where `nodes` is "all". With more than 15 nodes it
+    grows in proportion, to 64 s with 64. As the recording rank has it, so it is on all."""
+
     stop_signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1")
     """The signals that make `should_stop()` answer True, from its first call on. A handler of the
     program's own is never replaced."""
@@ -137,11 +147,30 @@ class Options:
     `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
     times it must be. False: only what `tracker.pause()` marks."""
 
+    flops_per_token: float | None = None
+    """Floating-point operations, forward and backward, that the model takes for a token
+    (`fasttrack.flops_per_token`). With it, and `tokens=` at every call of `log_training_step`, rows
+    have `perf/tflops` (10**12 a second on one device) and `perf/mfu` (percent of `peak_flops`)."""
+
+    flops_per_sample: float | None = None
+    """In place of `flops_per_token`: for a sample; the calls then need `batch_size`."""
+
+    peak_flops: float | str = "auto"
+    """What one device can do at best, in FLOP/s; or "bf16", "fp16", "tf32" or "fp8": the dense peak
+    of that type in its data sheet, if it is known here (docs/throughput.md). "auto" is "bf16",
+    "fp16" on a GPU that has no other."""
+
     watch_nonfinite: bool = False
     """Whether the loss of every step is looked at, not of logged ones only, so that the first that
     is NaN or infinite is known exactly: it becomes a row of its own, with
     `train/first_nonfinite_step`. Never waits for a device; a step that is not logged costs more
     (docs/flight-recorder.md), which is why it is off."""
+
+    layer_norms_every: int | None = None
+    """Every how many steps, with the first that is logged, the norms of each layer's gradients and
+    parameters are (`layers/grad_norm/<name>`, `layers/param_norm/<name>`), where `model` is passed
+    (docs/flight-recorder.md). Implies `watch_nonfinite`, and names the layers that went bad. None:
+    never."""
 
     flight_recorder: int = 0
     """How many of the last steps are kept in memory at full rate, and written to a file in the
@@ -160,6 +189,8 @@ class Options:
         check_alerts("Options.alerts", self.alerts)
         require_choice("Options.capture", self.capture, ("snapshot", "reference"))
         require_choice("Options.grad_norm", self.grad_norm, ("auto", "worker", "inline", "off"))
+        require_choice("Options.nodes", self.nodes, ("main", "all"))
+        require_number("Options.nodes_interval_s", self.nodes_interval_s, least=0.1)
         require_choice("Options.delivery", self.delivery, ("process", "thread"))
         require_choice("Options.ranks", self.ranks, ("main", "all"))
         waits = ("auto", "finish", "exit", "never")
@@ -195,6 +226,8 @@ class Options:
         require_choice("Options.console", self.console, (True, False, None))
         require_choice("Options.find_pauses", self.find_pauses, (True, False))
         require_choice("Options.watch_nonfinite", self.watch_nonfinite, (True, False))
+        if self.layer_norms_every is not None:
+            require_integer("Options.layer_norms_every", self.layer_norms_every, least=1)
         require_integer("Options.flight_recorder", self.flight_recorder, least=0)
         if self.flight_recorder > _MOST_KEPT_STEPS:
             raise ConfigurationError(
@@ -202,6 +235,7 @@ class Options:
                 f"in memory, not {self.flight_recorder}"
             )
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        _check_flops(self)
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)
         names = check_names("Options.stop_signals", self.stop_signals)
@@ -220,3 +254,17 @@ class Options:
                 f"Options.ring_capacity must be a power of two, not {self.ring_capacity}; "
                 f"take {1 << self.ring_capacity.bit_length()}"
             )
+
+
+def _check_flops(options: Options) -> None:
+    for name in ("flops_per_token", "flops_per_sample"):
+        if getattr(options, name) is not None:
+            require_flops(f"Options.{name}", getattr(options, name))
+    if options.flops_per_token is not None and options.flops_per_sample is not None:
+        raise ConfigurationError(
+            "Options.flops_per_token and Options.flops_per_sample say the same; pass one of them"
+        )
+    if isinstance(options.peak_flops, str):
+        require_choice("Options.peak_flops", options.peak_flops, _PEAKS)
+    else:
+        require_flops("Options.peak_flops", options.peak_flops)

@@ -27,6 +27,21 @@ class RunPage(MediaCalls):
     _engine: Engine | None
     _logger: Logger | None
 
+    def update_config(self, config: Any) -> None:
+        """Add to the run's configuration; what it has under the same names is replaced.
+
+        For what becomes known after the start: text, the number of parameters, a data set's
+        version. Values whose names look secret are redacted. Unlike `log_config` it makes no
+        artifact. Never waits.
+
+        Args:
+            config: a mapping, or anything else that the constructor's `config` takes.
+        """
+        if self._engine is not None:
+            self._engine.update_config(config)
+        elif self._logger is not None:
+            self._logger.late_call()
+
     def describe(
         self,
         *,
@@ -73,6 +88,10 @@ class RunPage(MediaCalls):
     def get_run_dir(self) -> Path | None:
         """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
         return None if self._engine is None else self._engine.run_dir
+
+    def get_run_url(self) -> str | None:
+        """Return the run's page, or None while it is offline or not known yet. Never waits."""
+        return None if self._engine is None else self._engine.delivery.report.url
 
     def get_earlier_step(self) -> int | None:
         """Return the step of the last row that the run's earlier attempts left on this disk.

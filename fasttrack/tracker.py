@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.collective.calls import CollectiveCalls
 from fasttrack.copies import OneOfAKind
 from fasttrack.display import Shown
 from fasttrack.exit_codes import exit_code_of
@@ -17,10 +17,10 @@ from fasttrack.quick_calls import QuickCalls
 from fasttrack.run_page import RunPage
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
+from fasttrack.timing_calls import TimingCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from fasttrack.audit.session import Audit
     from fasttrack.context.shared_id import SharedRunId
     from fasttrack.engine import Engine
+    from fasttrack.nodes.member import Member
     from fasttrack.options import Options
 
 
-class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
+class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, CollectiveCalls, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -122,6 +123,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         self._offline = settings.mode == "offline"
         self._engine: Engine | None = None
         self._shared_id: SharedRunId | None = None
+        self._nodes: Member | None = None
         self._options = settings.options
         self._stopping = Stopping(settings.options)
         self._calls = self._stopping.calls  # one look-up nearer
@@ -137,6 +139,10 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
             from fasttrack.context.shared_id import SharedRunId
 
             self._shared_id = SharedRunId(publish=settings.run_id if settings.records else None)
+        if settings.options.nodes == "all" and settings.mode != "disabled":
+            from fasttrack.nodes.joining import sample_nodes
+
+            self._nodes = sample_nodes(settings, self._engine)
         hide_from_dynamo()
         self._register()
 
@@ -155,6 +161,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Mapping[str, Any] | None = None,
+        tokens: Any = None,
     ) -> None:
         """Queue this step's metrics. Never waits for the device, the disk or the network.
 
@@ -164,8 +171,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         else is refused, counted and said once, with what to do instead.
 
         Args:
-            loss: the total loss, `loss/total`, of this rank (reduce it yourself if it must be
-                global). None where there is none to log, as in a trainer's callback.
+            loss: this rank's total loss, `loss/total` (`reduce` gives that of all). None where
+                there is none to log, as in a trainer's callback.
             step: the training step, an integer.
             batch_size: this rank's samples in the step, for `perf/samples_per_sec` (global).
             optimizer: `train/lr` is its first parameter group's; further groups are
@@ -178,10 +185,11 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
-            grad_norm: a norm that is known already, such as what `clip_grad_norm_` returned; it
-                spares computing one and is the only right one for sharded gradients (a replicated
-                DTensor will do).
+            grad_norm: a norm that is known already: what `clip_grad_norm_` returned, or, the only
+                other one that is right for sharded gradients, `reduce_grad_norm`.
             extra: further metrics by name; nested as in `log_metrics`.
+            tokens: this rank's tokens in the step, for `perf/tokens_per_sec` (global); pass them
+                at every step (docs/throughput.md). A tensor must be in the host's memory.
         """
         self._quick_training_step(
             loss,
@@ -194,6 +202,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
             loss_fm=loss_fm,
             grad_norm=grad_norm,
             extra=extra,
+            tokens=tokens,
         )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -208,33 +217,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 whether or not it was logged; 0 before any.
         """
         self._quick_metrics(metrics, step)
-
-    def pause(self) -> AbstractContextManager[None]:
-        """Return a context manager for what is no training: an evaluation, a checkpoint.
-
-        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
-        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
-        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
-        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
-        Never waits.
-        """
-        logger = self._logger
-        return nullcontext() if logger is None else logger.pause()
-
-    def update_config(self, config: Any) -> None:
-        """Add to the run's configuration; what it has under the same names is replaced.
-
-        For what becomes known after the start: text, the number of parameters, a data set's
-        version. Values whose names look secret are redacted. Unlike `log_config` it makes no
-        artifact. Never waits.
-
-        Args:
-            config: a mapping, or anything else that the constructor's `config` takes.
-        """
-        if self._engine is not None:
-            self._engine.update_config(config)
-        elif self._logger is not None:
-            self._logger.late_call()
 
     def log_config(self, config: Any) -> None:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
@@ -325,10 +307,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
         """Return the run's name; None where this process does not record and none was given."""
         return self._name if self._engine is None else self._engine.name
 
-    def get_run_url(self) -> str | None:
-        """Return the run's page, or None while it is offline or not known yet. Never waits."""
-        return None if self._engine is None else self._engine.delivery.report.url
-
     def is_active(self) -> bool:
         """Return whether this process records: the right rank, enabled, not finished."""
         return self._engine is not None and self._engine.running
@@ -377,6 +355,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, Shown):
                 with a SIGTERM handler of their own.
         """
         self._stopping.close()
+        if self._nodes is not None:
+            self._nodes.close()
         if (run := self._engine or self._other) is not None:
             run.finish(exit_code, preempting=preempting)
 
@@ -396,5 +376,5 @@ for _quick, _described in (
     (QuickCalls._quick_metrics, ExperimentTracker.log_metrics),
 ):
     setattr(ExperimentTracker, _described.__name__, update_wrapper(_quick, _described))
-for _name in ("log_training_step", "log_metrics", "pause"):
+for _name in ("log_training_step", "log_metrics"):
     opaque(getattr(ExperimentTracker, _name))  # no decorator: type checkers see less through one

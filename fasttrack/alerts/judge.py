@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasttrack.alerts.detectors import NonFinite, RuleWatch, Spike
+from fasttrack.journal.hardware import is_of_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,6 +107,14 @@ class Judge:
             self._note_times(rows)
         return found
 
+    def see_layers(self, step: int, text: str, time_s: float) -> list[Finding]:
+        """Take in that layers of the model went bad; return that, if it is watched for."""
+        if not self._settings.non_finite:
+            return []
+        told = f"at step {step} {text}"
+        key = f"non_finite:layers:{step}"
+        return [Finding(key, "non_finite", ERROR, "a layer went bad", told, time_s, step)]
+
     def _ask(self, detector: Detector, row: Row, value: float, found: list[Finding]) -> None:
         trouble = detector.see(row.step, value)
         if trouble is not None:
@@ -155,6 +164,9 @@ class Judge:
                 detector.rewind(step)
 
     def _note_times(self, rows: Sequence[Row]) -> None:
+        rows = [row for row in rows if not is_of_nodes(row)]  # which go on where training stalls
+        if not rows:
+            return
         self._last_step = rows[-1].step
         for row in rows:
             if self._last_s is not None and row.time_s - self._last_s > self._longest_s:

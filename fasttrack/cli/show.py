@@ -18,6 +18,7 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
+from fasttrack.journal.hardware import tells_of_node
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
 from fasttrack.runs.terminal import leet_command
@@ -40,6 +41,7 @@ _HEADER_FACTS = ("tags", "group", "notes", "mode", "host", "pid", "world_size", 
 _WIDEST_FACT = 30  # a longer name has a line of its own: broken, it could not be copied
 _SPARKLINE, _NARROWEST_SPARKLINE = 16, 9  # letters; ours fit 80 columns
 _UNBROKEN = 100_000  # columns, where there is no terminal: a broken path cannot be searched for
+_MOST_OF_NODES = 40  # metrics of nodes' hardware; of more there is a count
 _NUMBERS = "{:>8} {:>10} {:>10} {:>10}  "
 
 
@@ -52,9 +54,11 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
 
     A metric's course is drawn from the means of neighbouring values; "!" stands where one of them
     is NaN or infinite. Least and greatest are those of its finite values. Nested configuration is
-    shown under dotted names, as W&B does. "in a terminal" is the command by which W&B's client
-    draws the run there, live, without account or network. "goodput" is the share of its time that
-    trained steps whose result was kept, with what took the rest.
+    shown under dotted names, as W&B does. More than 40 metrics of nodes' hardware are only counted.
+    "in a terminal" is the command by which W&B's client draws the run there, live, without account
+    or network. "goodput" is the share of its time that trained steps whose result was kept, with
+    what took the rest. The verdict is there where the wait for data was marked
+    (tracker.data(loader)): a wait of 20% of the time or more bounds a run.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
@@ -64,7 +68,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     last two are proofs or null; of the first backend, those of each are in backends),
     offline_directories, bad_lines, damage (the first of them), goodput (share, wall_s, steps,
     kept_steps, lost_steps, kept_s, lost_s, pauses, pause_s, restarts, restart_s, down_s,
-    starting_s, ending_s, all_rows, and attempts, a list of the same), and metrics (name -> count,
+    starting_s, ending_s, all_rows, and attempts, a list of the same), verdict (bound_by: "data",
+    "others" or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count,
     non_finite, last, min, max).
     """
     run = find_run(text, base)
@@ -97,6 +102,7 @@ def _print(report: Report, command: str | None) -> None:
             "rows": overview.delivery.rows,
             "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
+            "verdict": None if report.verdict is None else str(report.verdict),
         },
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}
@@ -178,6 +184,9 @@ def _print_metrics(console: Console, metrics: dict[str, Summary]) -> None:
 
     if not metrics:
         return
+    of_nodes = {name for name in metrics if tells_of_node(name)}
+    if len(of_nodes) > _MOST_OF_NODES:
+        metrics = {name: summary for name, summary in metrics.items() if name not in of_nodes}
     ascii_only = not console.encoding.startswith("utf")
     numbers = _NUMBERS.format("rows", "last", "least", "greatest")
     room = console.width - len(numbers) - _NARROWEST_SPARKLINE
@@ -192,3 +201,6 @@ def _print_metrics(console: Console, metrics: dict[str, Summary]) -> None:
         line = Text(f"{name:<{margin}}{broken}{_NUMBERS.format(summary.count, *cells)}")
         course = summary.sparkline(width, ascii_only=ascii_only)
         console.print(line.append(course, style="cyan"), soft_wrap=True)
+    if len(of_nodes) > _MOST_OF_NODES:
+        text = f"and {len(of_nodes):,} metrics of nodes' hardware: --json, or 'fasttrack plot'"
+        console.print(text, style="dim", soft_wrap=True)

@@ -1,9 +1,10 @@
-"""NVIDIA's management library: the one place that starts it and gives it back."""
+"""NVIDIA's management library: the one place that starts it, finds GPUs and gives it back."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import NvmlUnavailableError
@@ -50,3 +51,33 @@ def nvml_session() -> Iterator[Any]:
         yield nvml
     finally:
         stop_nvml(nvml)
+
+
+def visible_name(index: int) -> str:
+    """Return how `CUDA_VISIBLE_DEVICES` names a torch index: "2", "GPU-...", "" when hidden."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")  # no option of ours: CUDA's own contract
+    if value is None:
+        return str(index)
+    names = [name.strip() for name in value.split(",")[: index + 1]]
+    # CUDA stops at the first entry it cannot use: "0,-1,1" shows one GPU, "" none.
+    usable = all(name.isdecimal() or name.startswith(("GPU-", "MIG-")) for name in names)
+    return names[index] if usable and index < len(names) else ""
+
+
+def find_by_name(nvml: Any, name: str) -> tuple[Any, Any]:
+    """Return the NVML handles (device, whole board) of what `visible_name` gave; Nones of nothing.
+
+    Raises:
+        Exception: NVML's own, where it does not know the device.
+    """
+    if not name:
+        return None, None
+    if name.startswith("MIG-"):
+        handle = nvml.nvmlDeviceGetHandleByUUID(name)
+        return handle, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    if name.isdecimal():
+        return (nvml.nvmlDeviceGetHandleByIndex(int(name)),) * 2
+    # CUDA takes the beginning of a UUID, NVML does not.
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    matches = [h for h in handles if nvml.nvmlDeviceGetUUID(h).startswith(name)]
+    return (matches[0],) * 2 if len(matches) == 1 else (None, None)

@@ -29,6 +29,7 @@ from fasttrack.hotpath.advice import describe, why_refused, why_unread
 from fasttrack.hotpath.nesting import flatten
 from fasttrack.hotpath.norms import is_distributed, is_replicated
 from fasttrack.hotpath.records import GRAD_NORM
+from fasttrack.hotpath.unreduced import Unreduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -187,11 +188,13 @@ class Capture:
 
 def plain_tensor(tensor: Any) -> torch.Tensor:
     """Return what a tensor of torch.distributed holds on this rank, where that is the value."""
+    if isinstance(tensor, Unreduced):
+        raise ValueRefusedError("it could not be reduced over the ranks; a warning says why")
     if is_distributed(tensor):
         if not is_replicated(tensor):
             raise ValueRefusedError(
                 "a DTensor of which this rank holds a part has its value only after a collective; "
-                "on every rank call tensor.full_tensor(), and pass what it returns"
+                "on every rank call tracker.reduce(tensor) or full_tensor(), and pass the result"
             )
         with torch.no_grad():
             tensor = tensor.to_local()

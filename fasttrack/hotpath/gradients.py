@@ -142,6 +142,18 @@ class GradientSource:
             known.devices = _accelerators(gradients)
         return self._send(gradients, known.devices, known.size_bytes, alike=known.alike)
 
+    def scale_of(self, scaler: Any, optimizer: Any, listed: ParameterList) -> torch.Tensor | None:
+        """Return what the gradients of a model are multiplied by; None where by nothing.
+
+        Raises:
+            ScaleUnknownError: it cannot be known.
+        """
+        if self._scales is not None:
+            return self._scales.scale_of(scaler, optimizer, listed)
+        if scaler is None:
+            return None
+        raise ScaleUnknownError("Options.grad_norm is off")
+
     def _list(self, model: torch.nn.Module) -> _Model:
         key = id(model)
         known = _Model(ParameterList(model, lambda _: self._models.pop(key, None)))

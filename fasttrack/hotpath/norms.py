@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _HALVES = (torch.float16, torch.bfloat16)
+_OF_ALL_RANKS = (
+    "pass grad_norm=, what tracker.reduce_grad_norm(model) or clip_grad_norm_ returns, called on "
+    "every rank"
+)
 
 
 def fused_norm(gradients: list[torch.Tensor], *, alike: bool = False) -> torch.Tensor:
@@ -56,21 +60,61 @@ def launch_norm(gradients: list[torch.Tensor], *, alike: bool = False) -> list[t
         return parts + [grad.detach().clone() for grad in gradients if _waits(grad)]
 
 
+def each_norm(tensors: list[torch.Tensor], *, alike: bool) -> list[torch.Tensor]:
+    """Return the L2 norm of each of `tensors`, without waiting; of a sparse one of its entries.
+
+    One `torch._foreach_norm` for each device and dtype; half precision is accumulated in float32.
+
+    Args:
+        tensors: of any devices and dtypes.
+        alike: whether they probably share both and are dense.
+    """
+    if alike and tensors:
+        try:
+            return _norms(tensors, tensors[0].dtype)
+        except RuntimeError as error:  # sparse, or of another device after all
+            if is_handlers(error):
+                raise
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
+    found = list(tensors)
+    for (_, dtype), places in kinds.items():
+        kind = [tensors[place] for place in places]
+        norms = _norms([t._values() if t.is_sparse else t for t in kind], dtype)
+        for place, norm in zip(places, norms, strict=True):
+            found[place] = norm
+    return found
+
+
 def why_local_norm_is_wrong(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
     """Return why the norm of one rank's gradients is not the model's, and the fix; else None."""
-    # A collective on rank 0's worker would hang the job. The modules are looked up, not imported:
-    # a model can only be of a class that is loaded.
-    fix = "pass grad_norm=, e.g. the value that clip_grad_norm_ returns"
+    # A collective on rank 0's worker would hang the job.
+    parameters = list(parameters)
+    if why := why_no_norm_is_known(model, parameters):
+        return why
+    if any(is_distributed(p) and not is_replicated(p) for p in parameters):
+        return f"a parameter is a sharded DTensor; {_OF_ALL_RANKS}"
+    return None
+
+
+def why_no_norm_is_known(model: Any, parameters: Iterable[torch.Tensor]) -> str | None:
+    """Return why even all ranks together cannot tell the norm of `model`, and the fix; else None.
+
+    What shards it keeps to itself who holds what, and has a call of its own.
+    """
+    # The modules are looked up, not imported: a model can only be of a class that is loaded.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and any(
         isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules()
     ):
-        return f"FSDP shards the gradients; {fix}"
-    for p in parameters:
-        if is_distributed(p) and not is_replicated(p):
-            return f"a parameter is a sharded DTensor; {fix}"
-        if hasattr(p, "ds_id") or hasattr(p, "_hp_mapping"):  # stage 3, stages 1 and 2
-            return "DeepSpeed ZeRO partitions the gradients; pass the engine as model"
+        return (
+            "FSDP shards the gradients; pass grad_norm=, what the model's clip_grad_norm_ returns"
+        )
+    if any(hasattr(p, "ds_id") or hasattr(p, "_hp_mapping") for p in parameters):
+        return (
+            "DeepSpeed ZeRO partitions the gradients; pass the engine as model"  # stage 3, 1 or 2
+        )
     return None
 
 
@@ -96,8 +140,7 @@ def whole(gradient: Any) -> torch.Tensor:
     if is_distributed(gradient):
         if not is_replicated(gradient):
             raise ValueRefusedError(
-                "a gradient is a DTensor of which this rank holds a part; pass grad_norm=, e.g. "
-                "the value that clip_grad_norm_ returns"
+                f"a gradient is a DTensor of which this rank holds a part; {_OF_ALL_RANKS}"
             )
         with torch.no_grad():
             gradient = gradient.to_local()

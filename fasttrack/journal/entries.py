@@ -1,6 +1,7 @@
 """The journal's lines as values: what each kind holds, and how they are written and read.
 
-All about lines stands here and, for rows, in `rows.py` and `media.py`.
+All about lines stands here and, for rows, in `rows.py` and `media.py`; what goes wrong in training
+is in `trouble.py`.
 
 A line is one JSON object with a key `kind`. Its other keys are the fields below, under the names
 given here in quotes where they differ; times are unix seconds. A segment's first line is its
@@ -23,6 +24,7 @@ import orjson
 
 from fasttrack.journal.media import MediaRow, media_of
 from fasttrack.journal.rows import Row, row_of
+from fasttrack.journal.trouble import BadLayers, Flight
 
 FORMAT_VERSION = 2
 """2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
@@ -217,28 +219,6 @@ class Unlogged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flight:
-    """A dump of the last steps at full rate, which lies beside the journal."""
-
-    kind: ClassVar[str] = "flight"
-
-    number: int
-    """Of the attempt's dumps, from 1."""
-    reason: str
-    """"non_finite", "out_of_memory", "exception", "SIGTERM" or "exit_code"."""
-    file: str
-    """Its name in the run's directory."""
-    error: str | None = None
-    """What happened, in words, secrets redacted."""
-    step: int | None = None
-    """At which step; None: no step is known."""
-    steps: int = 0
-    """How many it holds."""
-    time_s: float = 0.0
-    """"time"."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
     """How the attempt ended."""
 
@@ -263,11 +243,16 @@ class Unknown:
     kind: str
 
 
-Recorded: TypeAlias = "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight"
+Recorded: TypeAlias = (
+    "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight | BadLayers"
+)
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
-_KINDS = (Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged, Flight, Finish)
+_KINDS = (
+    *(Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged),
+    *(Flight, BadLayers, Finish),
+)
 _CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {  # field -> key, where they differ
     "time_s": "time",

@@ -12,6 +12,7 @@ delivery.log            what the delivery process had to say
 client/                 what a client needs on disk while it delivers
 meanwhile/              the same, of a delivery beside an offline run that goes on
 stop-0001               while attempt 1 listens: written into, it asks the program to stop
+node-<node>-0001.jsonl  what a node of attempt 1 tells of its hardware
 flight-0001-1.jsonl     the last steps at full rate: the first dump of attempt 1
 media/                  pictures, sound and tables that were logged, each once, by its hash
 artifacts/segment-0001/0001/
@@ -29,6 +30,7 @@ from pathlib import Path
 from fasttrack.handler_errors import is_handlers
 
 _SEGMENT = re.compile(r"segment-\d+\.jsonl")
+_NODE = re.compile(r"node-([A-Za-z0-9_-]+)-(\d+)\.jsonl")
 _FLIGHT = re.compile(r"flight-\d+-\d\.jsonl")
 _PARENTS = ("wandb", "fasttrack")
 
@@ -104,6 +106,22 @@ def log_path(run_dir: Path) -> Path:
 def stop_path(segment: Path) -> Path:
     """Return the file by which the attempt that writes `segment` is asked to stop."""
     return segment.parent / f"stop-{attempt(segment):04d}"
+
+
+def node_path(segment: Path, node: str) -> Path:
+    """Return the file in which a node tells the attempt that writes `segment` of its hardware."""
+    return segment.parent / f"node-{node}-{attempt(segment):04d}.jsonl"
+
+
+def node_names(segment: Path) -> list[str]:
+    """Return the nodes that tell of their hardware to the attempt that writes `segment`.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    found = map(_NODE.fullmatch, os.listdir(segment.parent))
+    number = attempt(segment)
+    return sorted(each[1] for each in found if each is not None and int(each[2]) == number)
 
 
 def flight_path(segment: Path, number: int) -> Path:

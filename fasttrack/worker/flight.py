@@ -17,9 +17,9 @@ import orjson
 
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.trail import SLACK
-from fasttrack.journal.entries import Flight
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.journal.run_directory import attempt, flight_path
+from fasttrack.journal.trouble import Flight
 from fasttrack.notices import spell
 from fasttrack.redaction import redact_text
 from fasttrack.worker.resolve import clock_offset_s

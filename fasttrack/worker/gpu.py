@@ -1,21 +1,20 @@
 """GPU statistics of the training process: NVML and torch's own memory counters.
 
 NVML numbers every GPU of the machine and ignores `CUDA_VISIBLE_DEVICES`; torch numbers the visible
-ones. Half of this file finds the NVML handle of a torch index. Sizes named `_gb` count 2**30 bytes.
+ones. `context/nvml.py` knows the names in that variable. Sizes named `_gb` count 2**30 bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fasttrack.context.nvml import start_nvml, stop_nvml
+from fasttrack.context.nvml import find_by_name, start_nvml, stop_nvml, visible_name
 from fasttrack.errors import NvmlUnavailableError
 
 _GB: Final = 2**30
@@ -23,8 +22,8 @@ _MAX_FAILURES: Final = 3
 
 
 @dataclass(slots=True)
-class _Gpu:
-    """One torch-visible GPU. Threads: worker thread only."""
+class Gpu:
+    """One GPU, as its statistics need it. Threads: one at a time."""
 
     index: int
     handle: Any = None  # the GPU or the MIG instance: memory, utilization
@@ -49,11 +48,11 @@ def find_initialised_cuda() -> Any:
     return torch.cuda
 
 
-def _utilization(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
+def _utilization(nvml: Any, gpu: Gpu, cuda: Any) -> float:
     return float(nvml.nvmlDeviceGetUtilizationRates(gpu.handle).gpu)
 
 
-def _memory_used(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
+def _memory_used(nvml: Any, gpu: Gpu, cuda: Any) -> float:
     try:  # v2 leaves out what the driver reserves for itself, as nvidia-smi does
         used = nvml.nvmlDeviceGetMemoryInfo(gpu.handle, nvml.nvmlMemory_v2).used
     except (nvml.NVMLError, AttributeError):  # older driver, older nvidia-ml-py
@@ -62,23 +61,23 @@ def _memory_used(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
     return float(used / _GB)
 
 
-def _memory_peak(nvml: Any, gpu: _Gpu, cuda: Any) -> float | None:
+def _memory_peak(nvml: Any, gpu: Gpu, cuda: Any) -> float | None:
     peak = gpu.largest_used if cuda is None else cuda.max_memory_allocated(gpu.index)
     return None if cuda is None and not peak else peak / _GB
 
 
-def _temperature(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
+def _temperature(nvml: Any, gpu: Gpu, cuda: Any) -> float:
     try:
         return float(nvml.nvmlDeviceGetTemperatureV(gpu.board, nvml.NVML_TEMPERATURE_GPU))
     except (nvml.NVMLError, AttributeError):  # older driver, older nvidia-ml-py
         return float(nvml.nvmlDeviceGetTemperature(gpu.board, nvml.NVML_TEMPERATURE_GPU))
 
 
-def _power(nvml: Any, gpu: _Gpu, cuda: Any) -> float:
+def _power(nvml: Any, gpu: Gpu, cuda: Any) -> float:
     return float(nvml.nvmlDeviceGetPowerUsage(gpu.board) / 1000)
 
 
-FIELDS: Final[Mapping[str, Callable[[Any, _Gpu, Any], float | None]]] = {
+FIELDS: Final[Mapping[str, Callable[[Any, Gpu, Any], float | None]]] = {
     # In this order: before CUDA is in use, the peak comes from what memory_used has just seen.
     "gpu/utilization": _utilization,
     "gpu/memory_used_gb": _memory_used,
@@ -111,7 +110,7 @@ class GpuSampler:
         self._nvml: Any = None
         self._refusal: str | None = None  # why NVML did not start; "" once said
         self._errors: tuple[type[Exception], ...] = (RuntimeError, AttributeError)
-        self._gpus: dict[int, _Gpu] = {}
+        self._gpus: dict[int, Gpu] = {}
         self._guess: int | None = None
 
     def sample(self, device_index: int | None) -> dict[str, float]:
@@ -131,7 +130,7 @@ class GpuSampler:
         if cuda is None and self._nvml is None:  # nothing to ask
             return {}
         index = self._busiest(cuda) if device_index is None else device_index
-        gpu = self._gpus.setdefault(index, _Gpu(index))
+        gpu = self._gpus.setdefault(index, Gpu(index))
         row: dict[str, float] = {}
         given_up: dict[str, list[str]] = {}
         for name, read in FIELDS.items():
@@ -188,7 +187,7 @@ class GpuSampler:
                 self._guess = held.index(max(held)) if any(held) else None
         return self._guess or 0
 
-    def _locate(self, gpu: _Gpu, cuda: Any) -> bool:
+    def _locate(self, gpu: Gpu, cuda: Any) -> bool:
         """Return whether NVML has the GPU; looks again, for certain, once CUDA is initialised."""
         certain = cuda is not None
         if self._nvml is not None and (gpu.certain is None or gpu.certain < certain):
@@ -197,20 +196,9 @@ class GpuSampler:
         return gpu.handle is not None
 
 
-def _visible_name(index: int) -> str:
-    """Return how `CUDA_VISIBLE_DEVICES` names a torch index: "2", "GPU-...", "" when hidden."""
-    value = os.environ.get("CUDA_VISIBLE_DEVICES")  # no option of ours: CUDA's own contract
-    if value is None:
-        return str(index)
-    names = [name.strip() for name in value.split(",")[: index + 1]]
-    # CUDA stops at the first entry it cannot use: "0,-1,1" shows one GPU, "" none.
-    usable = all(name.isdecimal() or name.startswith(("GPU-", "MIG-")) for name in names)
-    return names[index] if usable and index < len(names) else ""
-
-
 def _find_handles(nvml: Any, index: int, cuda: Any) -> tuple[Any, Any]:
     """Return the NVML handles (device, whole board) of a torch index; Nones when hidden."""
-    name = _visible_name(index)
+    name = visible_name(index)
     if cuda is not None and not name.startswith("MIG-"):
         # Only CUDA knows its order for certain; on MIG, torch's UUID may be the whole GPU's.
         if index >= cuda.device_count():
@@ -219,14 +207,4 @@ def _find_handles(nvml: Any, index: int, cuda: Any) -> tuple[Any, Any]:
         with contextlib.suppress(nvml.NVMLError):
             return (nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"),) * 2
         name = f"MIG-{uuid}"
-    if not name:
-        return None, None
-    if name.startswith("MIG-"):
-        handle = nvml.nvmlDeviceGetHandleByUUID(name)
-        return handle, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-    if name.isdecimal():
-        return (nvml.nvmlDeviceGetHandleByIndex(int(name)),) * 2
-    # CUDA takes the beginning of a UUID, NVML does not.
-    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
-    matches = [h for h in handles if nvml.nvmlDeviceGetUUID(h).startswith(name)]
-    return (matches[0],) * 2 if len(matches) == 1 else (None, None)
+    return find_by_name(nvml, name)

@@ -63,7 +63,7 @@ class Resolver:
         self._capture = capture
         self._gradients = gradients
         self._notices = notices
-        self._streams = SideStreams()
+        self.streams = SideStreams()
         self.cuda_index: int | None = None  # of the last CUDA tensor that came by
 
     def resolve(self, records: list[RawRecord]) -> list[ResolvedRecord]:
@@ -172,7 +172,7 @@ class Resolver:
         self, entries: list[tuple[torch.Tensor, _Target]], events: list[torch.Event]
     ) -> None:
         try:
-            numbers = self._streams.read([tensor for tensor, _ in entries], events)
+            numbers = self.streams.read([tensor for tensor, _ in entries], events)
         except RuntimeError as error:
             if len(entries) > 1:  # one dead tensor must not take the others along
                 for entry in entries:
@@ -189,11 +189,11 @@ class Resolver:
         gradients: Gradients = record.gradients  # type: ignore[assignment]
         try:
             for device in gradients.devices:
-                self._streams.enter(device, record.events)
+                self.streams.enter(device, record.events)
             norm = fused_norm(gradients.tensors, alike=gradients.alike)
-            (number,) = self._streams.read([norm], ())
+            (number,) = self.streams.read([norm], ())
             if gradients.scale is not None:
-                (scale,) = self._streams.read([gradients.scale], ())
+                (scale,) = self.streams.read([gradients.scale], ())
                 number /= scale
             # A sequence lock: the norm is only true if nobody wrote while it was computed. Moving a
             # model moves its gradients without a new version, and nothing of ours waits for that.

@@ -6,17 +6,24 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LOSS, TICKS
+from fasttrack.hotpath.trail import TrailStep
+from fasttrack.journal.trouble import BadLayers
 from fasttrack.notices import spell
+from fasttrack.worker.layers import SeenBad
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fasttrack.hotpath.records import RawRecord, Scalar
-    from fasttrack.hotpath.trail import StepTrail, TrailStep
+    from fasttrack.hotpath.records import MetricsRecord, RawRecord, Scalar
+    from fasttrack.hotpath.trail import StepTrail
+    from fasttrack.journal.entries import Recorded
     from fasttrack.notices import Notices
     from fasttrack.worker.flight import FlightRecorder
+    from fasttrack.worker.layers import LayerNorms
     from fasttrack.worker.resolve import Resolver
+
+    _Seen = TrailStep | SeenBad | MetricsRecord
 
 _CALM_STEPS = 50  # from one bad loss to the next, if that is to be news
 
@@ -33,6 +40,7 @@ class StepWatch:
         resolver: Resolver,
         notices: Notices,
         flight: FlightRecorder | None = None,
+        layers: LayerNorms | None = None,
     ) -> None:
         """Look at what comes by.
 
@@ -41,6 +49,7 @@ class StepWatch:
             resolver: reads what lies on devices.
             notices: told of the first bad loss, and of steps that nobody could look at.
             flight: asked for a dump where a loss becomes bad.
+            layers: has the norms of layers, where they are wanted.
         """
         self.first_step: int | None = None
         """The first step of this attempt whose loss was NaN or infinite, logged or not."""
@@ -48,7 +57,11 @@ class StepWatch:
         self.trail = trail
         self._resolver = resolver
         self._notices = notices
+        self.layers = layers
         self._last_bad: int | None = None
+        self._bad_layers: SeenBad | None = None
+        self._told_layers = False
+        self._entries: list[Recorded] = []
 
     def in_order(self, records: list[RawRecord]) -> Iterator[list[RawRecord]]:
         """Yield `records` in pieces, with what is to become rows of the steps between them.
@@ -57,23 +70,57 @@ class StepWatch:
         is asked for: it may hold the first bad loss.
         """
         start = 0
-        for each in self._bad_steps(_called_at_s(records[-1])):
-            if not self._is_calm(each.step):
+        for each in self._between(_called_at_s(records[-1])):
+            if isinstance(each, TrailStep) and not self._is_calm(each.step):
                 self._last_bad = each.step
                 continue
             end = start
-            while end < len(records) and _called_at_s(records[end]) <= each.at_s:
+            while end < len(records) - 1 and _called_at_s(records[end]) <= _at_s(each):
                 end += 1
             if end > start:
                 yield records[start:end]
                 start = end
-            yield from self._row_of(each)
+            yield from self._rows_of(each)
         yield records[start:] if start else records
 
     def rest(self) -> Iterator[list[RawRecord]]:
         """Yield what is to become rows of steps that no record follows, as far as it is known."""
-        for each in self._bad_steps(math.inf):
-            yield from self._row_of(each)
+        for each in self._between(math.inf):
+            yield from self._rows_of(each)
+
+    def entries(self) -> list[Recorded]:
+        """Return what the journal is to say beside rows, and write the dump that is asked for."""
+        entries, self._entries = self._entries, []
+        if self.flight is not None and (dumped := self.flight.dump_if_asked()) is not None:
+            entries.append(dumped)
+        return entries
+
+    def _between(self, until_s: float) -> list[_Seen]:
+        """Return what was seen of steps that came before, in order."""
+        seen: list[_Seen] = list(self._bad_steps(until_s))
+        if self.layers is not None:
+            rows, bad = self.layers.look(until_s)
+            seen = sorted([*bad, *rows, *seen], key=_at_s)
+        return seen
+
+    def _rows_of(self, each: _Seen) -> Iterator[list[RawRecord]]:
+        if isinstance(each, SeenBad):
+            self._note_bad_layers(each)
+        elif isinstance(each, TrailStep):
+            values = {LOSS: each.values[LOSS]}
+            if self._is_news(each.step, values):
+                yield [(each.step, each.at_s, values)]
+        else:
+            yield [each]
+
+    def _note_bad_layers(self, bad: SeenBad) -> None:
+        self._bad_layers = bad
+        if not self._entries and not self._told_layers:
+            self._told_layers = True
+            time_s = clock_offset_s() + bad.at_s
+            self._entries.append(BadLayers(step=bad.step, text=bad.text, time_s=time_s))
+            if not bad.with_loss:
+                self._notices.warn("layers_bad", f"at step {bad.step} {bad.text}")
 
     def note_logged(self, step: int, values: dict[str, Scalar]) -> None:
         """Note that the loss of a row is NaN or infinite; add to the first one that it is."""
@@ -94,11 +141,6 @@ class StepWatch:
             self._notices.warn("watch", f"unlogged steps could not be looked at: {spell(error)}")
             return []
 
-    def _row_of(self, each: TrailStep) -> Iterator[list[RawRecord]]:
-        values = {LOSS: each.values[LOSS]}
-        if self._is_news(each.step, values):
-            yield [(each.step, each.at_s, values)]
-
     def _is_calm(self, step: int) -> bool:
         return self._last_bad is None or abs(step - self._last_bad) > _CALM_STEPS
 
@@ -108,6 +150,8 @@ class StepWatch:
         if not is_news:
             return False
         text = f"the loss became {values[LOSS]} at step {step}"
+        if self._bad_layers is not None and self._bad_layers.step == step:
+            text = f"{text}; {self._bad_layers.text}"
         if self.first_step is None:
             self.first_step = step
             values.setdefault(FIRST_NONFINITE_STEP, step)
@@ -115,6 +159,10 @@ class StepWatch:
         if self.flight is not None:
             self.flight.ask("non_finite", text, step)
         return True
+
+
+def _at_s(each: _Seen) -> float:
+    return each.at_s if isinstance(each, (TrailStep, SeenBad)) else each[1]
 
 
 def _is_bad(loss: Any) -> bool:

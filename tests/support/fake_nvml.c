@@ -5,6 +5,10 @@
  *   count 2                              GPUs that have an NVML index
  *   0.uuid GPU-aa..   0.util 37   0.used 1073741824   0.reserved 5   0.temp 41   0.power 250000
  *   2.uuid MIG-cc..   2.parent 1         a MIG instance of GPU 1 (no index: 2 >= count)
+ *   1.mig 1                              GPU 1 is partitioned; its instances are those above
+ *   0.sm 1980   0.memclk 2619   0.reasons 4   0.corrected 1   0.uncorrected 0
+ *   0.pcie_rx 1024   0.pcie_tx 2048      KiB/s
+ *   0.nvlink_rx 5   0.nvlink_tx 6        KiB, ever growing; without them the GPU has no NVLink
  *   fail.nvmlDeviceGetPowerUsage 3       that function returns this error code
  *
  * -DOLD_DRIVER leaves out the symbols that older drivers do not have.
@@ -22,6 +26,12 @@ typedef struct { unsigned gpu, memory; } Utilization;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } Memory_v2;
 typedef struct { unsigned version, sensor; int temperature; } Temperature;
+typedef struct {
+    unsigned field, scope;
+    long long time, latency;
+    int type, result;
+    unsigned long long value;
+} FieldValue;
 
 static Gpu gpus[MAX_GPUS] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
 static int users; /* nvmlInit calls less nvmlShutdown calls */
@@ -101,6 +111,24 @@ int nvmlDeviceGetUUID(Gpu *gpu, char *text, unsigned size) {
     return field(gpu, "uuid", text, size) ? OK : NOT_SUPPORTED;
 }
 
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned *current, unsigned *pending) {
+    ENTER;
+    *current = *pending = (unsigned)value(gpu, "mig");
+    return is_mig(gpu) ? NOT_SUPPORTED : OK;
+}
+int nvmlDeviceGetMaxMigDeviceCount(Gpu *gpu, unsigned *most) {
+    ENTER;
+    *most = value(gpu, "mig") ? 7 : 0;
+    return OK;
+}
+int nvmlDeviceGetMigDeviceHandleByIndex(Gpu *gpu, unsigned index, Gpu **mig) {
+    ENTER;
+    for (int i = 0; i < MAX_GPUS; i++)
+        if (is_mig(&gpus[i]) && value(&gpus[i], "parent") == gpu->index && index-- == 0)
+            return *mig = &gpus[i], OK;
+    return NOT_FOUND;
+}
+
 /* The statistics. A MIG instance has memory of its own and nothing else. */
 int nvmlDeviceGetUtilizationRates(Gpu *gpu, Utilization *rates) {
     ENTER;
@@ -123,7 +151,40 @@ int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned *milliwatts) {
     *milliwatts = (unsigned)value(gpu, "power");
     return is_mig(gpu) ? NOT_SUPPORTED : OK;
 }
+int nvmlDeviceGetClockInfo(Gpu *gpu, unsigned kind, unsigned *mhz) {
+    ENTER;
+    *mhz = (unsigned)value(gpu, kind == 1 ? "sm" : "memclk");
+    return is_mig(gpu) ? NOT_SUPPORTED : OK;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(Gpu *gpu, unsigned long long *reasons) {
+    ENTER;
+    *reasons = (unsigned long long)value(gpu, "reasons");
+    return is_mig(gpu) ? NOT_SUPPORTED : OK;
+}
+int nvmlDeviceGetTotalEccErrors(Gpu *gpu, int kind, int since, unsigned long long *count) {
+    ENTER;
+    (void)since, *count = (unsigned long long)value(gpu, kind == 0 ? "corrected" : "uncorrected");
+    return is_mig(gpu) ? NOT_SUPPORTED : OK;
+}
+int nvmlDeviceGetPcieThroughput(Gpu *gpu, int counter, unsigned *kib_s) {
+    ENTER;
+    *kib_s = (unsigned)value(gpu, counter == 1 ? "pcie_rx" : "pcie_tx");
+    return is_mig(gpu) ? NOT_SUPPORTED : OK;
+}
+int nvmlDeviceGetFieldValues(Gpu *gpu, int number, FieldValue *values) {
+    char text[128];
+    ENTER;
+    for (int i = 0; i < number; i++) {
+        const char *name = values[i].field == 139 ? "nvlink_rx" : "nvlink_tx";
+        values[i].value = (unsigned long long)value(gpu, name);
+        values[i].result = field(gpu, name, text, sizeof text) ? OK : NOT_SUPPORTED;
+    }
+    return OK;
+}
 #ifndef OLD_DRIVER
+int nvmlDeviceGetCurrentClocksEventReasons(Gpu *gpu, unsigned long long *reasons) {
+    return nvmlDeviceGetCurrentClocksThrottleReasons(gpu, reasons);
+}
 int nvmlDeviceGetMemoryInfo_v2(Gpu *gpu, Memory_v2 *memory) {
     ENTER;
     memory->used = (unsigned long long)value(gpu, "used");

@@ -27,8 +27,8 @@ from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
 
-# test_integrations_page.py, test_media_page.py, test_all_ranks.py
-_ELSEWHERE = {"integrations.md", "media.md", "ranks.md"}
+# test_integrations_page.py, test_media_page.py, test_all_ranks.py, test_sharded_page.py
+_ELSEWHERE = {"integrations.md", "media.md", "ranks.md", "sharded.md"}
 DOCS = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in _ELSEWHERE)
 JOURNAL_ONLY = Options(backends=("none",))
 
@@ -151,6 +151,43 @@ def test_the_utilities_work_without_a_tracker(snippet: Snippet) -> None:
     snippet.run(names)
 
     assert names["get_metadata"]()["seeds"]["set_seeds"]["seed"] == 0
+
+
+# --- docs/throughput.md ---------------------------------------------------------------------------
+
+
+@pages.runs("tokens=input_ids.numel()")
+def test_tokens_are_in_every_row_but_the_first(snippet: Snippet) -> None:
+    """128 of each sample."""
+    with journal_tracker(log_interval=10) as tracker:
+        snippet.run({**training_script(), "tracker": tracker, "torch": torch})
+
+    first, *rows = [row.values for row in read_rows(directory_of(tracker))]
+    assert "perf/tokens_per_sec" not in first
+    ratios = [row["perf/tokens_per_sec"] / row["perf/samples_per_sec"] for row in rows]
+    assert ratios == [pytest.approx(128)] * 9
+
+
+@pages.runs("flops_per_token(6_738_415_616")
+def test_what_a_token_takes_is_an_option(journal_only: None, snippet: Snippet) -> None:
+    """Of Llama 2 7B: attention over 4,096 tokens is a sixth of it."""
+    names = snippet.run({})
+    names["tracker"].finish()
+
+    assert names["each"] == 6 * 6_738_415_616 + 12 * 32 * 4096 * 4096
+
+
+@pages.runs("tracker.data(loader)")
+def test_the_wait_for_data_is_a_phase(snippet: Snippet) -> None:
+    """And so is what the loop marks by itself."""
+    loader = torch.ones(32, 4).split(4)
+    with journal_tracker() as tracker:
+        snippet.run({"tracker": tracker, "loader": loader, "model": torch.nn.Linear(4, 1)})
+
+    rows = [row.values for row in read_rows(directory_of(tracker))]
+    assert len(rows) == 8
+    for row in rows[1:]:
+        assert 0 < row["perf/phase_pct/data"] + row["perf/phase_pct/forward"] < 100
 
 
 # --- docs/configuration.md ------------------------------------------------------------------------
@@ -409,6 +446,29 @@ def test_resume_with_deepspeed_goes_on_in_the_same_run(
     (run_id,) = server.runs
     assert f"(None, '{run_id}') ('{run_id}', '{run_id}')" in result.stdout
     assert [row["a"] for row in server.runs[run_id].history] == [1, 1]
+
+
+# --- docs/nodes.md --------------------------------------------------------------------------------
+
+
+@pages.runs('Options(nodes="all")')
+@pytest.mark.usefixtures("journal_only")
+def test_the_hardware_of_this_node_is_in_the_run(snippet: Snippet) -> None:
+    """Under the names that the page lists; `show` tells them."""
+    names = {"config": {}, "ExperimentTracker": ExperimentTracker, "Options": Options}
+    tracker = snippet.run(names)["tracker"]
+    tracker.log_metrics({"a": 1}, step=7)
+    directory = directory_of(tracker)
+    tracker.finish()
+
+    (node,) = directory.glob("node-*-0001.jsonl")
+    name = node.name.removeprefix("node-").removesuffix("-0001.jsonl")
+    told = {metric: row.step for row in read_rows(directory) for metric in row.values}
+    assert told.items() >= {f"host/{name}/memory_used_gb": 7, "nodes/missing": 7}.items()
+    listed = (ROOT / "docs" / "nodes.md").read_text()
+    assert all(
+        metric.replace(name, "<node>").split("/")[-1] in listed for metric in told.keys() - {"a"}
+    )
 
 
 # --- docs/clusters.md -----------------------------------------------------------------------------
@@ -703,3 +763,13 @@ def test_the_flight_recorder_is_read_as_the_page_says(
     assert set(names["steps"][-1]) == {
         *("step", "time", "logged", "step_time_ms", "batch_size", "values")
     }
+
+
+@pages.runs("Options(layer_norms_every=100)")
+def test_layers_are_logged_as_the_page_says(snippet: Snippet, journal_only: None) -> None:
+    """A model of one layer is called so."""
+    names = snippet.run(training_script())
+
+    rows = [row for row in read_rows(directory_of(names["tracker"])) if len(row.values) == 2]
+    assert [row.step for row in rows] == [0, 100, 200]
+    assert list(rows[0].values) == ["layers/grad_norm/model", "layers/param_norm/model"]

@@ -42,6 +42,8 @@ ALLOWED = {
     "exit_codes": BASE,
     "process_hooks": BASE | {"exit_codes", "sigterm"},
     "sigterm": BASE,
+    "nodes.joining": {"*"},
+    "nodes": BASE | {"context", "journal", "worker.gpu"},
     "preemption": BASE | {"context", "process_hooks"},
     "command": BASE,
     "journal": BASE,
@@ -52,6 +54,8 @@ ALLOWED = {
     "quick_calls": BASE,
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
+    "collective": BASE | {"context", "hotpath"},
+    "collective.calls": BASE | {"engine"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
     "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
     "ranks.recording": {"*"},
@@ -69,12 +73,15 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
+    "flops": BASE,
+    "timing_calls": BASE | {"quick_calls"},
     "run_page": {"engine", "errors", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
-    | {"preemption", "quick_calls", "ranks.joining", "ranks.other", "run_page"},
+    | {"nodes.joining", "nodes.member", "preemption", "quick_calls", "ranks.joining", "ranks.other"}
+    | {"collective.calls", "run_page", "timing_calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE
@@ -87,7 +94,8 @@ COMPOSERS = {  # who imports what wires others together
     "fasttrack.tracker": {"fasttrack", "fasttrack.testing"},
     "fasttrack.engine": {
         *("fasttrack.media.calls", "fasttrack.run_page", "fasttrack.tracker"),
-        *("fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+        *("fasttrack.nodes.joining", "fasttrack.ranks.joining", "fasttrack.ranks.recording"),
+        "fasttrack.collective.calls",
     },
 }
 HEAVY = {"torch", "numpy"}

@@ -14,6 +14,7 @@ from fasttrack.journal.entries import Finish, Pausing
 from fasttrack.journal.reader import SegmentReader, read_finish
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import alerts_state_path, attempt
+from fasttrack.journal.trouble import BadLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,6 +174,9 @@ class AlertWatch:
                 self._see(rows)
                 rows = []
                 self._judge.paused = entry.begins
+            elif isinstance(entry, BadLayers):
+                for finding in self._judge.see_layers(entry.step, entry.text, entry.time_s):
+                    self._tell(finding)
             elif isinstance(entry, Finish):
                 finish = entry
         self._see(rows)

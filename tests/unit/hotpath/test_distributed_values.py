@@ -124,7 +124,7 @@ def test_a_replicated_loss_is_taken(seen: dict[str, Any], mode: str) -> None:
 @pytest.mark.parametrize("mode", ["snapshot", "reference"])
 def test_a_part_of_a_sum_is_refused(seen: dict[str, Any], mode: str) -> None:
     """Its `item()` is one rank's share, without a word from torch."""
-    assert "on every rank call tensor.full_tensor()" in seen[f"partial {mode}"]
+    assert "on every rank call tracker.reduce(tensor)" in seen[f"partial {mode}"]
 
 
 def test_gradients_of_fsdp2_are_refused(seen: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from support.trackers import journal_only
 from fasttrack.cli.app import cli
 from fasttrack.hotpath.records import LOSS
 from fasttrack.hotpath.trail import SLACK, StepTrail
-from fasttrack.journal.entries import Flight
+from fasttrack.journal.trouble import Flight
 from fasttrack.notices import Notices
 from fasttrack.runs.flights import read_flights
 from fasttrack.worker.flight import FlightRecorder

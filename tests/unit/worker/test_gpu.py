@@ -6,8 +6,6 @@ import ctypes
 import ctypes.util
 import multiprocessing
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.pool import Pool
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.nvml import compile_fake
 
 from fasttrack.worker.gpu import GpuSampler, find_initialised_cuda
 
@@ -106,29 +105,7 @@ def play_in_child(
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that compiles the fake library."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler (cc) here to build the fake NVML library with")
-
-    def compile_fake(*flags: str) -> Path:
-        library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-        source = Path(__file__).parents[2] / "support" / "fake_nvml.c"
-        soname = "-Wl,-soname,libnvidia-ml.so.1"
-        command = [
-            compiler,
-            "-shared",
-            "-fPIC",
-            "-Wall",
-            soname,
-            *flags,
-            "-o",
-            str(library),
-            str(source),
-        ]
-        subprocess.run(command, check=True)
-        return library
-
-    return compile_fake
+    return lambda *flags: compile_fake(tmp_path_factory.mktemp("nvml"), *flags)
 
 
 @pytest.fixture(scope="session")

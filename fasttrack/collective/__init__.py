@@ -1,0 +1,1 @@
+"""What all ranks call together: values and norms that no rank knows alone."""

@@ -1,0 +1,41 @@
+"""The journal's lines about what went wrong in training; `entries.py` says how they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """A dump of the last steps at full rate, which lies beside the journal."""
+
+    kind: ClassVar[str] = "flight"
+
+    number: int
+    """Of the attempt's dumps, from 1."""
+    reason: str
+    """"non_finite", "out_of_memory", "exception", "SIGTERM" or "exit_code"."""
+    file: str
+    """Its name in the run's directory."""
+    error: str | None = None
+    """What happened, in words, secrets redacted."""
+    step: int | None = None
+    """At which step; None: no step is known."""
+    steps: int = 0
+    """How many it holds."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLayers:
+    """In which layers gradients or parameters were no finite numbers, the first time."""
+
+    kind: ClassVar[str] = "bad_layers"
+
+    step: int
+    text: str
+    """Which, in words."""
+    time_s: float = 0.0
+    """"time"."""

@@ -1,0 +1,1 @@
+"""The hardware of all nodes of a job, in one run: each samples itself, one gathers them."""

@@ -1,0 +1,352 @@
+"""Norms of each layer: right, sampled, never waited for; and the layers that went bad are named."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from support.journals import read_entries, read_rows
+from support.runs import run_script
+from support.trackers import journal_only
+
+from fasttrack import ConfigurationError, Options
+from fasttrack.alerts.judge import Judge
+from fasttrack.alerts.settings import AlertSettings
+from fasttrack.delivery.alerting.watch import AlertWatch
+from fasttrack.hotpath.gradients import GradientSource
+from fasttrack.hotpath.layers import LayerSource
+from fasttrack.journal.run_directory import segments
+from fasttrack.journal.trouble import BadLayers
+from fasttrack.notices import Notices
+from fasttrack.runs.flights import read_flights
+from fasttrack.worker.device import SideStreams
+from fasttrack.worker.layers import LayerNorms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.trackers import Trackers
+
+    from fasttrack.alerts.judge import Finding
+
+DEPTH = 5
+BAD = 47
+
+
+def network(depth: int = DEPTH, *, bias: bool = True) -> Any:
+    """Return a real model of so many layers."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(*[torch.nn.Linear(4, 4, bias=bias) for _ in range(depth)])
+
+
+def backward(model: torch.nn.Module) -> torch.Tensor:
+    """Make gradients; return the loss."""
+    loss: torch.Tensor = model(torch.ones(2, 4)).square().mean()
+    loss.backward()
+    return loss
+
+
+def norm_of(tensors: list[Any]) -> float:
+    """Return the norm over all entries, by hand."""
+    return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
+
+
+def norms_of(model: torch.nn.Module) -> dict[str, float]:
+    """Return what is to be logged of a model of which all layers are looked at."""
+    layers = [(name, list(layer.parameters())) for name, layer in model.named_children()]
+    grads = {f"layers/grad_norm/{name}": norm_of([p.grad for p in own]) for name, own in layers}
+    return grads | {f"layers/param_norm/{name}": norm_of(own) for name, own in layers}
+
+
+class Bench:
+    """A source and its reader, by hand."""
+
+    def __init__(self, every: int = 10, hold_limit_bytes: int = 2**30) -> None:
+        """Build them."""
+        self.notices = Notices()
+        gradients = GradientSource("auto", 2**30, self.notices.warn)
+        self.source = LayerSource(every, hold_limit_bytes, gradients, self.notices.warn)
+        self.norms = LayerNorms(self.source, SideStreams(), self.notices)
+
+    def log(self, step: int, model: Any, optimizer: Any = None, scaler: Any = None) -> bool:
+        """Log a step."""
+        return self.source.logged(step, model, optimizer, scaler)
+
+    def values(self) -> dict[str, float]:
+        """Return the metrics of all that was sampled."""
+        rows, _ = self.norms.look(math.inf)
+        return {name: value for _, _, values in rows for name, value in values.items()}
+
+
+def test_layers_are_sampled_with_the_first_logged_step_of_each_interval(make: Trackers) -> None:
+    """A layer's norm is that over its weight and its bias; the rows are those of the step."""
+    options = journal_only(layer_norms_every=20)
+    tracker = make(options=options, log_interval=7)
+    model: Any = torch.compile(network(), backend="eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = {}
+    for step in range(50):
+        optimizer.zero_grad()
+        loss = backward(model)
+        if step in (0, 21, 42):
+            expected[step] = norms_of(model._orig_mod)
+        tracker.log_training_step(loss, step, 2, optimizer, model)
+        optimizer.step()
+    tracker.finish()
+    run_dir = tracker.get_run_dir()
+    assert run_dir is not None
+
+    logged: dict[int, dict[str, float]] = {}
+    rows = read_rows(run_dir)
+    for row in rows:
+        found = {n: v for n, v in row.values.items() if n.startswith("layers/")}
+        if found:
+            logged.setdefault(row.step, {}).update(found)
+    assert {step: pytest.approx(norms, rel=1e-5) for step, norms in expected.items()} == logged
+    assert [row.step for row in rows] == sorted(row.step for row in rows)
+    assert tracker.stats().stale == 0
+
+
+def test_parameters_of_many_layers_take_turns_and_gradients_do_not() -> None:
+    """So that a call costs the same however many there are; some have no gradient."""
+    bench, model = Bench(), network(250, bias=False)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    model[7].weight.grad = None
+    seen = []
+    for step in range(0, 50, 10):
+        assert bench.log(step, model)
+        values = bench.values()
+        assert sum(name.startswith("layers/grad_norm/") for name in values) == 249
+        assert values["layers/grad_norm/8"] == pytest.approx(2.0)
+        seen.append({name for name in values if name.startswith("layers/param_norm/")})
+    assert not bench.log(49, model)
+
+    assert [len(names) for names in seen] == [96, 96, 58, 96, 96]
+    assert len(set.union(*seen[:3])) == 250
+
+
+@pytest.mark.parametrize("interval", [1, 10, 7])
+def test_the_layer_that_went_bad_is_named_wherever_it_is_told(
+    interval: int, make: Trackers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A weight of one layer becomes NaN at an unlogged step: notice, dump, journal and alert."""
+    options = journal_only(layer_norms_every=20, flight_recorder=20)
+    tracker = make(options=options, log_interval=interval)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(80):
+        optimizer.zero_grad()
+        if step == BAD:
+            with torch.no_grad():
+                model[2].weight[1, 1] = math.nan
+        tracker.log_training_step(backward(model), step, 2, optimizer, model)
+        optimizer.step()
+    tracker.finish()
+    run_dir = tracker.get_run_dir()
+    assert run_dir is not None
+
+    why = "the first layer with bad parameters is 2 (1 of 5); the gradients of all 5 layers are bad"
+    text = f"the loss became nan at step {BAD}; {why}"
+    assert capsys.readouterr().err.count(text) == 1
+    assert [dump.error for dump in read_flights(run_dir)] == [text]
+    assert [(entry.step, entry.text) for entry in read_entries(run_dir, BadLayers)] == [(BAD, why)]
+    alerts = alerts_of(run_dir)
+    assert [alert.text for alert in alerts if "layer" in alert.text] == [f"at step {BAD} {why}"]
+    assert {alert.step for alert in alerts} == {BAD}
+
+
+def alerts_of(run_dir: Path) -> list[Finding]:
+    """Return what the delivery process finds worth an alert."""
+    found: list[Finding] = []
+    watch = AlertWatch(
+        segments(run_dir),
+        Judge(AlertSettings(spike=False)),
+        trainer_alive=lambda: False,
+        found=lambda finding, attempt: found.append(finding),
+    )
+    watch.run_once(0.0)
+    watch.close()
+    return found
+
+
+def test_a_layer_whose_gradient_is_bad_is_named_by_a_sample_though_the_loss_is_fine(
+    make: Trackers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its norm is logged as it is, and that is said once."""
+    tracker = make(options=journal_only(layer_norms_every=10), log_interval=10)
+    model = network()
+    for step in range(41):
+        loss = backward(model)
+        if step >= 20:
+            for layer in model[1:4]:
+                layer.bias.grad.fill_(math.inf)
+        tracker.log_training_step(loss, step, 2, None, model)
+        model.zero_grad()
+    tracker.finish()
+
+    said = capsys.readouterr().err
+    where = "the first layer with bad gradients is 1, the last 3 (3 of 5)"
+    assert said.count("bad gradients") == 1
+    assert f"at step 20 {where}\n" in said
+
+
+def test_gradients_that_change_behind_the_call_are_dropped_once_then_launched_in_it() -> None:
+    """As for the norm of all; parameters may change at once."""
+    bench, model = Bench(), network()
+    for step in (0, 10, 20):
+        model.zero_grad()
+        backward(model)
+        expected = norms_of(model)
+        bench.log(step, model)
+        for parameter in model.parameters():
+            parameter.grad.zero_()
+            parameter.detach().zero_() if step == 20 else None
+        values = bench.values()
+        if step == 10:  # those of the first are launched anyway: nobody knows yet
+            assert bench.notices.counts() == {"stale": 1}
+            expected = {n: v for n, v in expected.items() if "param" in n}
+        assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_that_are_never_made_anew_are_launched_in_the_call() -> None:
+    """As a CUDA graph's, which no version tells of; nothing is lost to finding out."""
+    bench, model = Bench(), network()
+    for step in (0, 10, 20):
+        backward(model)
+        expected = norms_of(model)
+        bench.log(step, model)
+        model.zero_grad(set_to_none=False)
+        assert bench.values() == pytest.approx(expected, rel=1e-5)
+
+    assert bench.notices.counts() == {}
+
+
+def test_under_a_scaler_norms_are_those_of_unscaled_gradients() -> None:
+    """Before and after `unscale_`; and more than the worker may hold goes in the call."""
+    bench, model = Bench(hold_limit_bytes=1), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler: Any = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    backward(model)
+    expected = norms_of(model)
+    model.zero_grad()
+    scaler.scale(model(torch.ones(2, 4)).square().mean()).backward()
+    bench.log(0, model, optimizer, scaler)
+    before = bench.values()
+    scaler.unscale_(optimizer)
+    bench.log(10, model, optimizer, scaler)
+
+    assert before == pytest.approx(expected, rel=1e-5)
+    assert bench.values() == pytest.approx(expected, rel=1e-5)
+
+
+class Engine(torch.nn.Linear):
+    """Looks like DeepSpeed's."""
+
+    def get_global_grad_norm(self) -> None:
+        """Know none."""
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Engine(2, 2), "DeepSpeed keeps the gradients to itself"),
+        (torch.nn.ReLU(), "the model has no parameters"),
+        ("a model", "model must be a torch.nn.Module, not str"),
+    ],
+)
+def test_what_has_no_layers_of_its_own_is_refused_once(
+    model: Any, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do."""
+    bench = Bench()
+    for step in range(0, 30, 10):
+        assert not bench.log(step, model)
+
+    assert capsys.readouterr().err.count(f"layers/ norms are not computed: {why}") == 1
+
+
+_SHARDED = """
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from support.runs import make_tracker
+from support.trackers import journal_only
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = dist.init_device_mesh("cpu", (1,))
+model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+fully_shard(model, mesh=mesh)
+options = journal_only(layer_norms_every=10, grad_norm="off")
+with make_tracker(options=options) as tracker:
+    for step in range(20):
+        loss = model(torch.ones(2, 4)).square().mean()
+        loss.backward()
+        tracker.log_training_step(loss, step, model=model)
+print(tracker.stats().rows_written, tracker.stats().failed_calls)
+dist.destroy_process_group()
+"""
+
+
+def test_sharded_parameters_are_refused_with_advice() -> None:
+    """A part of a norm is never logged as the norm."""
+    result = run_script(_SHARDED, warnings="default")
+
+    assert result.stdout == "20 0\n"
+    why = "a parameter is a sharded DTensor; leave Options.layer_norms_every out"
+    assert result.stderr.count(f"layers/ norms are not computed: {why}") == 1
+
+
+_ON_DEVICE = """
+import json, torch
+from support import toy_streams as toy
+kept = toy.install()
+from support.journals import read_rows
+from support.runs import make_tracker
+from support.trackers import journal_only
+
+options = journal_only(layer_norms_every=10, grad_norm="off")
+tracker = make_tracker(options=options, log_interval=10)
+model = torch.nn.Module()
+for name in "abc":
+    layer = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(torch.ones(4).to("toy"))
+    model.add_module(name, layer)
+ones = torch.ones(4).to("toy")
+toy.Queue.standing = True  # from here on, whoever waits on this thread gets an exception
+for step in range(25):
+    for place, parameter in enumerate(model.parameters()):
+        parameter.grad = ones * (step + place + 1)
+    tracker.log_training_step(0.5, step, model=model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+            parameter.grad = None
+toy.Queue.run()
+tracker.finish()
+told = {}
+for row in read_rows(tracker.get_run_dir()):
+    found = {n: v for n, v in row.values.items() if n.startswith("layers/")}
+    told.setdefault(row.step, {}).update(found)
+stats = tracker.stats()
+print(json.dumps([told, stats.stale, stats.refused, stats.worker_errors]))
+"""
+
+
+def test_on_a_device_nobody_waits_and_what_trains_on_changes_nothing() -> None:
+    """Gradients are read as they were, parameters normed before the next step changes them."""
+    told, *lost = json.loads(run_script(_ON_DEVICE, warnings="default").stdout)
+
+    assert lost == [0, 0, 0]
+    for step in (0, 10, 20):
+        grads = {f"layers/grad_norm/{n}": 2.0 * (step + i + 1) for i, n in enumerate("abc")}
+        params = {f"layers/param_norm/{n}": 2.0 * 2.0**step for n in "abc"}
+        assert told[str(step)] == pytest.approx(grads | params, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.5, True, "often"])
+def test_what_is_wrong_is_said_by_its_option(given: Any) -> None:
+    """Before anything runs."""
+    with pytest.raises(ConfigurationError, match=r"Options\.layer_norms_every must be an integer"):
+        Options(layer_norms_every=given)
