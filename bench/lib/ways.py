@@ -320,6 +320,12 @@ OVERHEAD = {
         interval=10,
     ),
     "not-logged": Kind("`log_training_step`, steps that are not logged", FasttrackNotLogged),
+    "watched": Kind(
+        "the same, `watch_nonfinite=True`", partial(FasttrackNotLogged, watch_nonfinite=True)
+    ),
+    "recorded": Kind(
+        "the same, `flight_recorder=200`", partial(FasttrackNotLogged, flight_recorder=200)
+    ),
     "empty": Kind("the same call of a method that does nothing", EmptyCall),
 }
 """fasttrack's calls one by one: what bench.overhead measures."""

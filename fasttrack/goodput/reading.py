@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _PAUSE, _PAUSE_KEY = "perf/pause_s", b'"perf/pause_s":'
 _TRAINING = (b'"loss/total":', b'"perf/step_time_ms/p50":', b'"train/lr":')
 """Names of which a training step's row has one, nearly always the first."""
+_BESIDE = tuple(b'"values":{"%b' % name for name in (b"host/", b"nodes/", b"ranks/"))
+"""What rows begin with that no call has logged."""
 _ROW, _ROW_END = b'{"kind":"row","seq":', b"}}"
 _STEP, _TIME = b'"step":', b'"time":'
 _TOLD = tuple(b'{"kind":"%b"' % kind.kind.encode() for kind in (Pausing, Unlogged, Finish))
@@ -99,6 +101,8 @@ class _Segment:
                     self._take_told(line)
                 continue
             if first not in line and not any(name in line for name in others):
+                continue
+            if not first and any(name in line for name in _BESIDE):
                 continue
             try:
                 _, _, step, time_s, _ = line.split(b",", 4)

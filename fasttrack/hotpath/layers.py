@@ -9,6 +9,8 @@ norms are launched here, asynchronously on an accelerator, and of few at a time:
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +39,7 @@ _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the cal
 _CALM_STEPS = 50
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
+_index_of = _tensor.get_device
 _version_of = _tensor._version.__get__
 
 
@@ -44,8 +47,8 @@ class Layers:
     """The layers of a model as it is now, in the order of its parameters."""
 
     __slots__ = (
-        *("alike", "grad_names", "has_dtensors", "listed", "names", "next", "of_parameter"),
-        *("on_cpu", "size_bytes", "turns"),
+        *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "may_move", "names"),
+        *("next_turn", "of_parameter", "on_cpu", "on_cuda", "size_bytes", "smallest", "turns"),
     )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
@@ -68,11 +71,55 @@ class Layers:
         self.grad_names = [f"layers/grad_norm/{name}" for name in self.names]
         self.alike = len({(p.device, p.dtype) for p in parameters}) == 1
         self.has_dtensors = any(map(is_distributed, parameters))
-        self.size_bytes = sum(map(size_bytes, parameters))
+        sizes = list(map(size_bytes, parameters))
+        self.size_bytes = sum(sizes)
         """Of all gradients, as a rule."""
+        self.smallest = sizes.index(min(sizes))
+        self.kept: torch.Tensor | None = None
+        """The gradient of the smallest parameter at the last sample."""
+        self.may_move = torch.accelerator.current_accelerator() is not None
+        self.indices = {*map(_index_of, parameters)}
         self.on_cpu = all(p.is_cpu for p in parameters)
+        self.on_cuda = any(p.is_cuda for p in parameters)
         self.turns = _in_turns(parameters, on_cpu=self.on_cpu)
-        self.next = 0
+        self.next_turn = 0
+
+    def is_still(self, model: object) -> bool:
+        """Return whether this is what `model` has now, and where it has it."""
+        if self.may_move and {*map(_index_of, self.listed.parameters)} != self.indices:
+            return False
+        return self.listed.is_still(model)
+
+    def parameter_norms(self, *, all_of_them: bool) -> tuple[range, list[torch.Tensor]]:
+        """Launch norms of parameters; return of which, and these.
+
+        Args:
+            all_of_them: not only those whose turn it is.
+
+        Raises:
+            ValueRefusedError: one is a DTensor's part.
+        """
+        parameters = self.listed.parameters
+        turn = range(len(parameters))
+        if not all_of_them:
+            turn = self.turns[self.next_turn]
+            self.next_turn = (self.next_turn + 1) % len(self.turns)
+        of_turn = parameters[turn.start : turn.stop]
+        if self.has_dtensors:
+            of_turn = list(map(whole, of_turn))
+        return turn, each_norm(of_turn, alike=self.alike)
+
+
+class GradientsOf(NamedTuple):
+    """A model's gradients at one step, or their norms."""
+
+    places: list[int]
+    """Of which parameters there are some, by their number."""
+    tensors: list[torch.Tensor]
+    versions: list[int] | None
+    """Those that they had; None: they are norms already."""
+    scale: torch.Tensor | None
+    """What they are multiplied by."""
 
 
 class LayerSample(NamedTuple):
@@ -84,17 +131,10 @@ class LayerSample(NamedTuple):
     layers: Layers
     about_bad: bool
     """Whether it was taken because the loss is no finite number; it becomes no metrics then."""
-    places: list[int]
-    """Of which parameters there are gradients, by their number."""
-    gradients: list[torch.Tensor]
-    versions: list[int] | None
-    """Those that the gradients had; None: they are norms already."""
-    scale: torch.Tensor | None
-    """What the gradients are multiplied by."""
+    gradients: GradientsOf
     turn: range
     """Of which parameters there are norms."""
-    parameters: list[torch.Tensor]
-    """Their norms."""
+    norms: list[torch.Tensor]
     devices: frozenset[torch.device]
     events: tuple[torch.Event, ...]
 
@@ -129,7 +169,8 @@ class LayerSource:
         self._warn = warn
         self._period: int | None = None
         self._bad_step: int | None = None
-        self._known: dict[int, Layers | None] = {}  # None: refused
+        self._known: dict[int, Layers] = {}
+        self._refused: dict[int, weakref.ref[Any]] = {}
         self._change_in_place = False
 
     def logged(self, step: int, model: Any, optimizer: Any, scaler: Any) -> bool:
@@ -169,64 +210,71 @@ class LayerSource:
     def _take(self, step: int, model: Any, optimizer: Any, scaler: Any, *, about_bad: bool) -> bool:
         at_s = perf_counter()
         layers = self._layers_of(model, optimizer)
-        if layers is None or len(self.samples) > 1 or _is_capturing(layers):
+        if layers is None or len(self.samples) > 1:
             return False  # or the worker is late
-        parameters = layers.listed.parameters
-        gradients: list[Any] = list(map(_gradient_of, parameters))
-        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        if layers.on_cuda and torch.cuda.is_current_stream_capturing():
+            return False
         try:
-            if len(places) < len(gradients):
-                gradients = [gradients[place] for place in places]
-            if layers.has_dtensors:
-                gradients = list(map(whole, gradients))
-            scale = self._gradients.scale_of(scaler, optimizer, layers.listed)
-        except ScaleUnknownError as error:
-            self._warn(
-                "layers_scale", str(error).replace("train/grad_norm is", "layers/grad_norm/ are")
-            )
-            places, gradients, scale = [], [], None
+            with torch.no_grad():
+                found = self._gradients_of(layers, optimizer, scaler, inline=about_bad)
+                turn, norms = layers.parameter_norms(all_of_them=about_bad)
         except ValueRefusedError as error:
             self._warn("layers", f"layers/ norms are not computed: {str(error).split(';')[0]}")
             return False
-        versions: list[int] | None = None
-        inline = about_bad or self._change_in_place or layers.size_bytes > self._hold_limit_bytes
-        with torch.no_grad():
-            if inline or scale is not None:
-                gradients = each_norm(gradients, alike=layers.alike)
-            else:
-                versions = list(map(_version_of, gradients))
-            turn = range(len(parameters)) if about_bad else layers.turns[layers.next]
-            layers.next = (layers.next + 1) % len(layers.turns)
-            of_turn = parameters[turn.start : turn.stop]
-            if layers.has_dtensors:
-                of_turn = list(map(whole, of_turn))
-            norms = each_norm(of_turn, alike=layers.alike)
-        if scale is not None:
-            scale = scale.detach().clone()
-        kept = [*gradients, *norms] if scale is None else [*gradients, *norms, scale]
-        devices = (
-            frozenset() if layers.on_cpu else frozenset({t.device for t in kept if not t.is_cpu})
-        )
+        devices: frozenset[torch.device] = frozenset()
+        if not layers.on_cpu:
+            kept = [*found.tensors, *norms, *([] if found.scale is None else [found.scale])]
+            devices = frozenset([tensor.device for tensor in kept if not tensor.is_cpu])
         events = mark_streams(devices)
         self.samples.append(
-            LayerSample(
-                *(step, at_s, layers, about_bad, places, gradients, versions, scale),
-                *(turn, norms, devices, events),
-            )
+            LayerSample(step, at_s, layers, about_bad, found, turn, norms, devices, events)
         )
         return True
+
+    def _gradients_of(
+        self, layers: Layers, optimizer: Any, scaler: Any, *, inline: bool
+    ) -> GradientsOf:
+        parameters = layers.listed.parameters
+        try:
+            scale = self._gradients.scale_of(scaler, optimizer, layers.listed)
+        except ScaleUnknownError as error:
+            why = str(error).replace("train/grad_norm is", "layers/grad_norm/ are")
+            self._warn("layers_scale", why)
+            return GradientsOf([], [], None, None)
+        gradients: list[Any] = list(map(_gradient_of, parameters))
+        last, layers.kept = layers.kept, gradients[layers.smallest]
+        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        if len(places) < len(gradients):
+            gradients = [gradients[place] for place in places]
+        if layers.has_dtensors:
+            gradients = list(map(whole, gradients))
+        if (
+            inline
+            or scale is not None
+            or self._change_in_place
+            # It is not known yet whether they are made anew; or they are not, as in a CUDA graph,
+            # whose writing no version tells.
+            or last is None
+            or last is layers.kept
+            or layers.size_bytes > self._hold_limit_bytes
+        ):
+            norms = each_norm(gradients, alike=layers.alike)
+            return GradientsOf(places, norms, None, None if scale is None else scale.clone())
+        return GradientsOf(places, gradients, list(map(_version_of, gradients)), None)
 
     def _layers_of(self, model: Any, optimizer: Any) -> Layers | None:
         key = id(model)
         known = self._known.get(key)
-        if known is None and key in self._known:
+        if known is not None and known.is_still(model):
+            return known
+        if key in self._refused:
             return None
-        if known is None or not known.listed.is_still(model):
-            why = self._why_not(model, optimizer)
-            known = None if why else Layers(model, lambda _: self._known.pop(key, None))
-            if why:
-                self._warn("layers", f"layers/ norms are not computed: {why}")
-            self._known[key] = known
+        if why := self._why_not(model, optimizer):
+            self._warn("layers", f"layers/ norms are not computed: {why}")
+            with contextlib.suppress(TypeError):  # it may be anything
+                self._refused[key] = weakref.ref(model, lambda _: self._refused.pop(key, None))
+            return None
+        known = self._known[key] = Layers(model, lambda _: self._known.pop(key, None))
         return known
 
     def _why_not(self, model: Any, optimizer: Any) -> str | None:
@@ -257,9 +305,3 @@ def _plain(name: str) -> str:
     """Return a module's name without what DDP and torch.compile put into it."""
     name = name.replace("_orig_mod.", "").removesuffix("_orig_mod")
     return name.removeprefix("module.") or "model"
-
-
-def _is_capturing(layers: Layers) -> bool:
-    return (
-        not layers.on_cpu and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    )

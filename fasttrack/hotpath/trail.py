@@ -117,7 +117,8 @@ class StepTrail:
         if not self._unmarked:
             return
         devices = self._devices
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        on_cuda = any(device.type == "cuda" for device in devices)
+        if on_cuda and torch.cuda.is_current_stream_capturing():
             return
         try:
             events = mark_streams(devices)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from fasttrack.hotpath.layers import LayerSample, LayerSource
+    from fasttrack.hotpath.layers import Layers, LayerSample, LayerSource
     from fasttrack.hotpath.records import MetricsRecord, Scalar
     from fasttrack.notices import Notices
     from fasttrack.worker.device import SideStreams
@@ -70,8 +70,8 @@ class LayerNorms:
         for device in sample.devices:
             self._streams.enter(device, sample.events)
         layers = sample.layers
-        gradients = _by_layer(sample, sample.places, self._of_gradients(sample))
-        parameters = _by_layer(sample, list(sample.turn), self._numbers(sample.parameters))
+        gradients = _by_layer(layers, *self._of_gradients(sample))
+        parameters = _by_layer(layers, list(sample.turn), self._numbers(sample.norms))
         bad = [
             _describe(what, [layers.names[place] for place in found[0]], found[1])
             for what, found in (("parameters", parameters), ("gradients", gradients))
@@ -91,22 +91,22 @@ class LayerNorms:
             rows.append((sample.step, sample.at_s, values))
         return rows, "; ".join(bad)
 
-    def _of_gradients(self, sample: LayerSample) -> npt.NDArray[np.float64]:
-        norms, versions = sample.gradients, sample.versions
-        if versions is not None and norms:
+    def _of_gradients(self, sample: LayerSample) -> tuple[list[int], npt.NDArray[np.float64]]:
+        """Return of which parameters there are gradients, and their norms."""
+        places, tensors, versions, scale = sample.gradients
+        norms = tensors
+        if versions is not None:
             with torch.no_grad():
-                norms = each_norm(norms, alike=sample.layers.alike)
+                norms = each_norm(tensors, alike=sample.layers.alike)
         numbers = self._numbers(norms)
-        if versions is not None and versions != [g._version for g in sample.gradients]:
+        if versions is not None and versions != [tensor._version for tensor in tensors]:
             # As for the norm of all: they are only true if nobody wrote meanwhile.
             self._notices.count("stale")
             self.source.was_stale()
-            sample.places.clear()
-            return np.zeros(0)
-        if sample.scale is not None:
-            (scale,) = self._streams.read([sample.scale], ())
-            numbers = numbers / scale
-        return numbers
+            return [], np.zeros(0)
+        if scale is not None:
+            numbers = numbers / self._numbers([scale])
+        return places, numbers
 
     def _numbers(self, norms: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
         """Return 0-dim tensors as numbers: one copy for each device and dtype."""
@@ -120,17 +120,17 @@ class LayerNorms:
 
 
 def _by_layer(
-    sample: LayerSample, places: list[int], norms: npt.NDArray[np.float64]
+    layers: Layers, places: list[int], norms: npt.NDArray[np.float64]
 ) -> tuple[list[int], npt.NDArray[np.float64]]:
     """Return layers by their number, and the norm of each over its parameters."""
     if not places:
         return [], norms[:0]
-    layer_of = sample.layers.of_parameter[places]
+    layer_of = layers.of_parameter[places]
     with np.errstate(all="ignore"):
         squares = np.bincount(layer_of, weights=np.square(norms))
         norms = np.sqrt(squares)
-    layers = np.unique(layer_of)
-    return layers.tolist(), norms[layers]
+    found = np.unique(layer_of)
+    return found.tolist(), norms[found]
 
 
 def _describe(what: str, names: list[str], norms: npt.NDArray[np.float64]) -> str:

@@ -6,6 +6,7 @@ knows what was logged and what `flush()` said was kept.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -92,6 +93,7 @@ def train(spec: Spec, note: Notes) -> None:
 
     from fasttrack import ExperimentTracker, Options
 
+    gc.freeze()  # or its end would look for garbage in all that torch has made: 0.7 s of CPU
     stop = _install_handler(spec)
     tracker = ExperimentTracker(
         project="faults",

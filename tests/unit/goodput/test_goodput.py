@@ -186,6 +186,22 @@ def test_where_no_row_is_a_training_steps_all_of_them_count(tmp_path: Path) -> N
     assert goodput.kept_s == 10
 
 
+def test_rows_that_no_call_has_logged_are_no_steps(tmp_path: Path) -> None:
+    """What nodes tell goes on while training does not; also where all rows count."""
+    trained = [row(seq, seq, 100.0 + seq, eval__loss=1.0) for seq in range(5)]
+    idle = []
+    for seq in range(5, 50, 2):
+        idle.append(row(seq, 4, 100.0 + seq, host__n1__age_s=0.5, host__n1__cpu_pct=1.0))
+        idle.append(row(seq + 1, 4, 101.0 + seq, nodes__missing=0, nodes__sampled=1))
+    found = []
+    for run_id, more in (("without", []), ("with", idle)):
+        write_attempt(tmp_path, run_id, *trained, *more, ended(160.0), time_s=99.0)
+        found.append(goodput_of(tmp_path, run_id))
+
+    assert found[0] == found[1]
+    assert found[0].all_rows
+
+
 def test_a_run_without_a_step_has_no_share(tmp_path: Path) -> None:
     """And nothing is shown of it. A segment without a header is passed over."""
     segment = write_attempt(tmp_path, "run", time_s=1000.0)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -73,15 +74,15 @@ from support.runs import make_tracker
 from support.trackers import journal_only
 
 rank = int(sys.argv[1])
-os.environ.update(
-    RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", SLURMD_NODENAME="ab"[rank], **eval(sys.argv[2])
-)
+launcher = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "SLURMD_NODENAME": "ab"[rank]}
+os.environ.update(launcher | eval(sys.argv[2]))
+log_rank = int(os.environ.get("LOG_RANK", "0"))
 tracker = make_tracker(
-    options=journal_only(nodes="all", nodes_interval_s=0.2),
+    options=journal_only(nodes="all", nodes_interval_s=0.2, log_rank=log_rank),
     resume_id=sys.argv[3] or None, tags=None,
 )
 print(tracker.get_run_dir(), flush=True)
-if rank == 0:
+if rank == log_rank:
     tracker.log_metrics({"a": 1}, 7)
 sys.stdin.readline()
 tracker.finish()
@@ -196,6 +197,30 @@ def test_without_a_process_group_nodes_meet_by_their_job_or_the_runs_id(
             name for row in read_rows(run_dir) for name in row.values
         }
     assert list(runs.glob(".jobs/*.json*")) == []
+
+
+def test_the_rank_that_records_need_not_be_the_one_that_samples(
+    tmp_path: Path, processes: list[subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`log_rank` 1 on the node of rank 0; and a run's directory that is deleted stays so."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    job = {"SLURM_JOB_ID": "18", "SLURMD_NODENAME": "a", "LOG_RANK": "1"}
+    processes += [
+        start_script(WITHOUT_GROUP, str(rank), repr({**job, "LOCAL_RANK": str(rank)}), "")
+        for rank in range(2)
+    ]
+    visitor, home = processes
+    assert visitor.stdout is not None
+    assert visitor.stdout.readline() == "None\n"
+    assert home.stdout is not None
+    run_dir = Path(home.stdout.readline().strip())
+    wait_until(lambda: len(read_rows(run_dir, "host/a/cpu_cores")) > 1)
+    assert lines_of(run_dir / "node-a-0001.jsonl")[0]["pid"] == visitor.pid
+    leave(home)
+    shutil.rmtree(run_dir)
+    leave(visitor)
+
+    assert not run_dir.exists()
 
 
 def test_a_process_that_samples_its_node_loads_little_and_is_no_burden(tmp_path: Path) -> None:
