@@ -59,11 +59,12 @@ if rank == 0:
         tracker.log_training_step(1.0, step)
         step += 1
         time.sleep(0.01)
+    dist.destroy_process_group()  # and with it the store's server
+    time.sleep(0.5)  # some samples later
 else:
     sys.stdin.readline()
 tracker.finish()
 assert not any(thread.name == "fasttrack-node" for thread in threading.enumerate())
-dist.destroy_process_group()
 print("left", flush=True)
 """
 
@@ -116,6 +117,7 @@ def leave(process: subprocess.Popen[str]) -> str:
     """Tell a process to end, and return what it printed since; it must end well."""
     out, error = process.communicate("\n", timeout=HANG_GUARD_S)
     assert process.returncode == 0, error
+    assert "nodes:" not in error or "nodes: nothing of b" in error, error
     return out
 
 
