@@ -208,6 +208,7 @@ def tune() -> None:
         overhead_budget=0.01,
         watch_nonfinite=True,
         flight_recorder=100,
+        layer_norms_every=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )
