@@ -2,8 +2,8 @@
 
 `python -m bench.scaling [--quick] [--real 2,4,8] [--ranks 8,100,1000,10000] [--seconds N]`
 
-Three tables. Real gloo ranks with real trackers; then made-up ranks, whose messages are added up,
-and travel through a real store. bench/scaling.md says what is measured and what is not.
+Real gloo ranks with real trackers first; then made-up ranks, whose messages are added up, and
+travel through a real store. bench/scaling.md says what is measured and what is not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from bench.lib.measure import describe_machine, machine, table
 from bench.lib.processes import call_in_new_process
 from bench.scaling.adding_up import measure_adding_up
 from bench.scaling.real_ranks import be_rank, measure_real
+from bench.scaling.synthetic import SyntheticRanks
 from bench.scaling.through_store import measure_reading
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ _ADDING_UP = (
     *("slow rank named after, s", "others named"),
 )
 _READING = (
-    *("ranks", "silent", "reading, s", "its CPU, s", "us a message"),
+    *("ranks", "silent", "a reading, s", "its CPU, s", "us a message"),
     *("server's CPU, s: reading", "sending"),
 )
+_TOGETHER = ("ranks", "CPU s/s, rank 0's thread", "CPU s/s, store's server", "from read to row, s")
 
 
 def real_table(ranks: Sequence[int], seconds: int) -> str:
@@ -55,44 +57,47 @@ def real_table(ranks: Sequence[int], seconds: int) -> str:
     return table(_REAL, rows)
 
 
-def adding_up_table(ranks: Sequence[int], seconds: int) -> str:
-    """Return what it takes to add up what made-up ranks tell."""
-    rows = []
+def made_up_tables(ranks: Sequence[int], seconds: int, rounds: int) -> list[str]:
+    """Return what it takes to add up what made-up ranks tell, to read it, and both together."""
+    added, read, both = [], [], []
     for count in ranks:
-        found: dict[str, Any] = call_in_new_process(measure_adding_up, count, seconds)
-        rows.append(
+        adding: dict[str, Any] = call_in_new_process(measure_adding_up, count, seconds)
+        added.append(
             [
                 f"{count:,}",
-                f"{found['messages']:,}",
-                f"{found['bytes'] / 1e3:,.1f}",
-                f"{found['cpu_s']:.4f}",
-                f"{found['cpu_most_s']:.4f}",
-                f"{found['held_mb']:.1f}",
-                str(found["named_after_s"] or "-"),
-                str(found["wrongly_named"]),
+                f"{adding['messages']:,.0f}",
+                f"{adding['bytes'] / 1e3:,.1f}",
+                f"{adding['cpu_s']:.4f}",
+                f"{adding['cpu_most_s']:.4f}",
+                f"{adding['held_mb']:.1f}",
+                f"{adding['named_after_s'] or '-'}",
+                str(adding["wrongly_named"]),
             ]
         )
-    return table(_ADDING_UP, rows)
-
-
-def reading_table(ranks: Sequence[int], rounds: int) -> str:
-    """Return what it takes to read what made-up ranks have sent."""
-    rows = []
-    for count in ranks:
         for silent in (0, 1):
-            found = measure_reading(count, rounds, silent=silent)
-            rows.append(
+            reading: dict[str, Any] = call_in_new_process(measure_reading, count, rounds, silent)
+            read.append(
                 [
                     f"{count:,}",
                     str(silent),
-                    f"{found['read_wall_s']:.4f}",
-                    f"{found['read_cpu_s']:.4f}",
-                    f"{1e6 * found['read_wall_s'] / (count - 1 - silent):.0f}",
-                    f"{found['server_read_cpu_s']:.4f}",
-                    f"{found['server_sent_cpu_s']:.4f}",
+                    f"{reading['read_wall_s']:.4f}",
+                    f"{reading['read_cpu_s']:.4f}",
+                    f"{1e6 * reading['read_wall_s'] / (count - 1 - silent):.1f}",
+                    f"{reading['server_read_cpu_s']:.4f}",
+                    f"{reading['server_sent_cpu_s']:.4f}",
                 ]
             )
-    return table(_READING, rows)
+        every_s = SyntheticRanks(count).every_s
+        served_s = reading["server_read_cpu_s"] + reading["server_sent_cpu_s"]
+        both.append(
+            [
+                f"{count:,}",
+                f"{adding['cpu_s'] + reading['read_cpu_s'] / every_s:.4f}",
+                f"{served_s / every_s:.4f}",
+                f"{reading['read_wall_s'] + adding['round_wall_s']:.3f}",
+            ]
+        )
+    return [table(_ADDING_UP, added), table(_READING, read), table(_TOGETHER, both)]
 
 
 def _numbers(text: str) -> list[int]:
@@ -114,15 +119,15 @@ def main() -> None:
     real, ranks, seconds, rounds = given.real, given.ranks, given.seconds, given.rounds
     if given.quick:
         real, ranks, seconds, rounds = [2], [8, 100], 3, 2
-    print(f"{describe_machine(machine())}; {seconds} s, {rounds} rounds\n", flush=True)
+    print(f"{describe_machine(machine())}; {seconds} s, {rounds} readings\n", flush=True)
     with private_home():
         if real:
-            print("Real ranks\n")
-            print(real_table(real, seconds), end="\n\n", flush=True)
-        print("Made-up ranks: messages that are here, decoded, added up and judged\n")
-        print(adding_up_table(ranks, seconds), end="\n\n", flush=True)
-        print("Made-up ranks: messages of one second, read from a store on this machine\n")
-        print(reading_table(ranks, rounds), flush=True)
+            print(f"Real ranks\n\n{real_table(real, seconds)}\n", flush=True)
+        if ranks:
+            added, read, both = made_up_tables(ranks, seconds, rounds)
+            print(f"Made-up ranks: messages that are here, decoded, added up, judged\n\n{added}\n")
+            print(f"One message of each, read from a store on this machine\n\n{read}\n")
+            print(f"Both together\n\n{both}")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import Any
 
 from bench.scaling.synthetic import WIDTH, SyntheticRanks
 from fasttrack.ranks.aggregate import Aggregator, Row
-from fasttrack.ranks.messages import Message
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from fasttrack.ranks.member import hear
+from fasttrack.worker.bursts import Bursts
 
 _MIB = 2**20
 
@@ -25,54 +24,65 @@ class Receiver:
 
     def __init__(self, ranks: int) -> None:
         self.now_s = 0.0
+        self._bursts = Bursts()
         self.said: dict[str, str] = {}
-        self.aggregator = Aggregator(
-            ranks, WIDTH, warn=self.said.setdefault, clock=lambda: self.now_s
-        )
+        self.aggregator = Aggregator(ranks, WIDTH, warn=self._say, clock=lambda: self.now_s)
 
-    def take(self, messages: Sequence[tuple[int, bytes]]) -> list[Row]:
-        """Do with a second's messages what the rank's thread does; return the rows."""
-        self.now_s += 1.0
-        for rank, text in messages:
-            self.aggregator.take(rank, Message.decode(text))
+    def _say(self, key: str, text: str) -> None:
+        self.said.setdefault(key, text)
+
+    def take(self, messages: list[tuple[int, bytes]], after_s: float) -> list[Row]:
+        """Do with one round's messages what the rank's thread does; return the rows."""
+        self.now_s += after_s
+        self._bursts.begin()
+        hear(messages, self.aggregator.take, self._say, self._bursts)
         return self.aggregator.look()
 
 
 def measure_adding_up(ranks: int, seconds: int) -> dict[str, Any]:
-    """Return what `seconds` of messages of `ranks` ranks cost, one of which is slow."""
+    """Return what `seconds` of training of `ranks` ranks cost, one of which is slow.
+
+    CPU time is per second: `cpu_s` in the median round, `cpu_most_s` in the dearest.
+    """
     synthetic = SyntheticRanks(ranks, slow=ranks // 3)
     receiver = Receiver(ranks)
-    cpu_s, size_bytes, rows, named_after_s = [], 0, 0, None
-    for second in range(1, seconds + 1):
-        messages = list(synthetic.second())
+    every_s, slow = synthetic.every_s, f"straggler:{synthetic.slow}"
+    cpu_s: list[float] = []
+    wall_s: list[float] = []
+    size_bytes, rows = 0, 0
+    named_after_s: float | None = None
+    for _ in range(round(seconds / every_s)):
+        messages = list(synthetic.tell())
         size_bytes += sum(len(text) for _, text in messages)
-        before_s = time.thread_time()
-        rows += len(receiver.take(messages))
-        cpu_s.append(time.thread_time() - before_s)
-        if named_after_s is None and f"straggler:{synthetic.slow}" in receiver.said:
-            named_after_s = second
-    named = {key for key in receiver.said if key.startswith("straggler:")}
+        before_s, began_s = time.thread_time(), time.perf_counter()
+        rows += len(receiver.take(messages, every_s))
+        cpu_s.append((time.thread_time() - before_s) / every_s)
+        wall_s.append(time.perf_counter() - began_s)
+        if named_after_s is None and slow in receiver.said:
+            named_after_s = receiver.now_s
+    named = {key for key in receiver.said if key.startswith("straggler")}
     return {
-        "messages": ranks,
-        "bytes": size_bytes / seconds,
-        "cpu_s": sorted(cpu_s)[len(cpu_s) // 2],
+        "messages": ranks / every_s,
+        "bytes": size_bytes / receiver.now_s,
+        "cpu_s": median(cpu_s),
         "cpu_most_s": max(cpu_s),
+        "round_wall_s": median(wall_s),
         "rows": rows,
         "named_after_s": named_after_s,
-        "wrongly_named": len(named - {f"straggler:{synthetic.slow}"}),
+        "wrongly_named": len(named - {slow}),
         "held_mb": _held_mb(ranks),
     }
 
 
-def _held_mb(ranks: int, seconds: int = 6) -> float:
-    """Return what the aggregator holds after some seconds, in MiB; slow, as each object is noted."""
+def _held_mb(ranks: int, rounds: int = 4) -> float:
+    """Return what the aggregator holds after some rounds, in MiB. Slow: every object is noted."""
     synthetic = SyntheticRanks(ranks)
     tracemalloc.start()
     try:
         receiver = Receiver(ranks)
-        for _ in range(seconds):
-            messages = list(synthetic.second())
-            receiver.take(messages)
+        for _ in range(rounds):
+            messages = list(synthetic.tell())
+            receiver.take(messages, synthetic.every_s)
             del messages
         return tracemalloc.get_traced_memory()[0] / _MIB
     finally:

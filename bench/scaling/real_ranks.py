@@ -1,6 +1,6 @@
 """Real ranks: gloo processes that train in step, their trackers, and the store of torch's own.
 
-Each counts with its own clocks; what is the recording one's is read from its thread and its journal.
+Each counts with its own clocks; what is the recording one's is read off its journal.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from bench.lib.processes import ROOT, end
-
-if TYPE_CHECKING:
-    from fasttrack import ExperimentTracker
+from fasttrack import ExperimentTracker, Options
 
 _STEP_S = 0.02
 _WIDTH = 50
@@ -30,11 +30,6 @@ _ANSWER_S = 600.0
 
 def be_rank(rank: int, ranks: int, port: int, seconds: int) -> None:
     """Be one rank; print what was measured."""
-    import torch
-    import torch.distributed as dist
-
-    from fasttrack import ExperimentTracker, Options
-
     torch.set_num_threads(1)
     store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
     patience = timedelta(seconds=_ANSWER_S)
@@ -132,7 +127,7 @@ def _sum_up(told: list[dict[str, Any]]) -> dict[str, Any]:
     steps = [_WIDTH * (number + 1) - 1 for number in range(len(ends_s))]
     delays_s = [
         written_s[step] - end_s
-        for step, end_s in zip(steps, ends_s, strict=True)
+        for step, end_s in list(zip(steps, ends_s, strict=True))[:-1]  # the last one ends early
         if step in written_s
     ]
     return {

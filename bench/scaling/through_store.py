@@ -44,15 +44,16 @@ def store_server() -> Iterator[tuple[TCPStore, int]]:
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        yield TCPStore("127.0.0.1", port, None, False, wait_for_workers=False), cpu_clock(
-            process.pid
+        yield (
+            TCPStore("127.0.0.1", port, None, False, wait_for_workers=False),
+            cpu_clock(process.pid),
         )
     finally:
         end(process)
         process.communicate()
 
 
-def measure_reading(ranks: int, rounds: int, *, silent: int = 0) -> dict[str, Any]:
+def measure_reading(ranks: int, rounds: int, silent: int = 0) -> dict[str, Any]:
     """Return what one reading of all ranks' messages takes: the median of `rounds`.
 
     Args:
@@ -68,7 +69,7 @@ def measure_reading(ranks: int, rounds: int, *, silent: int = 0) -> dict[str, An
         inbox = Inbox(reading, _KEY, list(range(1, ranks)))
         for _ in range(rounds):
             begun_s = time.clock_gettime(server)
-            for rank, text in synthetic.second():
+            for rank, text in synthetic.tell():
                 if rank in outboxes and not outboxes[rank].try_send(text):
                     raise RuntimeError("the store holds what was read")
             sent_s = time.clock_gettime(server)
@@ -79,4 +80,5 @@ def measure_reading(ranks: int, rounds: int, *, silent: int = 0) -> dict[str, An
                 raise RuntimeError(f"{len(read)} of {len(outboxes)} messages were read")
             found.append((wall_s, cpu_s, time.clock_gettime(server) - sent_s, sent_s - begun_s))
     names = ("read_wall_s", "read_cpu_s", "server_read_cpu_s", "server_sent_cpu_s")
-    return {name: median(column) for name, column in zip(names, zip(*found), strict=True)}
+    columns = zip(*found, strict=True)
+    return {name: median(column) for name, column in zip(names, columns, strict=True)}

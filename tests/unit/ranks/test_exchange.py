@@ -1,4 +1,4 @@
-"""Messages over torch's own store: in order, deleted when read, never more than a few waiting."""
+"""Messages over torch's own store: in order, each once, never more than a few waiting."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, TCPStore
 
+from fasttrack.ranks import exchange
 from fasttrack.ranks.exchange import MOST_UNREAD, Inbox, Outbox, own_connection
 
 
@@ -16,22 +17,25 @@ def server() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def test_each_message_is_read_once_in_its_ranks_order_and_then_gone(server: TCPStore) -> None:
-    """Whoever is late is read later; nobody is waited for."""
+def test_each_message_is_read_once_in_its_ranks_order(server: TCPStore) -> None:
+    """Whoever is late is read later; nobody is waited for; the store does not grow with them."""
     store = own_connection(PrefixStore("default_pg/0", server))
-    before = server.num_keys()
     one, two = (Outbox(own_connection(server), "ranks/0", rank) for rank in (1, 2))
     inbox = Inbox(store, "ranks/0", [1, 2])
     assert inbox.read() == []
     assert one.try_send(b"a\x00")
-    assert one.try_send(b"b")
+    assert one.try_send(b"")
 
-    assert inbox.read() == [(1, b"a\x00"), (1, b"b")]
+    assert inbox.read() == [(1, b"a\x00"), (1, b"")]
     assert two.try_send(b"c")
     assert one.try_send(b"d")
-    assert inbox.read() == [(1, b"d"), (2, b"c")]
+    assert sorted(inbox.read()) == [(1, b"d"), (2, b"c")]
     assert inbox.read() == []
-    assert server.num_keys() == before
+    keys, size = server.num_keys(), len(store.get("ranks/0/1"))
+    for number in range(20):
+        assert one.try_send(b"%d" % (number % 10))
+        assert inbox.read() == [(1, b"%d" % (number % 10))]
+    assert (server.num_keys(), len(store.get("ranks/0/1"))) == (keys, size)
 
 
 def test_store_does_not_grow_where_nobody_reads(server: TCPStore) -> None:
@@ -41,11 +45,42 @@ def test_store_does_not_grow_where_nobody_reads(server: TCPStore) -> None:
     assert sent == [True] * MOST_UNREAD + [False] * MOST_UNREAD
 
     inbox = Inbox(own_connection(server), "ranks/0", [1])
-    read = inbox.read() + inbox.read() + inbox.read()
 
-    assert read == [(1, b"%d" % number) for number in range(MOST_UNREAD)]
+    assert inbox.read() == [(1, b"%d" % number) for number in range(MOST_UNREAD)]
     assert outbox.try_send(b"again")
     assert inbox.read() == [(1, b"again")]
+
+
+def test_many_ranks_are_read_at_once_and_strangers_not_at_all(
+    server: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several pieces, where there are more than go into one."""
+    monkeypatch.setattr(exchange, "_AT_ONCE", 7)
+    connection = own_connection(server)
+    outboxes = [Outbox(connection, "ranks/0", rank) for rank in range(1, 40)]
+    inbox = Inbox(own_connection(server), "ranks/0", list(range(1, 39)))
+    for number in range(3):
+        for outbox in outboxes[number:]:
+            assert outbox.try_send(b"%d" % outbox._rank)
+
+        assert inbox.read() == [(rank, b"%d" % rank) for rank in range(1 + number, 39)]
+
+
+def test_store_that_was_lost_and_is_there_again_empty_is_gone_on_with(server: TCPStore) -> None:
+    """Nothing is told twice, and what was not read yet is told again."""
+    outbox = Outbox(own_connection(server), "ranks/0", 1)
+    inbox = Inbox(own_connection(server), "ranks/0", [1])
+    assert outbox.try_send(b"read")
+    assert inbox.read() == [(1, b"read")]
+    assert outbox.try_send(b"lost, unless it is kept")
+
+    other = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    outbox.move_to(own_connection(other))
+    inbox.move_to(own_connection(other))
+
+    assert inbox.read() == []
+    assert outbox.try_send(b"new")
+    assert inbox.read() == [(1, b"lost, unless it is kept"), (1, b"new")]
 
 
 def test_connection_goes_to_the_server_of_the_ranks_store(server: TCPStore) -> None:
@@ -57,14 +92,16 @@ def test_connection_goes_to_the_server_of_the_ranks_store(server: TCPStore) -> N
 
 
 def test_stores_without_a_server_serve_as_well(tmp_path: Path) -> None:
-    """One in a file has a second connection since torch 2.9."""
+    """One in a file, which does one key at a time, has a second connection since torch 2.9."""
     for store in (HashStore(), FileStore(str(tmp_path / "meeting"), 2)):
         if not hasattr(store, "clone"):
             continue
-        outbox = Outbox(own_connection(store), "ranks/0", 1)
-        assert outbox.try_send(b"a")
+        inbox = Inbox(own_connection(store), "ranks/0", [1, 2])
+        outboxes = [Outbox(own_connection(store), "ranks/0", rank) for rank in (1, 2)]
+        for text in (b"a", b"b"):
+            assert [outbox.try_send(text) for outbox in outboxes] == [True, True]
 
-        assert Inbox(own_connection(store), "ranks/0", [1]).read() == [(1, b"a")]
+            assert inbox.read() == [(1, text), (2, text)]
 
 
 def test_store_with_one_connection_only_is_refused() -> None:

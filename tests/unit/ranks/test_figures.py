@@ -16,7 +16,7 @@ _VALUES = st.floats(min_value=-1e300, max_value=1e300)
 
 def merged(values: dict[int, float], chance: random.Random) -> Figures:
     """Return the figures of ranks that come together by twos, at random."""
-    groups = [Figures.of(rank, value) for rank, value in values.items()]
+    groups = [Figures.of([rank], [value]) for rank, value in values.items()]
     while len(groups) > 1:
         chance.shuffle(groups)
         one = groups.pop()
@@ -41,3 +41,8 @@ def test_figures_do_not_depend_on_who_was_added_to_whom(values: list[float], see
     }
     assert sum(map(Fraction, figures.parts)) == sum(map(Fraction, values)), "the sum is exact"
     assert figures.ranks == len(values)
+
+
+def test_mean_of_values_whose_sum_is_too_large_is_there() -> None:
+    """Losses that have exploded on several ranks, yet are finite."""
+    assert Figures.of([0, 1], [1.5e308, 1.5e308]).mean == 1.5e308

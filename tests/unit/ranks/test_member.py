@@ -74,7 +74,7 @@ def test_store_that_does_not_answer_holds_up_neither_worker_nor_finish() -> None
         rank.store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
         rank.member.start()
         wait_until(
-            lambda: rank.member._outbox is not None and rank.member._outbox._next == MOST_UNREAD
+            lambda: rank.member._outbox is not None and rank.member._outbox._sent == MOST_UNREAD
         )
         os.kill(server.pid, signal.SIGSTOP)
 
