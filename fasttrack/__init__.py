@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fasttrack.errors import ConfigurationError as ConfigurationError
     from fasttrack.errors import DirectoryError as DirectoryError
     from fasttrack.errors import FasttrackError as FasttrackError
+    from fasttrack.flops import flops_per_token as flops_per_token
     from fasttrack.media.types import Audio as Audio
     from fasttrack.media.types import Histogram as Histogram
     from fasttrack.media.types import Html as Html
@@ -50,6 +51,7 @@ __all__ = [
     "Text",
     "Video",
     "compute_grad_norm",
+    "flops_per_token",
     "get_all_gpu_stats",
     "get_amp_scale",
     "get_learning_rate",
@@ -75,6 +77,7 @@ _HOMES = {
     "Text": "fasttrack.media.types",
     "Video": "fasttrack.media.types",
     "compute_grad_norm": "fasttrack.utilities",
+    "flops_per_token": "fasttrack.flops",
     "get_all_gpu_stats": "fasttrack.utilities",
     "get_amp_scale": "fasttrack.utilities",
     "get_learning_rate": "fasttrack.utilities",

@@ -119,7 +119,7 @@ class Engine:
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
             every_interval=process_hooks.SIGTERM.refresh,
-            find_pauses=options.find_pauses,
+            options=options,
             media=MediaFiles(self.run_dir, self.notices, budget.give_back),
             watch=watch,
         )

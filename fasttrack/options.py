@@ -11,11 +11,13 @@ from fasttrack.errors import ConfigurationError
 from fasttrack.validation import (
     check_names,
     require_choice,
+    require_flops,
     require_integer,
     require_number,
     split_names,
 )
 
+_PEAKS = ("auto", "bf16", "fp16", "tf32", "fp8")
 _MOST_KEPT_STEPS = 100_000
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
@@ -145,6 +147,19 @@ class Options:
     `perf/pause_s`, and not in the throughput. Where more than one step in nine is that long, fifty
     times it must be. False: only what `tracker.pause()` marks."""
 
+    flops_per_token: float | None = None
+    """Floating-point operations, forward and backward, that the model takes for a token
+    (`fasttrack.flops_per_token`). With it, and `tokens=` at every call of `log_training_step`, rows
+    have `perf/tflops` (10**12 a second on one device) and `perf/mfu` (percent of `peak_flops`)."""
+
+    flops_per_sample: float | None = None
+    """In place of `flops_per_token`: for a sample; the calls then need `batch_size`."""
+
+    peak_flops: float | str = "auto"
+    """What one device can do at best, in FLOP/s; or "bf16", "fp16", "tf32" or "fp8": the dense peak
+    of that type in its data sheet, if it is known here (docs/throughput.md). "auto" is "bf16",
+    "fp16" on a GPU that has no other."""
+
     watch_nonfinite: bool = False
     """Whether the loss of every step is looked at, not of logged ones only, so that the first that
     is NaN or infinite is known exactly: it becomes a row of its own, with
@@ -220,6 +235,7 @@ class Options:
                 f"in memory, not {self.flight_recorder}"
             )
         require_choice("Options.share_run_id", self.share_run_id, (True, False))
+        _check_flops(self)
         if self.stop_before_end_s is not None:
             require_number("Options.stop_before_end_s", self.stop_before_end_s, least=0)
         names = check_names("Options.stop_signals", self.stop_signals)
@@ -238,3 +254,17 @@ class Options:
                 f"Options.ring_capacity must be a power of two, not {self.ring_capacity}; "
                 f"take {1 << self.ring_capacity.bit_length()}"
             )
+
+
+def _check_flops(options: Options) -> None:
+    for name in ("flops_per_token", "flops_per_sample"):
+        if getattr(options, name) is not None:
+            require_flops(f"Options.{name}", getattr(options, name))
+    if options.flops_per_token is not None and options.flops_per_sample is not None:
+        raise ConfigurationError(
+            "Options.flops_per_token and Options.flops_per_sample say the same; pass one of them"
+        )
+    if isinstance(options.peak_flops, str):
+        require_choice("Options.peak_flops", options.peak_flops, _PEAKS)
+    else:
+        require_flops("Options.peak_flops", options.peak_flops)

@@ -38,6 +38,7 @@ class Logger(Protocol):
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Any = None,
+        tokens: Any = None,
     ) -> None:
         """Log a training step, or not, as the interval says."""
 
@@ -56,6 +57,9 @@ class Logger(Protocol):
     def pause(self) -> AbstractContextManager[None]:
         """Begin what is no training."""
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Begin a part of the training step."""
+
     def late_call(self) -> None:
         """Note a call that comes after the end."""
 
@@ -64,7 +68,7 @@ class QuickCalls:
     """The state of the logging calls, and the calls.
 
     Threads: log from any (two at once may lose a count); `_interval` and `_room` are set by any;
-    from `_ticks` and `_waiting` the worker takes.
+    from `_ticks` and `_waiting` the worker takes; `_phases` grow on any.
     """
 
     __slots__ = (
@@ -72,6 +76,7 @@ class QuickCalls:
         "_logger",
         "_metrics_step",
         "_not_floats",
+        "_phases",
         "_plain_optimizer",
         "_room",
         "_step",
@@ -95,8 +100,8 @@ class QuickCalls:
         self._timed_from = 0
         """The first step from which a call that logs nothing is timed again."""
         self._ticks: list[tuple[float, Any]] = []
-        """Of training steps that were not logged, and of pauses, until the worker has put them to
-        a step that was."""
+        """Of training steps that were not logged, of pauses and phases, until the worker has put
+        them to a step that was."""
         self._waiting: list[Any] = []
         """The records that the ring holds; `hotpath/records.py` says of what form."""
         self._room = 0
@@ -105,6 +110,8 @@ class QuickCalls:
         """The type of tensors whose number is read at once where it lies in the host's memory."""
         self._not_floats: tuple[str, ...] = ()
         """Each once, the metrics that were no floats when there were last others in a long call."""
+        self._phases: dict[Any, AbstractContextManager[None]] = {}
+        """Those that there were, by name."""
         self._plain_optimizer: Any = None
         """One of torch's own: these have no loss scale, and raise nothing."""
         self._untimed_steps = self._untimed_metrics = 1
@@ -240,5 +247,6 @@ def log_training_step(
     loss_fm: object = None,
     grad_norm: object = None,
     extra: object = None,
+    tokens: object = None,
 ) -> None:
     """Raise TypeError where a keyword is none of these; the message has the method's name."""

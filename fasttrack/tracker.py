@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,10 @@ from fasttrack.quick_calls import QuickCalls
 from fasttrack.run_page import RunPage
 from fasttrack.settings import resolve_settings
 from fasttrack.stats import Stats
+from fasttrack.timing_calls import TimingCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from fasttrack.options import Options
 
 
-class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown):
+class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, CollectiveCalls, Shown):
     """Track one training run: cheap calls in the loop, every row on disk, delivered to W&B.
 
     Only the main process records; on other ranks, and when disabled, every method answers and
@@ -81,7 +80,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown)
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`,
                 without these tags `{project}_{YYYYMMDD}_{HHMMSS}_{commit}`.
             resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one;
-                "auto" goes on with the one that this Slurm job began before it was requeued, and
+                "auto" goes on with the one that this job of Slurm's or torchrun's began before, and
                 begins a new one otherwise.
             mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
             entity: W&B user or team; default WANDB_ENTITY, then the account's own.
@@ -162,6 +161,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown)
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Mapping[str, Any] | None = None,
+        tokens: Any = None,
     ) -> None:
         """Queue this step's metrics. Never waits for the device, the disk or the network.
 
@@ -188,6 +188,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown)
             grad_norm: a norm that is known already: what `clip_grad_norm_` returned, or, the only
                 other one that is right for sharded gradients, `reduce_grad_norm`.
             extra: further metrics by name; nested as in `log_metrics`.
+            tokens: this rank's tokens in the step, for `perf/tokens_per_sec` (global); pass them
+                at every step (docs/throughput.md). A tensor must be in the host's memory.
         """
         self._quick_training_step(
             loss,
@@ -200,6 +202,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown)
             loss_fm=loss_fm,
             grad_norm=grad_norm,
             extra=extra,
+            tokens=tokens,
         )
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -214,18 +217,6 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, CollectiveCalls, Shown)
                 whether or not it was logged; 0 before any.
         """
         self._quick_metrics(metrics, step)
-
-    def pause(self) -> AbstractContextManager[None]:
-        """Return a context manager for what is no training: an evaluation, a checkpoint.
-
-        Its time is left out of `perf/steps_per_sec`, `perf/samples_per_sec` and the step times, and
-        logged as `perf/pause_s` with the next logged step. Pauses may stand within one another, and
-        on any thread; what is raised in one goes on its way. Where a pause is not marked, it is
-        recognised by its length (`Options.find_pauses`), and stays in `perf/step_time_ms/max`.
-        Never waits.
-        """
-        logger = self._logger
-        return nullcontext() if logger is None else logger.pause()
 
     def log_config(self, config: Any) -> None:
         """Record the full configuration: as the run's config, and as an artifact (YAML).
@@ -385,5 +376,5 @@ for _quick, _described in (
     (QuickCalls._quick_metrics, ExperimentTracker.log_metrics),
 ):
     setattr(ExperimentTracker, _described.__name__, update_wrapper(_quick, _described))
-for _name in ("log_training_step", "log_metrics", "pause"):
+for _name in ("log_training_step", "log_metrics"):
     opaque(getattr(ExperimentTracker, _name))  # no decorator: type checkers see less through one

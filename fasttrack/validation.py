@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,12 @@ def require_number(name: str, value: Any, *, least: float) -> None:
         raise ConfigurationError(
             f"{name} must be a number from {least} to {_LARGEST}, not {value!r}"
         )
+
+
+def require_flops(name: str, value: Any) -> None:
+    """Raise ConfigurationError unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a number above 0, not {value!r}")
 
 
 def require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CALLS = 20  # all that is logged is delivered when the run ends, so not many
 _PUSHES = 1000
+_BLOCKS = 200
 _PRODUCERS = 8
 
 
@@ -130,6 +131,39 @@ def test_step_not_logged_but_looked_at(measure: Measure, work: Workload, steps: 
     )
     with private_home(), ExperimentTracker(tags=TAGS, log_interval=10, options=options) as tracker:
         measure(tracker.log_training_step, torch.tensor(0.5), 1, 32, work.optimizer, work.model)
+
+
+def test_step_with_tokens_not_logged(measure: Measure, tracker: ExperimentTracker) -> None:
+    tracker.log_training_step(0.5, 0, 32, tokens=4096)  # what came before went the quick way
+    measure(lambda: tracker.log_training_step(0.5, 1, 32, tokens=4096))
+
+
+@pytest.mark.parametrize("records", [True, False], ids=["recording", "inert"])
+@pytest.mark.parametrize("kind", ["phase", "pause"])
+def test_block(measure: Measure, tracker: ExperimentTracker, kind: str, records: bool) -> None:
+    """`with tracker.phase("data"):`, and `pause()` beside it."""
+    made = tracker if records else ExperimentTracker(mode="disabled")
+
+    def phase() -> None:
+        with made.phase("data"):
+            pass
+
+    def pause() -> None:
+        with made.pause():
+            pass
+
+    def drain() -> tuple[()]:
+        tracker.log_training_step(0.5, 10)
+        tracker.flush()
+        return ()
+
+    block = {"phase": phase, "pause": pause}[kind]
+
+    def blocks() -> None:
+        for _ in range(_BLOCKS):
+            block()
+
+    measure(blocks, of=_BLOCKS, prepare=drain, rounds=100)
 
 
 @pytest.mark.parametrize("with_model", [False, True], ids=["without-model", "with-model"])

@@ -57,7 +57,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     shown under dotted names, as W&B does. More than 40 metrics of nodes' hardware are only counted.
     "in a terminal" is the command by which W&B's client draws the run there, live, without account
     or network. "goodput" is the share of its time that trained steps whose result was kept, with
-    what took the rest.
+    what took the rest. The verdict is there where the wait for data was marked
+    (tracker.data(loader)): a wait of 20% of the time or more bounds a run.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
@@ -67,7 +68,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     last two are proofs or null; of the first backend, those of each are in backends),
     offline_directories, bad_lines, damage (the first of them), goodput (share, wall_s, steps,
     kept_steps, lost_steps, kept_s, lost_s, pauses, pause_s, restarts, restart_s, down_s,
-    starting_s, ending_s, all_rows, and attempts, a list of the same), and metrics (name -> count,
+    starting_s, ending_s, all_rows, and attempts, a list of the same), verdict (bound_by: "data",
+    "others" or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count,
     non_finite, last, min, max).
     """
     run = find_run(text, base)
@@ -100,6 +102,7 @@ def _print(report: Report, command: str | None) -> None:
             "rows": overview.delivery.rows,
             "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
+            "verdict": None if report.verdict is None else str(report.verdict),
         },
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}

@@ -47,6 +47,10 @@ class Bystander:
         """Return what does nothing: whoever shares its code with the trainer may pause."""
         return nullcontext()
 
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Return what does nothing, as `pause`."""
+        return nullcontext()
+
     def late_call(self) -> None:
         """Count a call that is ignored; say so at the first."""
         self.calls += 1

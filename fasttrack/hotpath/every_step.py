@@ -11,6 +11,7 @@ from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.capture import step_number
 from fasttrack.hotpath.records import GRAD_NORM, LEARNING_RATE, LOSS
 from fasttrack.hotpath.step_logger import StepLogger
+from fasttrack.hotpath.ticks import NEVER, size_of_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from fasttrack.hotpath.trail import StepTrail
 
 _TENSOR = torch.Tensor
-_NEVER = -(2**63)  # a step from which no quick call is let pass one that is not logged
 
 
 class EveryStepLogger(StepLogger):
@@ -30,7 +30,7 @@ class EveryStepLogger(StepLogger):
     Threads: as `StepLogger`.
     """
 
-    __slots__ = ("_keeps_all", "_layers", "_next_timed", "_trail")
+    __slots__ = ("_keeps_all", "_layers", "_trail")
 
     def __init__(
         self,
@@ -44,8 +44,7 @@ class EveryStepLogger(StepLogger):
         self._trail = trail
         self._layers = layers
         self._keeps_all = trail.keeps_all
-        self._next_timed = 0
-        self._hot._timed_from = _NEVER
+        self._hot._timed_from = NEVER
 
     def training_step(
         self,
@@ -59,6 +58,7 @@ class EveryStepLogger(StepLogger):
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Mapping[str, Any] | None = None,
+        tokens: Any = None,
     ) -> None:
         """Do what `ExperimentTracker.log_training_step` says."""
         further = (loss_ar, loss_fm, grad_norm, extra)
@@ -68,20 +68,26 @@ class EveryStepLogger(StepLogger):
                 known = _known(loss)
                 if self._layers is not None and model is not None:
                     self._look_at_layers(number, known, model, optimizer, scaler)
-                if self._keep(number, known, batch_size, optimizer, further):
+                if self._keep(number, known, batch_size, optimizer, further, tokens):
                     return
             except Exception as error:  # a logged step with such arguments says what is wrong
                 if is_handlers(error):
                     raise
-        hot = self._hot
-        hot._timed_from = self._next_timed
         try:
-            super().training_step(loss, step, batch_size, optimizer, model, scaler, *further)
+            super().training_step(
+                loss, step, batch_size, optimizer, model, scaler, *further, tokens
+            )
         finally:
-            self._next_timed, hot._timed_from = hot._timed_from, _NEVER
+            self._hot._timed_from = NEVER
 
     def _keep(
-        self, step: int, loss: Any, batch_size: Any, optimizer: Any, further: tuple[Any, ...]
+        self,
+        step: int,
+        loss: Any,
+        batch_size: Any,
+        optimizer: Any,
+        further: tuple[Any, ...],
+        tokens: Any,
     ) -> bool:
         """Keep what there is to be kept of a step; return whether that is all that is to be done.
 
@@ -91,6 +97,7 @@ class EveryStepLogger(StepLogger):
             batch_size: as it was passed.
             optimizer: likewise.
             further: what else was: `loss_ar`, `loss_fm`, `grad_norm` and `extra`.
+            tokens: likewise.
         """
         hot = self._hot
         if step % hot._interval == 0:
@@ -103,8 +110,10 @@ class EveryStepLogger(StepLogger):
             self._trail.note(step, size, values)
         elif loss is not None and (type(loss) is not float or loss - loss != 0):
             self._trail.note(step, None, {LOSS: loss})
-        if step >= self._next_timed:
+        if step >= self._timed_from:
             return False
+        if tokens is not None or (batch_size is not None and type(batch_size) is not int):
+            batch_size = size_of_step(hot, batch_size, tokens)
         hot._ticks.append((perf_counter(), batch_size))
         hot._step, hot._metrics_step = step, None
         return True
@@ -124,9 +133,8 @@ class EveryStepLogger(StepLogger):
 
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""
-        self._hot._timed_from = self._next_timed
         super().note_logged(step, entered_s)
-        self._next_timed, self._hot._timed_from = self._hot._timed_from, _NEVER
+        self._hot._timed_from = NEVER
 
     def close(self) -> None:
         """Log nothing any more, and let the last steps be read."""

@@ -26,8 +26,9 @@ Reference: TypeAlias = "tuple[torch.Tensor, int]"
 Captured: TypeAlias = "Scalar | torch.Tensor | Reference"
 AnyTick: TypeAlias = "tuple[float, Any]"
 Ticks: TypeAlias = "Sequence[AnyTick]"
-"""(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step, and
-(its end, `PausedSince`) of each pause."""
+"""(`time.perf_counter()` in seconds, the batch size as it was passed) of each training step,
+(its end, `PausedSince`) of each pause, and (then, `PhaseMark`) of each beginning and end of a
+phase. In the order in which they were noted."""
 
 
 class PausedSince(float):
@@ -42,6 +43,24 @@ class OddSize(str):
     """In place of a batch size that is no number: what it is. It may be large, and is not kept."""
 
     __slots__ = ()
+
+
+class WithTokens(NamedTuple):
+    """In place of a batch size: it, and how many tokens the step had."""
+
+    batch_size: Any
+    tokens: Any
+
+
+class PhaseMark:
+    """In place of a batch size: a phase begins or ends there. One serves for all its steps."""
+
+    __slots__ = ("change", "name")
+
+    def __init__(self, name: str, change: int) -> None:
+        """Mark the phase `name`: 1 for its beginning, -1 for its end."""
+        self.name = name
+        self.change = change
 
 
 class Gradients(NamedTuple):

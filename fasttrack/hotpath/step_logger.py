@@ -7,8 +7,6 @@ from threading import RLock
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fasttrack.errors import FasttrackError, ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe, explain
@@ -31,18 +29,20 @@ from fasttrack.hotpath.call_meter import (
 from fasttrack.hotpath.capture import order, step_number
 from fasttrack.hotpath.meeting import Meeting
 from fasttrack.hotpath.pause import Pause
+from fasttrack.hotpath.phases import NO_PHASE, Phases
 from fasttrack.hotpath.records import (
     GRAD_NORM,
     LEARNING_RATE,
     LOSS,
-    MOST_TICKS,
-    FellOut,
     Gradients,
     OddSize,
+    WithTokens,
 )
+from fasttrack.hotpath.ticks import shorten, size_of_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
 
     import torch
 
@@ -74,9 +74,11 @@ class StepLogger:
         "_notices",
         "_open",
         "_open_pauses",
+        "_phases",
         "_refuse",
         "_ring",
         "_timed",
+        "_timed_from",
         "_untimed_before",
         "_wake",
     )
@@ -119,6 +121,7 @@ class StepLogger:
         self._wake = wake
         self._open = True
         self._meeting = Meeting(notices.warn)
+        self._timed_from = 0  # as that of the quick calls, where not all of them come here
         self._untimed_before = 0  # as the meeting saw it last
         hot._interval = log_interval
         self._logged = FIRST
@@ -128,6 +131,7 @@ class StepLogger:
         hot._logger = self
         # any thread
         self._open_pauses: list[float] = [] if open_pauses is None else open_pauses
+        self._phases = Phases(hot, self._refuse)
         self._lock = RLock()  # of the interval, which two threads set; the calls take none
 
     def set_interval(self, steps: int) -> None:
@@ -141,6 +145,7 @@ class StepLogger:
         with self._lock:
             self._open = False
             self._hot._interval, self._hot._room = 1, 0  # all calls come here, and find that out
+            self._phases.close()
         self._gradients.close()
 
     def training_step(
@@ -155,6 +160,7 @@ class StepLogger:
         loss_fm: Any = None,
         grad_norm: Any = None,
         extra: Mapping[str, Any] | None = None,
+        tokens: Any = None,
     ) -> None:
         """Do what `ExperimentTracker.log_training_step` says."""
         hot = self._hot
@@ -165,17 +171,18 @@ class StepLogger:
             if type(step) is not int:
                 step = step_number(step)
             now_s = perf_counter()
-            if batch_size is not None and type(batch_size) is not int:
-                batch_size = self._size(batch_size)
+            size: Any = batch_size
+            if tokens is not None or (size is not None and type(size) is not int):
+                size = size_of_step(hot, batch_size, tokens)
             before, hot._step, hot._metrics_step = hot._step, step, None
             if step % hot._interval:
-                hot._ticks.append((now_s, batch_size))
-                if step >= hot._timed_from:
-                    hot._timed_from = step + SKIPPED_EVERY
+                hot._ticks.append((now_s, size))
+                if step >= self._timed_from:
+                    self._timed_from = step + SKIPPED_EVERY
                     self._timed.append((SKIPPED, perf_counter() - now_s, now_s))
                     self._look_after_skipped(before, step)
-                if isinstance(batch_size, OddSize):
-                    hot._timed_from = step  # the next call comes here, too, and leaves nothing
+                if type(size) is not WithTokens and type(size) is not OddSize:
+                    hot._timed_from = self._timed_from
                 return
             metrics: dict[str, Captured] = {} if loss is None else {LOSS: loss}
             if loss_ar is not None:
@@ -212,7 +219,7 @@ class StepLogger:
                     self._gradients.was_dropped(gradients)
                     gradients = None
             hot._untimed_steps = untimed = hot._untimed_steps - 1
-            tick = ((now_s, batch_size),)
+            tick = ((now_s, size),)
             if not self._ring.push((step, time(), metrics, pending, tick, gradients, events)):
                 self._say_full()
                 if gradients is not None:
@@ -292,7 +299,8 @@ class StepLogger:
         self._timed.append((self._logged, perf_counter() - entered_s, entered_s))
         self._logged = LOGGED
         # The trainer may count anew.
-        self._hot._timed_from = min(self._hot._timed_from, step + SKIPPED_EVERY)
+        self._timed_from = min(self._timed_from, step + SKIPPED_EVERY)
+        self._hot._timed_from = min(self._hot._timed_from, self._timed_from)
 
     def note_metrics(self, entered_s: float) -> None:
         """Note how long a call of `log_metrics` took."""
@@ -308,22 +316,9 @@ class StepLogger:
         """Do what `ExperimentTracker.pause` says."""
         return Pause(self._hot._ticks, self._open_pauses)
 
-    def _size(self, batch_size: Any) -> Any:
-        """Return a batch size to keep: itself, or what it is. It may be the batch, and large."""
-        if issubclass(type(batch_size), (float, np.number)):
-            return batch_size
-        odd = OddSize(describe(batch_size))
-        ticks, noted = self._hot._ticks, []
-        try:
-            while True:  # from the end: the worker takes from the beginning
-                at_s, size = ticks.pop()
-                noted.append((at_s, odd if type(size) is type(batch_size) else size))
-                if type(size) is OddSize:
-                    break
-        except IndexError:
-            pass
-        ticks += reversed(noted)
-        return odd
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Do what `ExperimentTracker.phase` says; nothing once the run has ended."""
+        return self._phases.make(name) if self._open else NO_PHASE
 
     def _look_after_skipped(self, before: int | None, step: int) -> None:
         hot = self._hot
@@ -331,8 +326,7 @@ class StepLogger:
             self._untimed_before = hot._untimed_steps
             self._meeting.calls = 0
         self._meeting.missed(before, step, hot._interval)
-        if len(hot._ticks) >= MOST_TICKS:  # the interval is so long, or the worker so late
-            hot._ticks[: MOST_TICKS // 2] = [(hot._ticks[0][0], FellOut)]
+        shorten(hot._ticks)  # the interval may be that long, or the worker that late
 
     def _read(
         self,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fasttrack.nodes.member import Member
     from fasttrack.settings import RunSettings
 
+_FLUSH_S = 1.0
 _MANY = 15  # nodes, from which on they are sampled less often: the run takes in no more than that
 
 
@@ -56,6 +57,8 @@ def _home(settings: RunSettings, engine: Engine, meeting: Meeting, *, samples: b
     gathering = Gathering(engine.segment, interval_s, expected, engine.notices)
 
     def gather(last: bool) -> None:
+        if last:
+            engine.flush(_FLUSH_S)  # which may bring the first row
         # At no step yet, what nodes tell stays in their files.
         if engine.running and engine.stats().rows_written:
             engine.beside.extend(gathering.rows(last=last))

@@ -122,7 +122,7 @@ class OtherRank:
             overhead=self._overhead,
             flush_interval_s=options.flush_interval_s,
             gpu_stats_interval=settings.gpu_stats_interval,
-            find_pauses=options.find_pauses,
+            options=replace(options, flops_per_token=None, flops_per_sample=None),
             gpu=_NoGpu(lambda text: None),
             media=MediaFiles(writer.path, self.notices),
         )

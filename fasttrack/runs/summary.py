@@ -58,6 +58,12 @@ class Summary:
         cell.total += value * _SCALE
         cell.finite += 1
 
+    @property
+    def mean(self) -> float | None:
+        """The mean of the finite values; None where there is none."""
+        finite = self.count - self.non_finite
+        return sum(cell.total for cell in self._cells) / finite / _SCALE if finite else None
+
     def _halve(self) -> None:
         for left, right in zip(self._cells[::2], self._cells[1::2], strict=True):
             left.merge(right)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import orjson
@@ -14,6 +14,7 @@ from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.flights import FlightDump, read_flights
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
+from fasttrack.runs.verdict import judge_phases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fasttrack.goodput import Goodput
     from fasttrack.runs.local import LocalRun
     from fasttrack.runs.status import BackendDelivery, SegmentDelivery
+    from fasttrack.runs.verdict import Verdict
 
 _METRIC_FIELDS = ("count", "non_finite", "last", "min", "max")
 
@@ -123,6 +125,11 @@ class Report:
     damage: list[str]
     """The first of them, by file and number, and why."""
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What bounds the run's speed; None where that was not measured."""
+        return judge_phases(self.metrics, 1 if self.header is None else self.header.world_size)
+
     def as_json(self) -> dict[str, object]:
         """Return what `fasttrack show --json` prints."""
         delivery = self.overview.delivery
@@ -143,6 +150,7 @@ class Report:
             "bad_lines": self.bad_lines,
             "damage": self.damage,
             "goodput": self.goodput.as_json(),
+            "verdict": None if self.verdict is None else asdict(self.verdict),
             "metrics": {
                 name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
                 for name, summary in self.metrics.items()

@@ -14,8 +14,12 @@ _UNITS = {
     "*_w": "W",
     "*_us_*": "µs",
     "*_pct": "%",
+    "*_pct/*": "%",
     "*/steps_per_sec": "steps/s",
     "*/samples_per_sec": "samples/s",
+    "*/tokens_per_sec": "tokens/s",
+    "perf/tflops": "TFLOP/s",
+    "perf/mfu": "%",
     "gpu/utilization": "%",
     "gpu/temperature": "°C",
 }

@@ -12,6 +12,7 @@ from fasttrack.hotpath.records import MEDIA_FIELDS
 from fasttrack.journal.entries import encode
 from fasttrack.latch import Latch
 from fasttrack.notices import spell
+from fasttrack.options import Options
 from fasttrack.worker.bursts import Bursts
 from fasttrack.worker.console import ConsoleEncoder
 from fasttrack.worker.gpu import GpuSampler
@@ -68,7 +69,7 @@ class Worker:
         overhead: Overhead,
         flush_interval_s: float,
         gpu_stats_interval: int,
-        find_pauses: bool = True,
+        options: Options | None = None,
         gpu: GpuSampler | None = None,
         media: MediaFiles | None = None,
         bursts: Bursts | None = None,
@@ -77,8 +78,9 @@ class Worker:
     ) -> None:
         """Prepare; nothing runs before `start` (or `run_once`, by hand).
 
-        `every_interval` is called on the thread now and then, as often as delivery is looked after:
-        after three flush intervals or 0.6 s, whichever is less, at the soonest after one.
+        `options` say what is metered. `every_interval` is called on the thread now and then, as
+        often as delivery is looked after: after three flush intervals or 0.6 s, whichever is less,
+        at the soonest after one.
         """
         self._every_interval = every_interval
         self._ring = ring
@@ -99,7 +101,7 @@ class Worker:
             self._bursts,
             media or MediaFiles(writer.path.parent, notices),
             gpu_stats_interval=gpu_stats_interval,
-            find_pauses=find_pauses,
+            options=options or Options(),
             own_metrics=self._own_metrics,
             watch=watch,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -10,16 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fasttrack.hotpath.advice import describe
-from fasttrack.hotpath.records import FellOut, OddSize, PausedSince
+from fasttrack.hotpath.records import OddSize, WithTokens
 from fasttrack.notices import spell
+from fasttrack.worker.intervals import PhaseTimes, gaps, sort_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fasttrack.hotpath.records import Ticks
+    from fasttrack.worker.utilization import Utilization
 
 SAMPLES_PER_SEC = "perf/samples_per_sec"
-_MOST_SAMPLES = 1e18
+TOKENS_PER_SEC = "perf/tokens_per_sec"
+PHASES = "perf/phase_pct/"
+_MOST = 1e18  # samples or tokens
+_WRONG = {  # the argument behind each of the two, what it must be, and what to pass
+    SAMPLES_PER_SEC: ("batch_size", "samples", "len(batch)"),
+    TOKENS_PER_SEC: ("tokens", "tokens", "input_ids.numel()"),
+}
 _NUMBERS = (int, float, np.integer, np.floating)
 
 # What is taken for a pause where nobody marked one. Evaluations and checkpoints take many times as
@@ -45,6 +52,7 @@ class StepMeter:
         refuse: Callable[[str, str], None],
         *,
         find_pauses: bool = True,
+        utilization: Utilization | None = None,
     ) -> None:
         """Meter steps.
 
@@ -52,12 +60,17 @@ class StepMeter:
             world_size: asked once, when the first interval is complete.
             refuse: told (metric, why) where batch sizes are wrong.
             find_pauses: whether steps that took far longer than usual hold a pause; False: only
-                marked ones count.
+                marked ones count. Time in a phase is none.
+            utilization: told the throughput, where what it makes of it is wanted.
         """
         self._ask_world_size = world_size
         self._refuse = refuse
         self._find_pauses = find_pauses
+        self.utilization = utilization
+        """Told the throughput; None: nobody."""
         self._world_size = 0
+        self._usual = False  # whether an interval of one step may be as most are
+        self._phases = PhaseTimes()
         self.last_s: float | None = None
         """When the last step ended that was in an interval; None before the first."""
         self._recent: deque[float] = deque(maxlen=_RECENT)  # seconds of the last steps
@@ -68,49 +81,50 @@ class StepMeter:
         """How many ended in the last interval, whether or not it is known when they began."""
         self.paused_s = 0.0
         """Seconds of the last interval that were no training."""
+        self.phases_s: dict[str, float] = {}
+        """Seconds of the last interval in each phase, if there ever was one."""
 
     def measure(self, ticks: Ticks) -> dict[str, float]:
         """Return the metrics of the interval that ends with the last of `ticks`.
 
         Args:
             ticks: (`time.perf_counter()` in seconds, batch size) of each step since the last call,
-                and (end, `PausedSince`) of each pause; first `FellOut` where some are missing.
+                and what else is noted among them (`hotpath/records.py`).
 
         Returns:
-            `perf/steps_per_sec`; `perf/samples_per_sec` over all ranks, where every batch size is
-            a number; `perf/pause_s`, which is in neither, where there was a pause;
+            `perf/steps_per_sec`; `perf/samples_per_sec` and `perf/tokens_per_sec` over all ranks,
+            where each of the steps has such a number; what `utilization` makes of these;
+            `perf/pause_s`, which is in none of them, where there was a pause; `perf/phase_pct/...`;
             `perf/step_time_ms/p50`, `/p99` (nearest rank) and `/max`. Empty for the first step of a
             run: no interval has ended yet.
         """
         metrics: dict[str, float] = {}
         if len(ticks) == 1 and self.add_usual(metrics, *ticks[0]):
             return metrics
-        fell_out = bool(ticks) and ticks[0][1] is FellOut
-        if fell_out:
-            ticks = ticks[1:]
-        batches = [batch_size for _, batch_size in ticks]
-        times = [at_s for at_s, _ in ticks]
-        pauses: list[tuple[float, float]] = []
-        if PausedSince in map(type, batches):
-            pauses = sorted([(float(b), at) for at, b in ticks if type(b) is PausedSince])
-            times = [at_s for at_s, batch_size in ticks if type(batch_size) is not PausedSince]
-            batches = [batch_size for batch_size in batches if type(batch_size) is not PausedSince]
-        self.steps, self.paused_s = len(times), 0.0
-        if not times:  # another thread's call took this one's
-            return {}
-        if self.last_s is None and not fell_out:
-            self.before_first = times[:-1]
-        if self.last_s is None or fell_out:
-            del batches[0]
-        else:
-            times.insert(0, self.last_s)
-        self.last_s = times[-1]
-        elapsed_s = times[-1] - times[0]
+        times, batches, pauses, marks, fell_out = sort_ticks(ticks)
+        self.steps, self.paused_s, self.phases_s = len(times), 0.0, {}
+        if times:
+            if self.last_s is None and not fell_out:
+                self.before_first = times[:-1]
+            if self.last_s is None or fell_out:
+                del batches[0]
+            else:
+                times.insert(0, self.last_s)
+            self.last_s = times[-1]
+        in_steps: list[float] = []
+        if marks or self._phases:
+            if fell_out:
+                self._phases.forget_open()
+            self.phases_s, in_steps = self._phases.take(marks, times, pauses)
+            self._usual = False
+        # Without times another thread's call took this one's.
+        elapsed_s = times[-1] - times[0] if times else 0.0
         if elapsed_s <= 0:
             return {}
         durations, self.paused_s = gaps(times, pauses)
         if self._find_pauses:
-            self.paused_s += self._unmarked_s(durations)
+            outside = [a - b for a, b in zip(durations, in_steps, strict=True)] if in_steps else []
+            self.paused_s += self._unmarked_s(outside or durations)
         return self._rates(elapsed_s - self.paused_s, durations, batches)
 
     def add_usual(self, metrics: dict[str, float], at_s: float, batch_size: Any) -> bool:
@@ -119,10 +133,10 @@ class StepMeter:
         Returns:
             Whether that is so. If not, nothing has changed, and `measure` has to look.
         """
-        if type(batch_size) is not int or self.last_s is None or not self._world_size:
+        if type(batch_size) is not int or self.last_s is None or not self._usual:
             return False
         took_s = at_s - self.last_s
-        if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST_SAMPLES):
+        if not (0 < took_s <= _SHORTEST_PAUSE_S and 0 <= batch_size < _MOST):
             return False
         self.last_s = at_s
         self.steps, self.paused_s = 1, 0.0
@@ -144,18 +158,37 @@ class StepMeter:
         steps = len(durations)
         if trained_s > 0:
             metrics["perf/steps_per_sec"] = steps / trained_s
-            samples = self._total(batches)
-            if samples is not None:
-                if not self._world_size:
-                    self._world_size = self._ask_world_size()
-                metrics[SAMPLES_PER_SEC] = samples * self._world_size / trained_s
+            self._add_throughput(metrics, trained_s, batches)
         if self.paused_s > 0:
             metrics["perf/pause_s"] = self.paused_s
+        if trained_s > 0:
+            for name, in_phase_s in self.phases_s.items():
+                metrics[PHASES + name] = min(100.0, 100 * in_phase_s / trained_s)
         ordered = sorted(durations)
         metrics["perf/step_time_ms/p50"] = ordered[math.ceil(0.50 * steps) - 1] * 1e3
         metrics["perf/step_time_ms/p99"] = ordered[math.ceil(0.99 * steps) - 1] * 1e3
         metrics["perf/step_time_ms/max"] = ordered[-1] * 1e3
         return metrics
+
+    def _add_throughput(
+        self, metrics: dict[str, float], trained_s: float, batches: Sequence[Any]
+    ) -> None:
+        tokens = None
+        if WithTokens in set(map(type, batches)):
+            counts = [size.tokens if type(size) is WithTokens else None for size in batches]
+            batches = [size.batch_size if type(size) is WithTokens else size for size in batches]
+            tokens = self._total(counts, TOKENS_PER_SEC)
+        samples = self._total(batches, SAMPLES_PER_SEC)
+        if not self._world_size and not (tokens is None and samples is None):
+            self._world_size = self._ask_world_size()
+            self._usual = not self._phases and not self.utilization
+        rates: list[float | None] = []
+        for name, total in ((SAMPLES_PER_SEC, samples), (TOKENS_PER_SEC, tokens)):
+            if total is not None:
+                metrics[name] = total * self._world_size / trained_s
+            rates.append(None if total is None else total / trained_s)
+        if self.utilization:
+            metrics.update(self.utilization.metrics(rates[1], rates[0]))
 
     def _unmarked_s(self, durations: list[float]) -> float:
         """Return for how long the steps paused, as it seems, beyond what a step usually takes."""
@@ -175,22 +208,23 @@ class StepMeter:
         self._recent.extend(durations)
         return paused_s
 
-    def _total(self, batches: Sequence[Any]) -> float | None:
-        # None where a batch size is unknown: a tensor is not read, that could wait for the device.
+    def _total(self, batches: Sequence[Any], metric: str) -> float | None:
+        # None where a number is unknown: a tensor is not read, that could wait for the device.
         kinds = set(map(type, batches))
         if type(None) in kinds:
             return None
-        if kinds == {int} and min(batches) >= 0 and max(batches) < _MOST_SAMPLES:
+        if kinds == {int} and min(batches) >= 0 and max(batches) < _MOST:
             return float(sum(batches))
         wrong = next((size for size in batches if not _is_size(size)), None)
         if wrong is None:
             return math.fsum(batches)  # not sum(): NumPy's narrow integers overflow
         number = type(wrong) is int or issubclass(type(wrong), np.number)
         what = str(wrong) if type(wrong) is OddSize else spell(wrong) if number else describe(wrong)
+        argument, of_what, instead = _WRONG[metric]
         self._refuse(
-            SAMPLES_PER_SEC,
-            f"batch_size must be this rank's number of samples, not {what}; pass an int, such as "
-            "len(batch)",
+            metric,
+            f"{argument} must be this rank's number of {of_what}, not {what}; pass an int, such as "
+            f"{instead}",
         )
         return None
 
@@ -199,33 +233,6 @@ def _is_size(size: Any) -> bool:
     if type(size) is bool or not issubclass(type(size), _NUMBERS):
         return False
     try:
-        return 0 <= float(size) < _MOST_SAMPLES
+        return 0 <= float(size) < _MOST
     except Exception:  # too large for a float, or a number of the user's own class
         return False
-
-
-def gaps(times: list[float], pauses: list[tuple[float, float]]) -> tuple[list[float], float]:
-    """Return the seconds from each of `times` to the next, without those in `pauses`; and these.
-
-    Pauses are ordered by their beginning; they may hold or overlap one another, and steps.
-    """
-    if not pauses:
-        return [b - a for a, b in itertools.pairwise(times)], 0.0
-    merged: list[tuple[float, float]] = []
-    for began_s, ended_s in pauses:
-        if merged and began_s <= merged[-1][1]:
-            began_s, ended_s = merged[-1][0], max(merged.pop()[1], ended_s)
-        merged.append((began_s, ended_s))
-    gaps, all_paused_s = [], 0.0
-    first = 0
-    for a, b in itertools.pairwise(times):
-        while first < len(merged) and merged[first][1] <= a:
-            first += 1
-        paused_s = 0.0
-        for began_s, ended_s in itertools.islice(merged, first, None):
-            if began_s >= b:
-                break
-            paused_s += min(b, ended_s) - max(a, began_s)
-        gaps.append(b - a - paused_s)
-        all_paused_s += paused_s
-    return gaps, all_paused_s

@@ -15,12 +15,14 @@ from fasttrack.notices import spell
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS, clock_offset_s
 from fasttrack.worker.unlogged import after_last, before_first
+from fasttrack.worker.utilization import Utilization, find_device_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.hotpath.records import MediaRecord, RawRecord, Scalar, Ticks
     from fasttrack.notices import Notices
+    from fasttrack.options import Options
     from fasttrack.worker.bursts import Bursts
     from fasttrack.worker.gpu import GpuSampler
     from fasttrack.worker.media import MediaFiles
@@ -60,7 +62,7 @@ class RowEncoder:
         media: MediaFiles,
         *,
         gpu_stats_interval: int,
-        find_pauses: bool,
+        options: Options,
         own_metrics: Callable[[], dict[str, float]],
         watch: StepWatch | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class RowEncoder:
             bursts: rested between rows.
             media: keeps what is no number.
             gpu_stats_interval: also how often `own_metrics` join a row.
-            find_pauses: see `StepMeter`.
+            options: say what the training steps are metered for.
             own_metrics: what fasttrack itself costs and has lost.
             watch: told of losses that are no finite numbers, and of all rows where it keeps them.
         """
@@ -88,7 +90,14 @@ class RowEncoder:
         self._media = media
         self._gpu_stats_interval = gpu_stats_interval
         self._own_metrics = own_metrics
-        self._meter = StepMeter(get_world_size, notices.refuse, find_pauses=find_pauses)
+        self._meter = StepMeter(
+            get_world_size,
+            notices.refuse,
+            find_pauses=options.find_pauses,
+            utilization=Utilization(
+                options, lambda: find_device_name(resolver.cuda_index), notices.warn
+            ),
+        )
         self._last_step = self._row_step = -_LARGEST_STEP  # of the last record; of the last row
         self._some_behind = False  # whether a step lay behind the one before, since the last row
         self._said: list[bytes] = []  # of steps in front of the first row
@@ -103,6 +112,7 @@ class RowEncoder:
 
     def use_meter(self, meter: StepMeter) -> None:
         """Have `meter` measure the steps; before there are any."""
+        meter.utilization = self._meter.utilization
         self._meter = meter
 
     def encode(self, records: list[RawRecord]) -> list[bytes]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from fasttrack.hotpath.records import FellOut, PausedSince
+from fasttrack.hotpath.records import FellOut, PausedSince, PhaseMark
 from fasttrack.journal.entries import Unlogged
-from fasttrack.worker.meters import gaps
+from fasttrack.worker.intervals import gaps
 from fasttrack.worker.resolve import clock_offset_s
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def after_last(
     """
     pauses = [(float(size), at_s) for at_s, size in ticks if type(size) is PausedSince]
     pauses = sorted([*pauses, *((began_s, now_s) for began_s in open_pauses)])
-    times = [at_s for at_s, size in ticks if type(size) is not PausedSince and size is not FellOut]
+    none = (PausedSince, PhaseMark)  # of these is a step
+    times = [at_s for at_s, size in ticks if type(size) not in none and size is not FellOut]
     if not times and not pauses:
         return None
     begin_s = row_s if row_s is not None else times[0] if times else pauses[0][0]

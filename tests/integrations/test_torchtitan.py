@@ -6,6 +6,7 @@ Skipped where torchtitan is not installed, as in CI: it brings 1.3 GB, most of i
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,6 +125,67 @@ def test_all_that_torchtitan_reports_is_in_one_run_through_kill_failure_and_resu
     assert (
         "training ended by RuntimeError: Loss is not finite (global_avg_loss=nan) at step 6" in said
     )
+
+
+# Twenty steps of some 0.1 s; a tracker beside torchtitan's own reports counts the same tokens.
+_TOKENS = """
+import json, sys
+
+import torch
+
+from fasttrack import ExperimentTracker, Options
+from support.journals import read_rows
+
+sys.path.insert(0, sys.argv[1])
+import torchtitan_train as example
+
+example.make_do()
+example.init_logger()
+config = example.configuration(20, "outputs")
+config.metrics.log_freq, config.checkpoint.enable = 5, False
+config.training.local_batch_size, config.training.seq_len = 8, 128
+trainer = config.build()
+processor = trainer.metrics_processor
+flops, peak = processor.num_flops_per_token, processor.gpu_peak_flops
+options = Options(directory="ours", flops_per_token=flops, peak_flops=peak)
+ours = ExperimentTracker("titan", log_interval=1, options=options)
+their_log = processor.log
+
+
+def log(step, *args, **given):
+    share = processor.ntokens_since_last_log / processor.parallel_dims.non_data_parallel_size
+    ours.log_training_step(None, step, tokens=share)
+    their_log(step, *args, **given)
+
+
+processor.log = log
+try:
+    trainer.train()
+finally:
+    trainer.close()
+    ours.finish()
+    torch.distributed.destroy_process_group()
+rows = [read_rows(each.get_run_dir()) for each in (ours, processor.tracker)]
+print(json.dumps([{row.step: row.values for row in found} for found in rows]))
+"""
+
+
+def test_tokens_flops_and_mfu_are_torchtitans_own_to_a_hundredth() -> None:
+    """Of its trainer's real steps; what its report itself takes is in ours and not in its."""
+    told = run_script(_TOKENS, str(EXAMPLE.parent), warnings="default").stdout
+    ours, theirs = json.loads(told.splitlines()[-1])
+
+    names = {
+        "perf/tokens_per_sec": "throughput(tps)",
+        "perf/tflops": "tflops",
+        "perf/mfu": "mfu(%)",
+    }
+    compared = [
+        (ours[step][our_name], theirs[step][their_name])
+        for step in ("5", "10", "15", "20")
+        for our_name, their_name in names.items()
+    ]
+    assert [our for our, _ in compared] == pytest.approx([their for _, their in compared], rel=0.01)
 
 
 def test_the_example_trains(tmp_path: Path) -> None:

@@ -153,6 +153,43 @@ def test_the_utilities_work_without_a_tracker(snippet: Snippet) -> None:
     assert names["get_metadata"]()["seeds"]["set_seeds"]["seed"] == 0
 
 
+# --- docs/throughput.md ---------------------------------------------------------------------------
+
+
+@pages.runs("tokens=input_ids.numel()")
+def test_tokens_are_in_every_row_but_the_first(snippet: Snippet) -> None:
+    """128 of each sample."""
+    with journal_tracker(log_interval=10) as tracker:
+        snippet.run({**training_script(), "tracker": tracker, "torch": torch})
+
+    first, *rows = [row.values for row in read_rows(directory_of(tracker))]
+    assert "perf/tokens_per_sec" not in first
+    ratios = [row["perf/tokens_per_sec"] / row["perf/samples_per_sec"] for row in rows]
+    assert ratios == [pytest.approx(128)] * 9
+
+
+@pages.runs("flops_per_token(6_738_415_616")
+def test_what_a_token_takes_is_an_option(journal_only: None, snippet: Snippet) -> None:
+    """Of Llama 2 7B: attention over 4,096 tokens is a sixth of it."""
+    names = snippet.run({})
+    names["tracker"].finish()
+
+    assert names["each"] == 6 * 6_738_415_616 + 12 * 32 * 4096 * 4096
+
+
+@pages.runs("tracker.data(loader)")
+def test_the_wait_for_data_is_a_phase(snippet: Snippet) -> None:
+    """And so is what the loop marks by itself."""
+    loader = torch.ones(32, 4).split(4)
+    with journal_tracker() as tracker:
+        snippet.run({"tracker": tracker, "loader": loader, "model": torch.nn.Linear(4, 1)})
+
+    rows = [row.values for row in read_rows(directory_of(tracker))]
+    assert len(rows) == 8
+    for row in rows[1:]:
+        assert 0 < row["perf/phase_pct/data"] + row["perf/phase_pct/forward"] < 100
+
+
 # --- docs/configuration.md ------------------------------------------------------------------------
 
 

@@ -50,7 +50,7 @@ ALLOWED = {
     "goodput": BASE | {"journal"},
     "context": BASE,
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
-    "run_identity": BASE | {"context", "journal.run_directory", "settings"},
+    "run_identity": BASE | {"context", "journal", "settings"},
     "quick_calls": BASE,
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},
@@ -73,13 +73,15 @@ ALLOWED = {
     | BORDER,
     "utilities": BASE | {"hotpath", "worker", "context"},
     "display": BASE,
+    "flops": BASE,
+    "timing_calls": BASE | {"quick_calls"},
     "run_page": {"engine", "errors", "journal.entries", "media.calls", "quick_calls"},
     "engine": {"*"},
     "life": {"*"},
     "tracker": BASE
     | {"settings", "engine", "display", "context", "hotpath", "audit", "copies", "exit_codes"}
     | {"nodes.joining", "nodes.member", "preemption", "quick_calls", "ranks.joining", "ranks.other"}
-    | {"collective.calls", "run_page"},
+    | {"collective.calls", "run_page", "timing_calls"},
     "demo": {"*"},
     "testing": {"*"},
     "integrations": BASE

@@ -211,7 +211,7 @@ def test_the_methods_look_like_those_that_are_documented(make: Trackers, enabled
     wrong: dict[str, Any] = {"gradnorm": 1.0}
 
     assert names[:5] == ["loss", "step", "batch_size", "optimizer", "model"]
-    assert names[5:] == ["scaler", "loss_ar", "loss_fm", "grad_norm", "extra"]
+    assert names[5:] == ["scaler", "loss_ar", "loss_fm", "grad_norm", "extra", "tokens"]
     assert "Queue this step's metrics" in str(ExperimentTracker.log_training_step.__doc__)
     with pytest.raises(TypeError, match=r"log_training_step\(\) got an unexpected .* 'gradnorm'"):
         tracker.log_training_step(0.5, 0, **wrong)

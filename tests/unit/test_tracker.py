@@ -148,6 +148,7 @@ def test_inert_tracker_loads_next_to_nothing() -> None:
         "run_page",
         "settings",
         "stats",
+        "timing_calls",
         "tracker",
         "validation",
     }

@@ -57,7 +57,7 @@ class OwnTracker(ExperimentTracker):
     def __init__(self, **arguments: Any) -> None:
         """Keep something."""
         super().__init__(**arguments)
-        self.phase = "warm-up"
+        self.stage = "warm-up"
         self.log_again = self.log_metrics
 
 
@@ -211,7 +211,7 @@ def test_a_subclass_keeps_what_is_its_own() -> None:
 
     printed = elsewhere(
         tracker,
-        "print(type(it).__name__, it.phase, it.log_again.__self__ is it)",
+        "print(type(it).__name__, it.stage, it.log_again.__self__ is it)",
         cloudpickle,
     )
     tracker.finish()

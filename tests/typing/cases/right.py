@@ -28,6 +28,7 @@ from fasttrack import (
     Text,
     Video,
     compute_grad_norm,
+    flops_per_token,
     get_all_gpu_stats,
     get_amp_scale,
     get_learning_rate,
@@ -97,7 +98,9 @@ def log(tracker: ExperimentTracker) -> None:
             loss_fm=0.5,
             grad_norm=torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0),
             extra={"a": 1},
+            tokens=4096,
         )
+        tracker.log_training_step(loss, step, tokens=torch.tensor(7))
         tracker.log_training_step(loss=None, step=step, optimizer=optimizer)
         assert_type(tracker.reduce(0.5), torch.Tensor)
         assert_type(tracker.reduce({"a": 0.5, "b": 1}, "max"), dict[str, torch.Tensor])
@@ -107,9 +110,13 @@ def log(tracker: ExperimentTracker) -> None:
         tracker.log_metrics(metrics={"nested": {"a": 0.5}}, step=step)
         with tracker.pause():
             tracker.log_metrics({"val/loss": 0.5}, step)
+        with tracker.phase("data"), tracker.phase(name="forward"):
+            pass
         assert_type(tracker.should_stop(), bool)
         if tracker.should_stop():
             break
+    for batch in tracker.data([1, 2]):
+        assert_type(batch, int)
     tracker.log_metrics({"a": 0.5})
     tracker.log_metrics({"a": 0.5}, step=None)
     tracker.log_config({"lr": 0.1})
@@ -184,6 +191,8 @@ def tune() -> None:
         stop_signals=("SIGUSR1",),
         stop_before_end_s=None,
         find_pauses=False,
+        flops_per_token=flops_per_token(10, layers=1, heads=1, head_dim=1, sequence_length=1),
+        peak_flops=1e12,
         finish_timeout_s=10,
         upload_timeout_s=10,
         online_timeout_s=5,
@@ -199,9 +208,11 @@ def tune() -> None:
         overhead_budget=0.01,
         watch_nonfinite=True,
         flight_recorder=100,
+        layer_norms_every=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )
+    Options(flops_per_sample=1e9, peak_flops="fp8")
     assert_type(dataclasses.replace(options, log_rank=0), Options)
     assert_type(options.backends, tuple[str, ...] | str | None)
     assert_type(options.console, bool | None)

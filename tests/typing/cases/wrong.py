@@ -54,6 +54,9 @@ tracker.log_training_step(0.5, 1, 32, optimizer, model, None)  # E: call-arg
 tracker.log_training_step(0.5, 1, extra=[1])  # E: arg-type
 tracker.log_training_step(0.5, 1, extra={1: 0.5})  # E: dict-item
 tracker.log_training_step(0.5, 1, lossar=0.5)  # E: call-arg
+tracker.phase()  # E: call-arg
+tracker.phase(5)  # E: arg-type
+tracker.data(5)  # E: arg-type
 tracker.log_metrics()  # E: call-arg
 tracker.log_metrics(0.5, 1)  # E: arg-type
 tracker.log_metrics({1: 0.5}, 1)  # E: dict-item
@@ -101,6 +104,10 @@ Options(backends=5)  # E: arg-type
 Options(share_run_id="yes")  # E: arg-type
 Options(nodes=True)  # E: arg-type
 Options(overhead_budget="1%")  # E: arg-type
+Options(flight_recorder="on")  # E: arg-type
+Options(layer_norms_every=0.5)  # E: arg-type
+Options(flops_per_token="6N")  # E: arg-type
+Options(peak_flops=None)  # E: arg-type
 Options().console = False  # E: misc
 tracker.stats().dropped = 0  # E: misc
 Stats(rows_written=1)  # E: call-arg

@@ -95,6 +95,51 @@ def test_show_draws_each_metric_within_80_columns(run_dir: Path) -> None:
     assert "\x1b" not in output
 
 
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [
+        ({"data": [30.0, 40.0]}, "waiting for data: 35.0% of the training time"),
+        ({"data": [30.0], "others": [31.0]}, "waiting for others: 31.0% of the training time"),
+        ({"others": [20.0]}, "waiting for others: 20.0% of the training time"),
+        (
+            {"data": [19.9], "others": [1.0]},
+            "compute-bound: 19.9% of the training time waits for data, 1.0% for other ranks",
+        ),
+        ({"data": [2.0]}, "compute-bound: 2.0% of the training time waits for data"),
+        ({"others": [1.0]}, None),
+        ({"forward": [90.0]}, None),
+    ],
+    ids=range(7),
+)
+def test_show_judges_what_bounds_the_run(
+    tmp_path: Path, phases: dict[str, list[float]], said: str | None
+) -> None:
+    """In one line, where it was measured; as JSON, too."""
+    values = {f"perf/phase_pct/{name}": shares for name, shares in phases.items()}
+    write_attempt(tmp_path, "ab12", *rows_of(values), finish())
+    lines = [line.strip() for line in show("ab12", columns=200).splitlines()]
+    told = show_json("ab12")["verdict"]
+
+    assert [" ".join(line.split()[1:]) for line in lines if line.startswith("verdict")] == (
+        [said] if said else []
+    )
+    assert (told is None) is (said is None)
+    if said is not None:
+        assert said.startswith(
+            {"data": "waiting for data", "others": "waiting for others"}.get(
+                told["bound_by"], "compute-bound"
+            )
+        )
+
+
+def test_what_is_not_measured_of_several_ranks_is_said(tmp_path: Path) -> None:
+    """Compute-bound, as far as is known."""
+    values = {"perf/phase_pct/data": [2.0]}
+    write_attempt(tmp_path, "ab12", *rows_of(values), finish(), world_size=4)
+
+    assert "what waits for other ranks is not measured" in show("ab12", columns=200)
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_names_are_never_broken(run_dir: Path, columns: int) -> None:
     """A metric or configuration key that was broken could neither be found nor copied."""

@@ -23,6 +23,7 @@ from fasttrack.journal.entries import Finish, Header
 from fasttrack.journal.run_directory import segments
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.notices import Notices
+from fasttrack.options import Options
 from fasttrack.worker.loop import Worker
 from fasttrack.worker.overhead import Overhead
 from fasttrack.worker.resolve import Resolver
@@ -110,7 +111,7 @@ class Trainer:
             ),
             flush_interval_s=0.01,
             gpu_stats_interval=50,
-            find_pauses=False,
+            options=Options(find_pauses=False),
         )
 
     def step(self, number: int, step_s: float) -> bool:
