@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from fasttrack.context.job_runs import JobRuns, current_job
 from fasttrack.context.naming import make_run_id, make_run_name
-from fasttrack.journal.run_directory import run_directory
+from fasttrack.journal.run_directory import run_directory, segments
 from fasttrack.redaction import redact, redact_text
 from fasttrack.settings import AUTO_ID, resolve_sweep_parameters
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fasttrack.settings import RunSettings
 
 
@@ -51,6 +53,7 @@ def identify(settings: RunSettings, resume_id: str | None) -> RunSettings:
             job,
             project=(settings.project, settings.entity),
             details=(settings.group, settings.name, settings.tags),
+            has_ended_well=lambda run_id: _has_ended_well(run_directory(settings.base_dir, run_id)),
         )
         run_id = job_runs.find()
         named = run_id is not None
@@ -66,3 +69,15 @@ def identify(settings: RunSettings, resume_id: str | None) -> RunSettings:
         job_runs=job_runs,
         name=name,
     )
+
+
+def _has_ended_well(run_dir: Path) -> bool:
+    """Return whether a run's newest attempt ended with success, or is not there any more."""
+    from fasttrack.journal.reader import read_finish
+
+    paths = segments(run_dir)
+    try:
+        finish = read_finish(paths[-1]) if paths else None
+    except OSError:
+        return False
+    return not paths or (finish is not None and finish.exit_code == 0 and not finish.preempting)

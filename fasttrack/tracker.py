@@ -80,7 +80,7 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Collective
             name: run name; default `{model}_{objective}_{dataset}_{YYYYMMDD}_{HHMMSS}_{commit}`,
                 without these tags `{project}_{YYYYMMDD}_{HHMMSS}_{commit}`.
             resume_id: the id of a run to go on with, from `get_run_id()`; None begins a new one;
-                "auto" goes on with the one that this Slurm job began before it was requeued, and
+                "auto" goes on with the one that this job of Slurm's or torchrun's began before, and
                 begins a new one otherwise.
             mode: "online", "offline" or "disabled"; default WANDB_MODE, then "online".
             entity: W&B user or team; default WANDB_ENTITY, then the account's own.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TELL_EVERY_S = 1.0
 """How often each rank sends a message, and the recording one reads."""
-LOOK_EVERY_S = 1 / 16
+LOOK_EVERY_S = 0.1
 """How often, on average, a rank looks at what its training thread is doing."""
 TRY_AGAIN_S = 5.0
 """After which a store that was lost is tried again; each time after twice as long."""
@@ -102,7 +102,7 @@ class Member:
         self._ended = Latch()
         self._thread: threading.Thread | None = None
         # own thread
-        self._host = os.uname().nodename
+        self._host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         self._kept: Any = None  # the ranks' store: its server may be this object's
         self._outbox: Outbox | None = None
         self._inbox: Inbox | None = None

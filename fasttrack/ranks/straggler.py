@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MARGIN: Final = 0.25
 """Of the training time that the others wait for a rank, from which it is a straggler."""
-_AVERAGE_S = 4.0
+_AVERAGE_S = 5.0
 _FEWEST_SAMPLES = 15.0  # of a rank, after decay, below which nothing is known of it
 _NEWEST = 4  # spans of a rank that are looked at one by one
 _MOSTLY = 3  # of them

@@ -50,7 +50,7 @@ ALLOWED = {
     "goodput": BASE | {"journal"},
     "context": BASE,
     "settings": BASE | {"context", "delivery.backends.registry", "run_identity"},
-    "run_identity": BASE | {"context", "journal.run_directory", "settings"},
+    "run_identity": BASE | {"context", "journal", "settings"},
     "quick_calls": BASE,
     "media": BASE,
     "media.calls": {"engine", "quick_calls"},

@@ -9,7 +9,7 @@ import pytest
 from fasttrack.ranks.messages import Span
 from fasttrack.ranks.straggler import Stragglers
 
-_LOOKS = 16  # in a second
+_LOOKS = 10  # in a second
 
 
 def seen(share: float, chance: random.Random, elapsed_s: float = 1.0, steps: int = 10) -> Span:

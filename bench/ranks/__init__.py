@@ -1,0 +1,1 @@
+"""What `Options(ranks="all")` costs beside `ranks="main"`."""
