@@ -191,6 +191,7 @@ def tune() -> None:
         stop_signals=("SIGUSR1",),
         stop_before_end_s=None,
         find_pauses=False,
+        layer_norms_every=100,
         flops_per_token=flops_per_token(10, layers=1, heads=1, head_dim=1, sequence_length=1),
         peak_flops=1e12,
         finish_timeout_s=10,
