@@ -27,8 +27,7 @@ class SplitGradients:
         """Sort them. Where a gradient is a share of a sum, its mesh sums it: a collective."""
         self.groups: dict[str, Any] = {}
         """Every process group over which something is split, by its name."""
-        self.meshes: list[Any] = []
-        """Every device mesh."""
+        self._names: dict[tuple[Any, Any], tuple[str, ...]] = {}  # by mesh and placements
         self._device = torch.device("cpu")
         self._held: dict[tuple[str, ...], list[torch.Tensor]] = {}
         with torch.no_grad():
@@ -41,10 +40,7 @@ class SplitGradients:
         local = like
         names: tuple[str, ...] = ()
         if is_distributed(like):
-            mesh = like.device_mesh  # type: ignore[attr-defined]
-            if mesh not in self.meshes:
-                self.meshes.append(mesh)
-            if mesh.get_coordinate() is None:
+            if like.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
                 return
             if parameter.grad is not None:
                 like = _summed(like)
@@ -57,14 +53,13 @@ class SplitGradients:
             held.append(local)
 
     def _split_over(self, tensor: Any) -> tuple[str, ...]:
-        groups = [
-            tensor.device_mesh.get_group(i)
-            for i, placement in enumerate(tensor.placements)
-            if not placement.is_replicate()
-        ]
-        groups = [group for group in groups if group.size() > 1]
-        self.groups.update({group.group_name: group for group in groups})
-        return tuple([group.group_name for group in groups])
+        mesh, placements = key = (tensor.device_mesh, tensor.placements)
+        if key not in self._names:
+            split = [i for i, placement in enumerate(placements) if not placement.is_replicate()]
+            groups = [group for group in map(mesh.get_group, split) if group.size() > 1]
+            self.groups.update({group.group_name: group for group in groups})
+            self._names[key] = tuple([group.group_name for group in groups])
+        return self._names[key]
 
     def norm(self, further: Members) -> torch.Tensor:
         """Return the norm over all ranks, the same on each. All of them must call it.

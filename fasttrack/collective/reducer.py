@@ -180,7 +180,9 @@ def _norm_of_engine(engine: Any) -> torch.Tensor:
             "DeepSpeed knows no norm, or none yet; call it behind engine.step(), and at ZeRO stage "
             "0 in float32 in front of it, with engine.module"
         )
-    return torch.as_tensor(norm).detach()
+    if isinstance(norm, torch.Tensor):
+        return norm.detach()
+    return torch.tensor(float(norm), dtype=torch.float64)
 
 
 def _modules_and_parameters(given: Any) -> tuple[list[torch.nn.Module], list[torch.Tensor]]:

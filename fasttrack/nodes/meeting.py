@@ -115,10 +115,13 @@ class Meeting:
 
     @property
     def has_store(self) -> bool:
-        """Whether this process has a process group, and so a store."""
+        """Whether this process has a process group now, and so a store."""
+        store = default_store()
+        if store is None:  # its server may have gone with the group
+            return False
         if self._store is None:
-            self._store = _connect()
-        return self._store is not None
+            self._store = _connect(store)
+        return True
 
     # --- where the run is recorded ------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Meeting:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink()
-        if self._store is not None:
+        if self.has_store:
             self._store.set(self._key, _OVER)
 
     # --- elsewhere ----------------------------------------------------------------------------
@@ -182,8 +185,8 @@ class Meeting:
 
     @property
     def over(self) -> bool:
-        """Whether the run is known to be over."""
-        return bool(self._store is not None and self._store.get(self._key) == _OVER.encode())
+        """Whether the run is known to be over, or nothing can be sent to it any more."""
+        return not self.has_store or bool(self._store.get(self._key) == _OVER.encode())
 
     def send(self, message: dict[str, Any], number: int) -> None:
         """Send a message, which takes the place of the one before.
@@ -192,6 +195,8 @@ class Meeting:
             message: what to send.
             number: of the message, from 0.
         """
+        if not self.has_store:
+            raise RuntimeError("the process group was destroyed")
         if self._number is None:
             self._number = self._store.add(f"{self._key}/senders", 1)
         text = json.dumps({**message, "number": number}, separators=(",", ":"))
@@ -215,14 +220,11 @@ class Meeting:
         )
 
 
-def _connect() -> Any:
-    """Return the ranks' store by a connection of our own; None without a process group.
+def _connect(store: Any) -> Any:
+    """Return the ranks' store by a connection of our own.
 
-    The process group's may wait in it for long, and it serves one caller at a time.
+    The process group may wait in its own for long, which serves one caller at a time.
     """
-    store = default_store()
-    if store is None:
-        return None
     try:
         store = store.clone()
     except (AttributeError, RuntimeError, NotImplementedError):  # before torch 2.9

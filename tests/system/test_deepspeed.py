@@ -96,16 +96,25 @@ for number, (name, config, dtype) in enumerate(PHASES):
         loss = engine(batches[rank].to(dtype)).float().square().mean()
         engine.backward(loss)
         before = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        given = torch.nn.utils.get_total_norm(before) if name == "stage 0" and i > 1 else None
+        given = None
+        if name == "stage 0" and i > 1:
+            norm_of = torch.nn.utils.get_total_norm(before)
+            given = norm_of if i == 2 else tracker.reduce_grad_norm(engine.module)
         engine.step()
         whole = engine.get_global_grad_norm()
+        told = {"reduced/loss": tracker.reduce(loss)}
+        if whole is not None:
+            told["reduced/norm"] = tracker.reduce_grad_norm(engine)
+        losses = [None] * ranks
+        dist.all_gather_object(losses, loss.item())
         step = 100 * number + i
         # The specification's line has the module; the engine must do as well.
         tracked = engine.module if i % 2 else engine
-        tracker.log_training_step(loss, step, 4, optimizer, tracked, grad_norm=given)
+        tracker.log_training_step(loss, step, 4, optimizer, tracked, grad_norm=given, extra=told)
         expected[step] = {
             "phase": name,
             "loss/total": loss.item(),
+            "losses": losses,
             "train/lr": engine.get_lr()[0],
             "norm": norm,
             "engine": None if whole is None else float(whole),
@@ -180,6 +189,17 @@ def test_loss_and_learning_rate_are_the_engines(configurations: Configurations) 
     assert len({row["train/lr"] for row, _ in configurations.phase("stage 2")}) == 4
 
 
+def test_what_every_rank_reduces_is_the_mean_loss_and_the_engines_norm(
+    configurations: Configurations,
+) -> None:
+    """At every ZeRO stage, and with every precision; an engine that knows no norm is not asked."""
+    for step, wanted in configurations.expected.items():
+        logged, losses = configurations.rows[step], wanted["losses"]
+        assert len(losses) == 2
+        assert logged["reduced/loss"] == pytest.approx(sum(losses) / 2, rel=1e-12), wanted["phase"]
+        assert logged.get("reduced/norm") == wanted["engine"], wanted["phase"]
+
+
 @pytest.mark.parametrize(
     ("phase", "precision"),
     [("stage 1", 1e-5), ("stage 2", 1e-5), ("stage 3", 1e-5), ("bf16", 0.02)],
@@ -196,7 +216,10 @@ def test_grad_norm_is_that_of_all_ranks(
 def test_stage_0_in_float32_has_no_grad_norm_but_the_one_passed(
     configurations: Configurations,
 ) -> None:
-    """DeepSpeed answers None, the gradients are gone after step(): said once, with the fix."""
+    """DeepSpeed answers None, the gradients are gone after step(): said once, with the fix.
+
+    That is torch's norm, or `reduce_grad_norm` of the engine's module, before step().
+    """
     first, second, third, fourth = configurations.phase("stage 0")
     assert [wanted["engine"] for _, wanted in (first, second, third, fourth)] == [None] * 4
     assert "train/grad_norm" not in first[0].keys() | second[0].keys()

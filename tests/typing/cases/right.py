@@ -191,7 +191,6 @@ def tune() -> None:
         stop_signals=("SIGUSR1",),
         stop_before_end_s=None,
         find_pauses=False,
-        layer_norms_every=100,
         flops_per_token=flops_per_token(10, layers=1, heads=1, head_dim=1, sequence_length=1),
         peak_flops=1e12,
         finish_timeout_s=10,
@@ -209,6 +208,7 @@ def tune() -> None:
         overhead_budget=0.01,
         watch_nonfinite=True,
         flight_recorder=100,
+        layer_norms_every=100,
         alerts=["eval/loss > 5", "spike=off"],
         media_limit_mb=64,
     )

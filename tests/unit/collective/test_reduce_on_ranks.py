@@ -35,6 +35,7 @@ from fasttrack.collective.reducer import Reducer
 from fasttrack.notices import Notices
 
 base, rank = Path(sys.argv[1]), 0
+bond, last_end = os.pipe()  # ends with the last rank
 others = []
 while rank < 3:  # each is a fork of one that has imported all this
     if pid := os.fork():
@@ -42,6 +43,8 @@ while rank < 3:  # each is a fork of one that has imported all this
         break
     others = []
     rank += 1
+if rank < 3:
+    os.close(last_end)
 os.environ["WANDB_DIR"] = str(base)
 os.dup2(os.open(base / f"stderr{rank}", os.O_CREAT | os.O_WRONLY, 0o600), 2)
 faulthandler.dump_traceback_later(100, exit=True)  # no rank outlives the test
@@ -212,13 +215,17 @@ said["last"] = last.get_run_id()
 """
 
 _END = """
+dist.barrier()
+if rank < 3:  # the last one is gone
+    os.read(bond, 1)
+    said["gone"] = tracker.reduce(1.0).isnan().item()
+    tracker.log_metrics({"after": 1.0}, 0)
 tracker.finish()
 said["run"] = tracker.get_run_id()
 (base / f"told{rank}").write_text(json.dumps([results, said]))
-dist.barrier()
-dist.destroy_process_group()
 for pid in others:
     os.waitpid(pid, 0)
+os._exit(0)  # a process group that has lost a rank ends as it likes
 """
 
 
@@ -308,6 +315,13 @@ def test_what_only_one_rank_calls_is_refused_with_the_advice(story: Story) -> No
     assert "such as `if rank == 0`; not reduced" in alone.stderr
     assert [rank.said["late"] for rank in story.ranks] == [True] * _RANKS
     assert all("ranks did not make this call" in rank.stderr for rank in story.ranks)
+
+
+def test_a_rank_that_is_gone_costs_the_value_and_not_the_run(story: Story) -> None:
+    """The collective fails on the others; it is said, and what they log next is there."""
+    assert [rank.said.get("gone") for rank in story.ranks] == [True] * 3 + [None]
+    assert "reduce: raised RuntimeError(" in story.ranks[0].stderr
+    assert story.rows()[0]["after"] == 1.0
 
 
 def test_calls_in_different_order_are_refused_and_not_mixed(story: Story) -> None:
