@@ -125,6 +125,11 @@ def record(nodes: int, seconds: float, base: str) -> dict[str, float]:
     if writer is not None:
         writer.communicate(timeout=60)
     tracker.finish()
+    return {"seconds": took_s, "cpu_s": cpu_s, **sizes(run_dir)}
+
+
+def sizes(run_dir: Path) -> dict[str, float]:
+    """What a run has of nodes' samples."""
     rows = [json.loads(line) for line in (run_dir / "segment-0001.jsonl").open("rb")]
     told = [row for row in rows if row["kind"] == "row" and is_node(row["values"])]
     ages_s = sorted(
@@ -132,8 +137,6 @@ def record(nodes: int, seconds: float, base: str) -> dict[str, float]:
     )
     in_files = sum(path.stat().st_size for path in run_dir.glob("node-*"))
     return {
-        "seconds": took_s,
-        "cpu_s": cpu_s,
         "samples": len(told),
         "metrics": len(told[-1]["values"]) if told else 0,
         "journal_bytes": sum(len(json.dumps(row, separators=(",", ":"))) + 1 for row in told),

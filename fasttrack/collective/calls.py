@@ -29,6 +29,7 @@ class CollectiveCalls:
 
     # A tracker's own.
     _engine: Engine | None
+    _other: Any
     _reducer: Reducer | None = None
 
     @overload
@@ -103,8 +104,8 @@ class CollectiveCalls:
             from fasttrack.collective.reducer import Reducer  # most runs need none of it
             from fasttrack.notices import Notices
 
-            engine = self._engine
-            self._reducer = Reducer(Notices() if engine is None else engine.notices)
+            run = self._engine or self._other  # whose `stats()` count what is refused
+            self._reducer = Reducer(Notices() if run is None else run.notices)
         return self._reducer
 
 

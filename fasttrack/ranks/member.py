@@ -231,7 +231,7 @@ class Member:
         """Read until all ranks have ended, or for `LAST_WORDS_S`."""
         assert self._sink is not None
         until_s = time.monotonic() + LAST_WORDS_S
-        while self._inbox is not None and not self._sink.all_ended:
+        while self._kept is not None and not self._sink.all_ended:
             if time.monotonic() >= until_s:
                 break
             time.sleep(_POLL_S)

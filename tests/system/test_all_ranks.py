@@ -29,10 +29,12 @@ from support.trackers import journal_only
 torch.set_num_threads(1)
 rank, ranks, port, hosts = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
+os.environ["TORCHELASTIC_RESTART_COUNT"] = sys.argv[5]
 
 def meet():
     serves = bool(hosts) and rank == 0
     store = dist.TCPStore("127.0.0.1", port, None, serves, wait_for_workers=False)
+    store = dist.PrefixStore("attempt_" + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
     )
@@ -46,15 +48,31 @@ def track(**arguments):
 class Ranks:
     """Real processes that meet at a store, and what they printed."""
 
-    def __init__(self, count: int, script: str, *, port: int = 0) -> None:
-        """Start `script` on `count` ranks; `port`: where rank 0 serves, else the test does."""
-        self._server = None  # or it would be collected
+    def __init__(
+        self,
+        count: int,
+        script: str,
+        *,
+        port: int = 0,
+        server: TCPStore | None = None,
+        attempt: int = 0,
+    ) -> None:
+        """Start `script` on `count` ranks.
+
+        Args:
+            count: how many.
+            script: of each; it begins with the preamble.
+            port: where rank 0 serves; 0: the test does, as torchrun's agent.
+            server: an earlier attempt's, where the test serves.
+            attempt: how often the ranks were restarted.
+        """
         serves = int(bool(port))
         if not port:
-            self._server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            port = self._server.port
+            server = server or TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            port = server.port
+        self.server = server  # or it would be collected
         source = _PREAMBLE + textwrap.dedent(script)
-        arguments = (str(count), str(port), str(serves))
+        arguments = (str(count), str(port), str(serves), str(attempt))
         self._processes = [
             start_script(source, str(rank), *arguments, warnings=None) for rank in range(count)
         ]
@@ -281,6 +299,35 @@ def test_tracker_may_be_made_before_the_ranks_meet_and_finished_after_they_part(
         (step, 2) for step in (15, 35, 55)
     ]
     assert "after finish()" not in done[0].stderr
+
+
+def test_ranks_that_are_restarted_hear_nothing_of_the_attempt_before(tmp_path: Path) -> None:
+    """Its messages are still in the agent's store: the recording rank was the one that died."""
+    log = """
+        meet()
+        tracker = track() if {makes} else None
+        if tracker is not None:
+            member = (tracker._engine or tracker._other)._member
+            while member._kept is None:
+                time.sleep(0.01)
+            for step in range(40):
+                tracker.log_training_step({loss} + rank, step, 1)
+            tracker.finish()
+        dist.barrier()
+        dist.destroy_process_group()
+        """
+    first = Ranks(2, log.format(makes="rank", loss=100.0))
+    first.end()
+    assert first.server is not None
+    assert first.server.check(["fasttrack/ranks/0/0/1/0"])
+
+    Ranks(2, log.format(makes=True, loss=1.0), server=first.server, attempt=1).end()
+
+    (directory,) = (tmp_path / "wandb" / "fasttrack").iterdir()
+    ours, _ = rows_of(directory)
+    windows = [row.values for row in ours if "ranks/step" in row.values]
+    told = [(row["ranks/step"], row["ranks/loss/mean"], row["ranks/missing"]) for row in windows]
+    assert told == [(19, 1.5, 0), (39, 1.5, 0)]
 
 
 def test_ranks_that_never_meet_leave_the_run_as_one_of_the_first_alone(tmp_path: Path) -> None:

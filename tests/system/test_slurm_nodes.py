@@ -75,12 +75,18 @@ def test_two_nodes_of_a_job_are_in_its_run_also_after_it_was_requeued(tmp_path: 
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log
     assert names(2) == nodes
     assert all(node.startswith(cluster.name) for node in nodes)
+    assert "nodes:" not in log, log
     (run_dir,) = (tmp_path / "wandb" / "fasttrack").glob("[!.]*")
+    assert_that_it_arrived(run_dir, tmp_path, nodes)
+
+
+def assert_that_it_arrived(run_dir: Path, base: Path, nodes: set[str]) -> None:
+    """A file of each node and attempt; all rows are in W&B's files, training's and nodes'."""
     assert len(list(run_dir.glob("segment-*"))) == 2
     for path in run_dir.glob("node-*"):
         first, second, *_ = map(json.loads, path.read_text().splitlines())
         assert (first["kind"], second["kind"], first["interval_s"]) == ("node", "sample", 0.3)
-    told = [row for directory in offline_dirs(tmp_path) for row in wandb_rows(directory)]
+    told = [row for directory in offline_dirs(base) for row in wandb_rows(directory)]
     for node in nodes:
         key = f"host/{node}/memory_used_gb"
         arrived = [row[key] for row in told if key in row]
@@ -88,4 +94,3 @@ def test_two_nodes_of_a_job_are_in_its_run_also_after_it_was_requeued(tmp_path: 
         assert len(arrived) > 4
     losses = [row["step"] for row in told if "loss/total" in row]
     assert losses == [row.step for row in read_rows(run_dir, "loss/total")]
-    assert "nodes:" not in log, log

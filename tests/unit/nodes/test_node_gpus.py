@@ -84,13 +84,13 @@ def play_all(tmp_path: Path, *plays: dict[str, Any], flags: tuple[str, ...] = ()
     return list(told)
 
 
-@pytest.fixture
-def told(tmp_path: Path) -> list[Any]:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What one process after another would see, from one process: it is a start of Python each."""
     lost = {f"fail.{name}": 15 for name in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetClockInfo")}
     working = dict.fromkeys(lost, 0)
     return play_all(
-        tmp_path,
+        tmp_path_factory.mktemp("gpus"),
         make_play({"0.nvlink_rx": 1024 + 8192, "0.nvlink_tx": 4096}),
         make_play(CUDA_VISIBLE_DEVICES="GPU-bbbb,0"),
         make_play(CUDA_VISIBLE_DEVICES=str(GPUS["3.uuid"])),
@@ -102,11 +102,10 @@ def told(tmp_path: Path) -> list[Any]:
     )
 
 
-def test_each_gpu_that_is_visible_is_read_in_its_units(told: list[Any]) -> None:
-    """Whole GPUs, chosen ones, MIG instances, none, one that is lost, no driver."""
-    whole, chosen, instance, partitioned, hidden, unknown, lost, no_driver = told
+def test_each_field_is_read_in_its_unit(told: list[Any]) -> None:
+    """Rates of NVLink between two samples; what a GPU does not have is left out."""
+    reason, facts, (first, second) = told[0]
 
-    reason, facts, (first, second) = whole
     assert reason is None
     assert [each["uuid"] for each in facts] == [GPUS["0.uuid"], GPUS["1.uuid"]]
     assert first[0] == {
@@ -127,6 +126,11 @@ def test_each_gpu_that_is_visible_is_read_in_its_units(told: list[Any]) -> None:
     assert (first[1]["throttled_power"], first[1]["throttled_thermal"]) == (0, 1)
     assert first[1]["ecc_uncorrected"] == 1
     assert "nvlink_recv_mb_s" not in second[1]  # a GPU without NVLink
+
+
+def test_the_gpus_that_are_visible_are_read(told: list[Any]) -> None:
+    """Chosen ones, MIG instances, none, one that is not there, one that is lost; no driver."""
+    _, chosen, instance, partitioned, hidden, unknown, lost, no_driver = told
 
     assert [each["uuid"] for each in chosen[1]] == [GPUS["1.uuid"], GPUS["0.uuid"]]
     assert [gpu["utilization"] for gpu in chosen[2][0]] == [90, 37]

@@ -121,6 +121,15 @@ def leave(process: subprocess.Popen[str]) -> str:
     return out
 
 
+def assert_that_training_is_in_order(run_dir: Path) -> None:
+    """No step lies behind another; each that was trained is there once."""
+    rows = read_rows(run_dir)
+    steps = [row.step for row in rows]
+    assert steps == sorted(steps)
+    assert [row.step for row in rows if "loss/total" in row.values] == list(range(max(steps) + 1))
+    assert [row.seq for row in rows] == list(range(len(rows)))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may hide a directory from a process")
 def test_all_nodes_are_in_the_run_and_one_that_dies_harms_nobody(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
@@ -145,11 +154,7 @@ def test_all_nodes_are_in_the_run_and_one_that_dies_harms_nobody(
     others = [processes[number] for number in (2, 3, 0)]
     assert [leave(process).split() for process in others] == [["left"]] * 3
 
-    rows = read_rows(run_dir)
-    steps = [row.step for row in rows]
-    assert steps == sorted(steps)
-    assert [row.step for row in rows if "loss/total" in row.values] == list(range(max(steps) + 1))
-    assert [row.seq for row in rows] == list(range(len(rows)))
+    assert_that_training_is_in_order(run_dir)
     (segment,) = segments(run_dir)
     assert read_finish(segment) is not None
     assert sorted(path.name for path in run_dir.glob("node-*")) == [

@@ -28,10 +28,25 @@ time.sleep(120)
 """
 
 
+class Heard:
+    """In place of an aggregator: what was heard."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, Message]] = []
+        self.all_ended = False
+
+    def take(self, rank: int, message: Message) -> None:
+        """Keep it."""
+        self.messages.append((rank, message))
+
+    def look(self) -> None:
+        """Write no row."""
+
+
 class Rank:
     """Rank 1 of 2, whose store is what is put there."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Heard | None = None) -> None:
         self.store: Any = None
         self.said: list[str] = []
         self.statistics = WindowStatistics(10, RankMeter(lambda: 2, print), lambda: None)
@@ -43,6 +58,7 @@ class Rank:
             key="ranks/0",
             describe_gpu=lambda: "",
             warn=lambda key, text: self.said.append(text),
+            sink=sink,
             store=lambda: self.store,
         )
 
@@ -95,3 +111,31 @@ def test_what_is_told_before_the_ranks_meet_and_at_the_end_arrives() -> None:
     assert [each for message in messages for each in message.windows] == told
     assert [message.ended for message in messages] == [False] * (len(messages) - 1) + [True]
     assert rank.member.close(), "again"
+
+
+@pytest.mark.usefixtures("swift")
+@pytest.mark.parametrize("records", [True, False])
+def test_store_that_is_lost_is_said_by_the_recording_rank_alone_once(records: bool) -> None:
+    """Its process died. The rank goes on alone: it is still heard of by itself."""
+    server = start_script(_SERVER, warnings=None)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        heard = Heard() if records else None
+        rank = Rank(heard)
+        rank.store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
+        rank.member.start()
+        wait_until(lambda: rank.member._kept is not None)
+    finally:
+        server.kill()
+        server.communicate(timeout=HANG_GUARD_S)
+    wait_until(lambda: rank.member._failures > 0)
+    rank.statistics.windows.append(Window(0, 0, 9, {"loss": 1.0}))
+
+    assert rank.member.close()
+
+    assert len(rank.said) == int(records)
+    if heard is not None:
+        assert "store does not serve" in rank.said[0]
+        assert [each for _, message in heard.messages for each in message.windows]
+        assert heard.messages[-1][1].ended
