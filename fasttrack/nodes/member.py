@@ -126,7 +126,7 @@ class Visitor(Member):
                 return
 
     def _visit(self, found: Announcement) -> bool:
-        """Sample for the run; return whether it may have been an earlier attempt of it."""
+        """Sample for the run; return whether another attempt of it is to be looked for."""
         sampler = self._make_sampler(self._node)
         try:
             interval_s = found.interval_s or self._interval_s
@@ -135,7 +135,9 @@ class Visitor(Member):
                 segment, sink = self._open(found, first)
             except FileExistsError:  # by another process of this node
                 return found.by_id
-            return sink is not None and self._sample(sampler, sink, segment, interval_s)
+            if sink is None or not self._sample(sampler, sink, segment, interval_s):
+                return False
+            return found.by_id
         finally:
             sampler.close()
 
@@ -152,7 +154,8 @@ class Visitor(Member):
                 return found
             if self.rest(_POLL_S):
                 return None
-        self._notices.warn("nodes", f"nodes: this node ({self._node}) is not sampled: {why}")
+        if not known:  # else one was found, and it is over
+            self._notices.warn("nodes", f"nodes: this node ({self._node}) is not sampled: {why}")
         return None
 
     def _open(self, found: Announcement, first: dict[str, Any]) -> tuple[Path | None, Sink | None]:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from support.journals import read_entries, read_headers
 from support.runs import HANG_GUARD_S, offline_dirs, script_environment, wait_until, wandb_rows
-from support.slurm_cluster import free_ports
+from support.slurm_cluster import SlurmCluster, free_ports, missing
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Metadata
@@ -29,19 +30,25 @@ _TRAINER = Path(__file__).parents[1] / "support" / "elastic_trainer.py"
 # Else torch 2.13 has all groups of an agent meet at one store, where a new one finds the addresses
 # of ranks that are dead: with gloo it fails once more, or waits for ever.
 _A_STORE_FOR_EACH_GROUP = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+_TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 _SOME_ROWS = 8  # more than steps from one checkpoint to the next
+
+
+def environment_of(directory: Path) -> dict[str, str]:
+    """Return the environment of an agent whose ranks record in `directory`."""
+    return {**script_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP}
 
 
 @contextmanager
 def agent(directory: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run torchrun, which is killed with its ranks where it is still there at the end."""
-    command = ("torchrun", *options, "--monitor-interval=0.1", str(_TRAINER), str(directory))
+    command = [_TORCHRUN, *options, "--monitor-interval=0.1", str(_TRAINER), str(directory)]
     log = (directory / f"agent-{len(list(directory.glob('agent-*')))}").open("wb")
     with (
         log,
         subprocess.Popen(
-            [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-            env={**script_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP},
+            command,
+            env=environment_of(directory),
             stdout=log,
             stderr=subprocess.STDOUT,
         ) as process,
@@ -166,3 +173,35 @@ def test_a_run_goes_on_where_its_recording_rank_comes_to_another_node(tmp_path: 
     assert len({pid for pid, rank, *_ in noted if rank == 0}) == 3
     assert {each["TORCHELASTIC_RUN_ID"] for each in environments} == {"job 7"}
     assert list((tmp_path / "wandb" / "fasttrack" / ".jobs").glob("torchelastic-job_7.jsonl"))
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_a_group_that_is_started_again_within_a_slurm_job_goes_on_in_its_run(
+    tmp_path: Path,
+) -> None:
+    """An agent on each of two nodes, under srun; the rank that records is killed."""
+    script = tmp_path / "elastic.sbatch"
+    rendezvous = f"--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}"
+    script.write_text(
+        "#!/bin/bash\n"
+        "#SBATCH --nodes=2 --ntasks-per-node=1 --output=agents\n"
+        f"srun --kill-on-bad-exit=0 {_TORCHRUN} --nnodes=2 --nproc-per-node=1 --max-restarts=5 "
+        f"--monitor-interval=0.1 {rendezvous} --rdzv-id=$SLURM_JOB_ID {_TRAINER} {tmp_path}\n"
+    )
+    with SlurmCluster(nodes=2) as cluster:
+        job_id = cluster.submit(script, environment=environment_of(tmp_path), directory=tmp_path)
+        wait_for_attempt(tmp_path, 1)
+        (tmp_path / "die-0").touch()
+        wait_for_attempt(tmp_path, 2)
+        (tmp_path / "stop").touch()
+        job = cluster.wait_for_state(job_id, "COMPLETED", "FAILED", "CANCELLED")
+
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "0")
+    environments = assert_one_run(tmp_path, 2)
+    assert [each["TORCHELASTIC_RESTART_COUNT"] for each in environments] == ["0", "1"]
+    assert [each["GROUP_WORLD_SIZE"] for each in environments] == ["2", "2"]
+    slurm = [
+        entry.values["slurm"] for entry in read_entries(attempts(tmp_path)[0].parent, Metadata)
+    ]
+    assert [each["job_id"] for each in slurm] == [job_id] * 2
