@@ -41,5 +41,5 @@ print("as expected")
 PY
 
 cd "$folder"
-export PATH="$folder/empty" # without lspci: it would take the name of an H100 of this machine
-"$folder/venv/bin/python" try.py
+# Without `lspci`, as it would take the name of an H100 of this machine.
+PATH="$folder/empty" "$folder/venv/bin/python" try.py
