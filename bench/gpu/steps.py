@@ -26,7 +26,7 @@ _WARM_UP_STEPS = 30
 _ONE_ROUND_OF_THE_WORKER_S = 0.5
 
 KINDS = {
-    **{key: OVERHEAD[key] for key in ("metrics", "reference", "grads", "default")},
+    **{key: OVERHEAD[key] for key in ("metrics", "reference", "grads", "default", "recorded")},
     "wandb": Kind("`wandb.log` inline, every step, 5 scalars", WandbInline, "wandb"),
 }
 """What is measured."""
