@@ -52,9 +52,14 @@ class Member:
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._guarded, name="fasttrack-node", daemon=True)
-        self._thread.start()
+        """Start the thread. Where the system has none left, that is said, and nothing sampled."""
+        thread = threading.Thread(target=self._guarded, name="fasttrack-node", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._notices.warn("nodes", f"nodes: this node is not sampled: {error}")
+            return
+        self._thread = thread
         # A thread inside torch's store when the interpreter ends would abort the process.
         atexit.register(self.close)
 

@@ -94,21 +94,31 @@ class Inbox:
         """Replaced where it was lost: the messages go on to be counted."""
         self._key = key
         self._next = dict.fromkeys(ranks, 0)
+        self._found: list[tuple[int, bytes]] = []  # not handed on: the store has failed since
+        self._read_keys: list[str] = []  # that may not be deleted yet
 
     def read(self) -> list[tuple[int, bytes]]:
         """Return (rank, message) of what has come, each rank's in its order. Waits for none."""
-        found: list[tuple[int, bytes]] = []
+        self._delete_read()
         asked = list(self._next)
         for _ in range(_MOST_AT_ONCE):
             asked = self._arrived(asked)
             for rank in asked:
                 key = _slot(self._key, rank, self._next[rank])
-                found.append((rank, self.connection.get(key)))
-                self.connection.delete_key(key)
+                self._found.append((rank, self.connection.get(key)))
                 self._next[rank] += 1
+                self._read_keys.append(key)
+                self._delete_read()
             if not asked:
                 break
+        found, self._found = self._found, []
         return found
+
+    def _delete_read(self) -> None:
+        # Where the store fails meanwhile, nobody knows whether it has deleted the key.
+        while self._read_keys:
+            self.connection.delete_key(self._read_keys[-1])
+            self._read_keys.pop()
 
     def _arrived(self, ranks: list[int]) -> list[int]:
         """Return those of `ranks` whose next message is there: one round trip where all are."""

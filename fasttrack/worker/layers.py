@@ -106,7 +106,8 @@ class LayerNorms:
             self.source.was_stale()
             return [], np.zeros(0)
         if scale is not None:
-            numbers = numbers / self._numbers([scale])
+            with np.errstate(all="ignore"):  # a scale may have become 0
+                numbers = numbers / self._numbers([scale])
         return places, numbers
 
     def _numbers(self, norms: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:

@@ -71,3 +71,39 @@ def test_store_with_one_connection_only_is_refused() -> None:
     """Process groups need it."""
     with pytest.raises(RuntimeError, match="has one connection only"):
         own_connection(object())
+
+
+class Faulty:
+    """A connection that is lost once a key was deleted, before it says so."""
+
+    def __init__(self, store: TCPStore) -> None:
+        self.store = store
+        self.deletes = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store, name)
+
+    def delete_key(self, key: str) -> bool:
+        """Delete it; the second time nobody hears of it."""
+        deleted: bool = self.store.delete_key(key)
+        self.deletes += 1
+        if self.deletes == 2:
+            raise RuntimeError("the connection was lost")
+        return deleted
+
+
+def test_what_was_read_when_the_connection_was_lost_is_told_later_once(server: TCPStore) -> None:
+    """And the rank is heard on: nobody waits for a message that is gone."""
+    outbox = Outbox(own_connection(server), "ranks/0", 1)
+    inbox = Inbox(Faulty(server), "ranks/0", [1])  # type: ignore[arg-type]
+    before = server.num_keys()
+    for message in (b"a", b"b", b"c"):
+        assert outbox.try_send(message)
+    with pytest.raises(RuntimeError):
+        inbox.read()
+    inbox.connection = own_connection(server)
+
+    assert inbox.read() == [(1, b"a"), (1, b"b"), (1, b"c")]
+    assert outbox.try_send(b"d")
+    assert inbox.read() == [(1, b"d")]
+    assert server.num_keys() == before
