@@ -3,6 +3,7 @@
     pip install "fasttrack[examples,deepspeed]"
     torchrun --standalone --nproc_per_node=2 examples/deepspeed_train.py --stage 2
     torchrun --standalone --nproc_per_node=2 examples/deepspeed_train.py --epochs 8 --resume
+    sbatch slurm/train_deepspeed.sbatch  # on a cluster: requeued, it goes on in the same run
 
 Runs on GPUs, and on CPUs without compiling anything. What concerns the tracker is in `train`.
 """
@@ -10,8 +11,9 @@ Runs on GPUs, and on CPUs without compiling anything. What concerns the tracker 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import deepspeed
 import deepspeed.ops
@@ -25,6 +27,19 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from fasttrack import ExperimentTracker, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPTIONS = Options(
+    # Up to ZeRO stage 2 DeepSpeed keeps the client state of rank 0 alone, and every rank loads
+    # that. With stage 3 or tensor parallelism each rank keeps its own: all need the run's id.
+    share_run_id=True,
+    ranks="all",  # loss, step time and waits of all ranks, and which of them holds the others up
+    nodes="all",  # GPUs and host of every node
+    flight_recorder=200,  # the last steps, in a file, where the loss becomes NaN or the job fails
+    finish_timeout_s=15,  # below Slurm's KillWait; the next attempt delivers what is left
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,6 +91,16 @@ def build_model() -> nn.Module:
     )
 
 
+def batches(loader: DataLoader[Any], first_step: int, epochs: int) -> Iterator[Any]:
+    """Yield batches from a step on: the same whether or not the job was requeued before it."""
+    sampler: Any = loader.sampler
+    for epoch in range(first_step // len(loader), epochs):
+        sampler.set_epoch(epoch)
+        for step, batch in enumerate(loader, epoch * len(loader)):
+            if step >= first_step:
+                yield batch
+
+
 @torch.no_grad()
 def evaluate(engine: Any, test_set: TensorDataset) -> float:
     """Return the accuracy over the whole test set; each rank counts its share."""
@@ -99,8 +124,28 @@ def save_final_model(engine: Any, checkpoint_dir: Path, path: Path) -> None:
     torch.save(weights, path)
 
 
+def leave(tracker: ExperimentTracker) -> NoReturn:
+    """End this attempt, with the code that tells the batch script whether to requeue the job."""
+    code = {"SIGUSR1": 75, "time_limit": 75, "SIGTERM": 143}.get(str(tracker.stop_reason()), 0)
+    print(f"rank {dist.get_rank()}: {tracker.stop_reason()}, leaving with {code}")
+    tracker.finish(code, preempting=code != 0)
+    sys.exit(code)
+
+
+def train_step(engine: Any, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, Any]:
+    """Train on one batch; return its loss, and the norm of the gradients if DeepSpeed has none."""
+    loss = cross_entropy(engine(images.to(engine.device)), labels.to(engine.device))
+    engine.backward(loss)
+    grad_norm = None
+    if engine.zero_optimization_stage() == 0:  # in float32 DeepSpeed does not compute it
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        grad_norm = nn.utils.get_total_norm(gradients)
+    engine.step()
+    return loss, grad_norm
+
+
 def train(args: argparse.Namespace) -> None:
-    """Train, evaluate and save a checkpoint after every epoch, track all of it."""
+    """Train to the end, or until asked to stop; evaluate and save after every epoch."""
     torch.manual_seed(0)
     train_set, test_set = load_data()
     sampler: DistributedSampler[TensorDataset] = DistributedSampler(train_set, seed=0)
@@ -110,11 +155,11 @@ def train(args: argparse.Namespace) -> None:
         model=model, model_parameters=model.parameters(), config=config["deepspeed"]
     )
 
-    first_epoch, resume_id = 0, None
+    resume_id = None
     if args.resume:
         path, client_state = engine.load_checkpoint(str(args.checkpoint_dir))
-        if path is not None:  # else there is no checkpoint yet
-            first_epoch, resume_id = client_state["epoch"], client_state.get("wandb_run_id")
+        # A job that is started again may know its run without a checkpoint.
+        resume_id = "auto" if path is None else client_state.get("wandb_run_id")
 
     # Made on every rank, and every rank runs the same lines; only rank 0's records. As a context
     # manager it finishes the run however the block is left; an exception marks it as failed.
@@ -124,44 +169,43 @@ def train(args: argparse.Namespace) -> None:
         tags={"model": "cnn", "dataset": "digits", "objective": "ce", "experiment_group": "zero"},
         resume_id=resume_id,
         log_interval=5,
-        # Up to ZeRO stage 2 DeepSpeed keeps the client state of rank 0 alone, and every rank loads
-        # that. With stage 3 or tensor parallelism each rank keeps its own: all need the run's id.
-        options=Options(share_run_id=True),
+        options=OPTIONS,
     ) as tracker:
         tracker.log_config(config)
-        for epoch in range(first_epoch, args.epochs):
-            sampler.set_epoch(epoch)
-            for images, labels in loader:
-                step = engine.global_steps  # goes on where the checkpoint was made
-                loss = cross_entropy(engine(images.to(engine.device)), labels.to(engine.device))
-                engine.backward(loss)
-                grad_norm = None  # DeepSpeed knows it, but for stage 0 in float32
-                if args.stage == 0:
-                    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-                    grad_norm = nn.utils.get_total_norm(gradients)
-                engine.step()
-                # batch_size and loss are this rank's; perf/samples_per_sec and train/grad_norm are
-                # those of all ranks. The loss stays a tensor: .item() would wait for the GPU.
-                tracker.log_training_step(
-                    loss=loss,
-                    step=step,
-                    batch_size=len(labels),
-                    optimizer=optimizer,
-                    model=engine,
-                    grad_norm=grad_norm,
-                )
-            accuracy = evaluate(engine, test_set)
-            tracker.log_metrics({"eval/accuracy": accuracy}, step=engine.global_steps)
-            print(f"rank {dist.get_rank()}, epoch {epoch + 1}: accuracy {accuracy:.4f}")
-
-            # On all ranks: each writes its shard, and none returns before all are written.
-            client_state = {"wandb_run_id": tracker.get_run_id(), "epoch": epoch + 1}
-            engine.save_checkpoint(str(args.checkpoint_dir), client_state=client_state)
-            tracker.log_checkpoint(args.checkpoint_dir, aliases=["latest"])
+        tracker.should_stop()  # listens from here on
+        for images, labels in batches(loader, engine.global_steps, args.epochs):
+            step = engine.global_steps  # goes on where the checkpoint was made
+            loss, grad_norm = train_step(engine, images, labels)
+            # batch_size and loss are this rank's; perf/samples_per_sec and train/grad_norm are
+            # those of all ranks. The loss stays a tensor: .item() would wait for the GPU.
+            tracker.log_training_step(
+                loss=loss,
+                step=step,
+                batch_size=len(labels),
+                optimizer=optimizer,
+                model=engine,
+                grad_norm=grad_norm,
+            )
+            epoch, rest = divmod(engine.global_steps, len(loader))
+            stop = tracker.should_stop()
+            if rest == 0:
+                with tracker.pause():  # its time is no step's
+                    accuracy = evaluate(engine, test_set)
+                tracker.log_metrics({"eval/accuracy": accuracy}, step=engine.global_steps)
+                print(f"rank {dist.get_rank()}, epoch {epoch}: accuracy {accuracy:.4f}")
+            if stop or rest == 0:
+                # On all ranks: each writes its shard, and none returns before all are written.
+                client_state = {"wandb_run_id": tracker.get_run_id()}
+                with tracker.pause():
+                    engine.save_checkpoint(str(args.checkpoint_dir), client_state=client_state)
+                tracker.log_checkpoint(args.checkpoint_dir, aliases=["latest"])
+            if stop and epoch < args.epochs:
+                leave(tracker)
 
         # Uploaded whatever WANDB_LOG_MODEL says: one small file instead of ZeRO's shards.
-        save_final_model(engine, args.checkpoint_dir, Path("model_final.pt"))
-        tracker.log_checkpoint("model_final.pt", aliases=["final"], force=True)
+        final = Path(f"{args.checkpoint_dir}-final.pt")
+        save_final_model(engine, args.checkpoint_dir, final)
+        tracker.log_checkpoint(final, aliases=["final"], force=True)
 
 
 def main() -> None:

@@ -55,10 +55,7 @@ class TimingCalls:
             name: of at most 32 in a run. What cannot be one is refused, counted and said, and the
                 block runs unmarked.
         """
-        try:
-            known = self._phases.get(name)
-        except TypeError:  # a name that is a list, say
-            known = None
+        known = self._phases.get(name) if type(name) is str else None
         if known is not None:
             return known
         logger = self._logger

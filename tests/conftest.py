@@ -27,6 +27,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _LONGEST = (
     "test_slurm",
     "test_examples",
+    "test_slurm_sharded",
     "test_online",
     "test_deepspeed",
     "test_interruptions",

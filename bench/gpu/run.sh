@@ -12,7 +12,7 @@ results=$(realpath -m "${2:-gpu-results}")
 python=${PYTHON:-python3}
 tests_s=90 # at most, and so the whole stays below five minutes
 bench_s=180
-ways=metrics,default,wandb # all of them take more than three minutes
+ways=default,recorded,wandb # all of them take more than three minutes
 
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT

@@ -27,6 +27,9 @@ _ONE_ROUND_OF_THE_WORKER_S = 0.5
 
 KINDS = {
     **{key: OVERHEAD[key] for key in ("metrics", "reference", "grads", "default")},
+    "recorded": OVERHEAD["recorded"]._replace(
+        description="`log_training_step`, steps that are not logged, `flight_recorder=200`"
+    ),
     "wandb": Kind("`wandb.log` inline, every step, 5 scalars", WandbInline, "wandb"),
 }
 """What is measured."""

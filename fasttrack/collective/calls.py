@@ -69,7 +69,7 @@ class CollectiveCalls:
             no rank has a value, or where ranks made different calls. NaN, too, and left out by the
             logging calls, what could not be reduced, which is said: never one rank's own value.
         """
-        if isinstance(values, Mapping):
+        if issubclass(type(values), Mapping):
             return self._collective().values(values, op, group)
         return self._collective().values({_ONLY: values}, op, group)[_ONLY]
 

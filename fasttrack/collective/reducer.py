@@ -45,16 +45,18 @@ class Reducer:
 
     def values(self, values: Mapping[Any, Any], op: str, group: Any) -> dict[Any, torch.Tensor]:
         """Return the reduced values, by name; `Unreduced` in the place of those that cannot be."""
+        names: dict[Any, None] = {}
         reduced: dict[Any, torch.Tensor] = {}
         try:
+            names = dict.fromkeys(values)
             with torch.no_grad():
-                ordered = {name: values[name] for name in sorted(values, key=str)}
+                ordered = {name: values[name] for name in sorted(names, key=str)}
                 reduced = self._values(ordered, op, group)
-        except Exception as error:  # nothing may raise into training
+        except Exception as error:  # nothing may raise into training, the arguments' own code least
             if is_handlers(error):
                 raise
             self._say(REDUCE, error)
-        return {name: reduced[name] if name in reduced else unreduced() for name in values}
+        return {name: reduced[name] if name in reduced else unreduced() for name in names}
 
     def grad_norm(self, model: Any, group: Any) -> torch.Tensor:
         """Return the norm over all ranks' gradients; `Unreduced` where it cannot be known."""
@@ -70,7 +72,8 @@ class Reducer:
 
     def _say(self, name: Any, error: Exception) -> None:
         kind = "refused" if isinstance(error, ValueRefusedError) else "failed_calls"
-        self._notices.lose(kind, str(name), explain(error), result="not reduced")
+        text = name if type(name) is str else describe(name)
+        self._notices.lose(kind, text, explain(error), result="not reduced")
 
     # --- values ---------------------------------------------------------------------------------
 

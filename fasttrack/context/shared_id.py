@@ -88,4 +88,7 @@ def default_store() -> Any:
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None
-    return distributed.distributed_c10d._get_default_store()
+    try:
+        return distributed.distributed_c10d._get_default_store()
+    except ValueError:  # another thread has destroyed the group just now
+        return None

@@ -4,7 +4,7 @@ A layer is a module that has parameters of its own; its norm is that over all of
 to the worker as references, with their versions, as for `train/grad_norm`: whatever trains next
 makes new ones, as a rule. Parameters change in place in the very next `optimizer.step()`, so their
 norms are launched here, asynchronously on an accelerator, and of few at a time: by turns of at most
-96 tensors, so that a sample costs the same however large the model is.
+64 tensors, so that a sample costs the same however large the model is.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
     from fasttrack.hotpath.gradients import GradientSource
 
-_MOST_AT_ONCE = 96  # parameters whose norms are launched in one call
+_MOST_AT_ONCE = 64  # parameters whose norms are launched in one call
 _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the call
+_MOST_WAITING = 64  # samples; of few of them gradients are held
 _CALM_STEPS = 50
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
 _index_of = _tensor.get_device
-_version_of = _tensor._version.__get__
+version_of = _tensor._version.__get__
 
 
 class Layers:
@@ -48,7 +49,16 @@ class Layers:
 
     __slots__ = (
         *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "may_move", "names"),
-        *("next_turn", "of_parameter", "on_cpu", "on_cuda", "size_bytes", "smallest", "turns"),
+        *(
+            "next_turn",
+            "of_parameter",
+            "on_cpu",
+            "on_cuda",
+            "one_each",
+            "size_bytes",
+            "smallest",
+            "turns",
+        ),
     )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
@@ -68,6 +78,8 @@ class Layers:
         """Of each parameter the number of its layer."""
         if len(self.names) in self.of_parameter:  # of a model that lists its parameters in its way
             self.names.append("others")
+        self.one_each = self.of_parameter.tolist() == list(range(len(self.names)))
+        """Whether each layer has one parameter."""
         self.grad_names = [f"layers/grad_norm/{name}" for name in self.names]
         self.alike = len({(p.device, p.dtype) for p in parameters}) == 1
         self.has_dtensors = any(map(is_distributed, parameters))
@@ -210,8 +222,11 @@ class LayerSource:
     def _take(self, step: int, model: Any, optimizer: Any, scaler: Any, *, about_bad: bool) -> bool:
         at_s = perf_counter()
         layers = self._layers_of(model, optimizer)
-        if layers is None or len(self.samples) > 1:
-            return False  # or the worker is late
+        if layers is None:
+            return False
+        if len(self.samples) >= _MOST_WAITING:
+            self._warn("layers_late", "layers/: samples are left out: the worker is late")
+            return False
         if layers.on_cuda and torch.cuda.is_current_stream_capturing():
             return False
         try:
@@ -256,11 +271,16 @@ class LayerSource:
             # whose writing no version tells.
             or last is None
             or last is layers.kept
-            or layers.size_bytes > self._hold_limit_bytes
+            or layers.size_bytes + self._held_bytes() > self._hold_limit_bytes
         ):
             norms = each_norm(gradients, alike=layers.alike)
             return GradientsOf(places, norms, None, None if scale is None else scale.clone())
-        return GradientsOf(places, gradients, list(map(_version_of, gradients)), None)
+        return GradientsOf(places, gradients, list(map(version_of, gradients)), None)
+
+    def _held_bytes(self) -> int:
+        """Return what the worker holds, or will, of samples that it has not read yet."""
+        waiting = [each for each in list(self.samples) if each.gradients.versions is not None]
+        return sum([each.layers.size_bytes for each in waiting])
 
     def _layers_of(self, model: Any, optimizer: Any) -> Layers | None:
         key = id(model)

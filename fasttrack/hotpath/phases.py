@@ -79,7 +79,8 @@ class Phases:
 
     def make(self, name: Any) -> AbstractContextManager[None]:
         """Return the phase of a new name; where it can be none, what marks nothing."""
-        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        is_text = issubclass(type(name), str)  # an object's own `__class__` may raise
+        if not is_text or not 0 < str.__len__(name) <= _LONGEST_NAME:
             self._refuse(
                 "phase",
                 f"its name must be text of 1 to {_LONGEST_NAME} letters, not {describe(name)}",

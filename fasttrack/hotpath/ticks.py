@@ -68,4 +68,5 @@ def _tokens_to_keep(tokens: Any) -> Any:
 def shorten(ticks: list[AnyTick]) -> None:
     """Drop the older half of `ticks` where there are too many: nobody takes them so soon."""
     if len(ticks) >= MOST_TICKS:
-        ticks[: MOST_TICKS // 2] = [(ticks[0][0], FellOut)]
+        for first_s, _ in ticks[:1]:  # none, if the worker has taken all of them meanwhile
+            ticks[: MOST_TICKS // 2] = [(first_s, FellOut)]

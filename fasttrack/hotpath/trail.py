@@ -127,6 +127,8 @@ class StepTrail:
                 raise
             return
         self._marks.append((perf_counter(), self._written, events))
+        if len(self._marks) > self._size:  # no worker comes; what the oldest marks has fallen out
+            del self._marks[0]
         self._unmarked = 0
         devices.clear()
 

@@ -82,6 +82,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._arguments = arguments
         self._training = False
         self._loss: Any = None
+        self._tokens_seen = 0
         if restored:
             self._take_over()
         elif tracker is None:
@@ -184,6 +185,7 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self.first_nonfinite_step = None
             state.stateful_callbacks.pop(type(self).__name__, None)
         self._losses.begin()
+        self._tokens_seen = state.num_input_tokens_seen  # also those of the checkpoint
         self._remember(state)
         self._open(args, state, kwargs.get("model"))
         self._training = True
@@ -194,13 +196,14 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the step's throughput and loss, as often as the Trainer logs."""
-        tracker, loss = self._run.tracker, self._loss
+        tracker, loss, tokens = self._run.tracker, self._loss, self._tokens(args, state)
         self._loss = None
         if tracker is None or not state.is_world_process_zero:
             return
         size = state.train_batch_size if args.auto_find_batch_size else args.train_batch_size
         samples = size * args.gradient_accumulation_steps
-        tracker.log_training_step(loss, state.global_step, samples)
+        counted: dict[str, Any] = {} if tokens is None else {"tokens": tokens}
+        tracker.log_training_step(loss, state.global_step, samples, **counted)
         self._losses.look()
         self._stop_clock(control)
 
@@ -245,6 +248,13 @@ class FasttrackCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             if tracker is not None:
                 named = {rename(name): value for name, value in logs.items()}
                 tracker.log_metrics(named, state.global_step)
+
+    def _tokens(self, args: Any, state: Any) -> float | None:
+        """Return a rank's tokens since the last step, where the Trainer counts those of all."""
+        before, self._tokens_seen = self._tokens_seen, state.num_input_tokens_seen
+        if args.include_num_input_tokens_seen in ("no", False):
+            return None
+        return (self._tokens_seen - before) / args.world_size  # type: ignore[no-any-return]
 
     def note_loss(self, loss: Any, step: int) -> None:
         """Look at what `Trainer.training_step` returned for a batch of `step`. Never waits."""

@@ -70,6 +70,11 @@ class SharedReads:
                     return piece
         return None
 
+    def have_come_to(self, path: Path, place: int) -> bool:
+        """Return whether somebody has read on from a place of a segment, or is beyond it."""
+        with self._lock:
+            return any(piece.end > place and piece.path == path for piece in self._pieces)
+
     def idle_s(self) -> float:
         """Return for how many seconds nobody has read anything."""
         with self._lock:

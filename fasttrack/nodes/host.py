@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -71,18 +72,12 @@ class HostSampler:
             2**20 and 2**30 bytes.
         """
         values: dict[str, float] = {}
-        for name, read in (
-            ("cpu", self._add_cpu),
-            ("memory", self._add_memory),
-            ("oom", self._add_oom_kills),
-            ("disk", self._add_disk),
-            ("net", self._add_net),
-            ("rdma", self._add_rdma),
+        for add in (
+            *(self._add_cpu, self._add_memory, self._add_oom_kills),
+            *(self._add_disk, self._add_net, self._add_rdma),
         ):
-            try:
-                read(values)
-            except _ABSENT:
-                self._before.pop(name, None)
+            with contextlib.suppress(*_ABSENT):
+                add(values)
         return values
 
     def _add_rate(self, values: dict[str, float], name: str, total: float, unit: float) -> None:

@@ -60,6 +60,14 @@ def decode(text: str | bytes) -> Announcement | None:
         return None
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a file in the place of what is there, readable by its owner only."""
+    scratch = path.with_suffix(".tmp")
+    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(text.encode())
+    scratch.replace(path)
+
+
 def proof_of(segment: Path) -> str | None:
     """Return what only this very file has, by its first line; None: it is not there, or empty."""
     try:
@@ -108,6 +116,7 @@ class Meeting:
         self._file = runs_directory / ".jobs" / name if name else None
         self._given = None if run_id is None else runs_directory / run_id
         self.runs_directory = runs_directory
+        self._noted = False  # whether the file is this run's
         self._began_s = began_s
         self._store: Any = None
         self._number: int | None = None  # of this sender, in the store
@@ -127,12 +136,11 @@ class Meeting:
 
     def announce(self, told: Announcement) -> bool:
         """Tell the others of the run; return whether the store has it: else call again."""
-        if self._file is not None and not self._file.exists():
+        if self._file is not None and not self._noted:
             with contextlib.suppress(OSError):  # then there is still the store
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-                scratch = self._file.with_suffix(".tmp")
-                scratch.write_text(told.encode())
-                scratch.replace(self._file)
+                _write(self._file, told.encode())  # also where a run that was killed has left one
+                self._noted = True
         if not self.has_store:
             return False
         self._store.set(self._key, told.encode())

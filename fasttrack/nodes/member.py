@@ -52,9 +52,14 @@ class Member:
         self._pid = os.getpid()
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread = threading.Thread(target=self._guarded, name="fasttrack-node", daemon=True)
-        self._thread.start()
+        """Start the thread. Where the system has none left, that is said, and nothing sampled."""
+        thread = threading.Thread(target=self._guarded, name="fasttrack-node", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._notices.warn("nodes", f"nodes: this node is not sampled: {error}")
+            return
+        self._thread = thread
         # A thread inside torch's store when the interpreter ends would abort the process.
         atexit.register(self.close)
 
@@ -126,7 +131,7 @@ class Visitor(Member):
                 return
 
     def _visit(self, found: Announcement) -> bool:
-        """Sample for the run; return whether it may have been an earlier attempt of it."""
+        """Sample for the run; return whether another attempt of it is to be looked for."""
         sampler = self._make_sampler(self._node)
         try:
             interval_s = found.interval_s or self._interval_s
@@ -135,7 +140,9 @@ class Visitor(Member):
                 segment, sink = self._open(found, first)
             except FileExistsError:  # by another process of this node
                 return found.by_id
-            return sink is not None and self._sample(sampler, sink, segment, interval_s)
+            if sink is None or not self._sample(sampler, sink, segment, interval_s):
+                return False
+            return found.by_id
         finally:
             sampler.close()
 
@@ -152,7 +159,8 @@ class Visitor(Member):
                 return found
             if self.rest(_POLL_S):
                 return None
-        self._notices.warn("nodes", f"nodes: this node ({self._node}) is not sampled: {why}")
+        if not known:  # else one was found, and it is over
+            self._notices.warn("nodes", f"nodes: this node ({self._node}) is not sampled: {why}")
         return None
 
     def _open(self, found: Announcement, first: dict[str, Any]) -> tuple[Path | None, Sink | None]:

@@ -144,36 +144,39 @@ class Inbox:
         """Read what `ranks` send with the same `key`."""
         self._key = key
         self._next = dict.fromkeys(ranks, 0)
+        self._found: list[tuple[int, bytes]] = []  # not handed on: the store has failed since
         self.move_to(store)
 
     def move_to(self, store: Store) -> None:
         """Go on with another connection: the one before was lost, and maybe what the store held."""
         self._store = store
         self._slots: dict[int, str] = {}  # of the ranks that have sent something
+        # To be told, again: a rank that is not told stops sending.
+        self._read_to = {
+            _read_key(self._key, rank): str(number) for rank, number in self._next.items() if number
+        }
 
     def read(self) -> list[tuple[int, bytes]]:
         """Return (rank, message) of what has come, each rank's in its order. Waits for none."""
         self._meet()
-        found: list[tuple[int, bytes]] = []
         ranks = list(self._slots)
         for at in range(0, len(ranks), _AT_ONCE):
-            found += self._read(ranks[at : at + _AT_ONCE])
+            self._read(ranks[at : at + _AT_ONCE])
+        if self._read_to:
+            self._store.multi_set(list(self._read_to), list(self._read_to.values()))
+            self._read_to.clear()
+        found, self._found = self._found, []
         return found
 
-    def _read(self, ranks: list[int]) -> list[tuple[int, bytes]]:
-        found: list[tuple[int, bytes]] = []
-        read: dict[str, str] = {}
+    def _read(self, ranks: list[int]) -> None:
         packs = self._store.multi_get([self._slots[rank] for rank in ranks])
         for rank, pack in zip(ranks, packs, strict=True):
             first, count = _HEAD.unpack_from(pack)
             seen = self._next[rank] - first
             if seen < count:
-                found += [(rank, message) for message in _unpack(pack, count)[max(0, seen) :]]
+                self._found += [(rank, message) for message in _unpack(pack, count)[max(0, seen) :]]
                 self._next[rank] = first + count
-                read[_read_key(self._key, rank)] = str(first + count)
-        if read:
-            self._store.multi_set(list(read), list(read.values()))
-        return found
+                self._read_to[_read_key(self._key, rank)] = str(first + count)
 
     def _meet(self) -> None:
         """Learn which ranks have begun to send."""

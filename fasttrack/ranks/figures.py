@@ -60,8 +60,8 @@ class Figures:
         """The mean of the values: their exact sum, rounded once, by their number."""
         try:
             return math.fsum(self.parts) / self.ranks
-        except OverflowError:  # of the sum; the mean is none
-            return math.fsum(part / self.ranks for part in self.parts)
+        except OverflowError:  # the sum is no double, though the mean is
+            return math.fsum([part / self.ranks for part in self.parts])
 
     def as_metrics(self, name: str) -> dict[str, float]:
         """Return them as they stand in a row."""
@@ -78,8 +78,12 @@ def _add(parts: list[float], value: float) -> None:
     kept = 0
     for part in parts:
         larger, smaller = (value, part) if abs(value) >= abs(part) else (part, value)
-        value = larger + smaller
-        lost = smaller - (value - larger)
+        total = larger + smaller
+        if total - total != 0:  # beyond what a double holds: it stays in two parts
+            parts[kept], value = larger, smaller
+            kept += 1
+            continue
+        value, lost = total, smaller - (total - larger)
         if lost:
             parts[kept] = lost
             kept += 1

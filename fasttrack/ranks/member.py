@@ -238,7 +238,9 @@ class Member:
         try:
             if not self._connect() or self._outbox is None:
                 return False
-            if not self._outbox.try_send(message.encode()):
+            sent = self._outbox.try_send(message.encode())
+            self._failures = 0
+            if not sent:
                 return False
         except Exception as error:  # the store's own exceptions have no common base
             self._lose(error)
@@ -253,6 +255,7 @@ class Member:
             if not self._connect() or self._inbox is None:
                 return
             found = self._inbox.read()
+            self._failures = 0
         except Exception as error:  # as above
             self._lose(error)
             return

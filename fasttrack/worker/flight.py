@@ -67,7 +67,8 @@ class FlightRecorder:
         self._segment = segment
         self._notices = notices
         self._dumps = self._by_loss = 0
-        self._asked: _Asked | None = None
+        self._asked: _Asked | None = None  # while the run goes on
+        self._asked_at_end: _Asked | None = None
         self._writing = threading.Lock()
 
     def ask(self, reason: str, error: str | None = None, step: int | None = None) -> None:
@@ -88,35 +89,41 @@ class FlightRecorder:
             terminated: whether SIGTERM ends it.
         """
         if terminated:
-            self.ask("SIGTERM")
+            self._asked_at_end = _Asked("SIGTERM", None, None)
         elif exit_code:
             # An exception that leaves the `with` block is being handled; one that has left the
             # program was printed by the interpreter before the exit handlers run.
             error = sys.exc_info()[1] or getattr(sys, "last_value", None)
             if error is None or isinstance(error, SystemExit):
-                self.ask("exit_code", f"exit code {exit_code}")
+                self._asked_at_end = _Asked("exit_code", f"exit code {exit_code}", None)
             else:
                 reason = "out_of_memory" if _is_out_of_memory(error) else "exception"
-                self.ask(reason, _describe(error))
+                self._asked_at_end = _Asked(reason, _describe(error), None)
 
-    def dump_if_asked(self) -> Flight | None:
-        """Write the dump that was asked for; return what the journal is to say of it."""
-        asked = self._asked
-        return None if asked is None else self._dump(asked)
+    def dump_if_asked(self, *, last: bool = False) -> list[Flight]:
+        """Write the dumps that were asked for; return what the journal is to say of them.
+
+        Args:
+            last: whether this is the worker's last round: what was asked for at the end has waited
+                for the rows that came before it.
+        """
+        asked, self._asked = [self._asked], None
+        if last:
+            asked.append(self._asked_at_end)
+            self._asked_at_end = None
+        return [told for each in asked if each is not None and (told := self._dump(each))]
 
     def dump_without_worker(self) -> None:
         """Write what was asked for, where the worker hangs: on the device, mostly.
 
         Values that are still on the device are left out.
         """
-        if self._asked is not None:
-            self._dump(self._asked)
+        self.dump_if_asked(last=True)
 
     def _dump(self, asked: _Asked) -> Flight | None:
         if not self._writing.acquire(blocking=False):
             return None
         try:
-            self._asked = None
             by_loss = asked.reason == "non_finite"
             if self._dumps >= _MOST_DUMPS or (by_loss and self._by_loss >= _MOST_BY_LOSS):
                 return None
@@ -137,15 +144,6 @@ class FlightRecorder:
         now_s = time.time()
         error = None if asked.error is None else redact_text(asked.error)[:_LONGEST_ERROR]
         last_step = lines[-1]["step"] if lines else None
-        told = Flight(
-            number=self._dumps,
-            reason=asked.reason,
-            file=path.name,
-            error=error,
-            step=last_step if asked.step is None else asked.step,
-            steps=len(lines),
-            time_s=now_s,
-        )
         encoded: list[bytes] = []
         size_bytes = 0
         for line in reversed(lines):  # the newest matter most
@@ -153,6 +151,15 @@ class FlightRecorder:
             size_bytes += len(encoded[-1])
             if size_bytes > _LARGEST_BYTES:
                 break
+        told = Flight(
+            number=self._dumps,
+            reason=asked.reason,
+            file=path.name,
+            error=error,
+            step=last_step if asked.step is None else asked.step,
+            steps=len(encoded),
+            time_s=now_s,
+        )
         head = {
             "kind": "flight",
             "version": _VERSION,
@@ -162,14 +169,14 @@ class FlightRecorder:
             "reason": told.reason,
             "error": error,
             "step": told.step,
-            "steps": len(encoded),
-            "unread": sum(None in line["values"].values() for line in lines),
+            "steps": told.steps,
+            "unread": sum(None in line["values"].values() for line in lines[-told.steps :]),
             "time": now_s,
         }
         encoded.append(orjson.dumps(head, option=orjson.OPT_APPEND_NEWLINE))
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(b"".join(reversed(encoded)))
-        self._notices.warn(path.name, f"the last {len(encoded) - 1} steps are in {path}")
+        self._notices.warn(path.name, f"the last {told.steps} steps are in {path}")
         return told
 
     def _lines(self, step: int | None) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from fasttrack.hotpath.layers import version_of
 from fasttrack.hotpath.norms import each_norm
 
 if TYPE_CHECKING:
@@ -99,13 +100,14 @@ class LayerNorms:
             with torch.no_grad():
                 norms = each_norm(tensors, alike=sample.layers.alike)
         numbers = self._numbers(norms)
-        if versions is not None and versions != [tensor._version for tensor in tensors]:
+        if versions is not None and versions != list(map(version_of, tensors)):
             # As for the norm of all: they are only true if nobody wrote meanwhile.
             self._notices.count("stale")
             self.source.was_stale()
             return [], np.zeros(0)
         if scale is not None:
-            numbers = numbers / self._numbers([scale])
+            with np.errstate(all="ignore"):  # a scale may have become 0
+                numbers = numbers / self._numbers([scale])
         return places, numbers
 
     def _numbers(self, norms: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
@@ -123,8 +125,8 @@ def _by_layer(
     layers: Layers, places: list[int], norms: npt.NDArray[np.float64]
 ) -> tuple[list[int], npt.NDArray[np.float64]]:
     """Return layers by their number, and the norm of each over its parameters."""
-    if not places:
-        return [], norms[:0]
+    if not places or layers.one_each:  # no array is made of many numbers
+        return places, norms[: len(places)]
     layer_of = layers.of_parameter[places]
     with np.errstate(all="ignore"):
         squares = np.bincount(layer_of, weights=np.square(norms))

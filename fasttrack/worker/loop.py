@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _CHUNK = 64  # records that are written together
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
 _POLL_S = 0.6
+_MOST_BESIDE = 1024  # rows of no logged call that wait for the first one of a call
 _BACKLOG = 4096  # records of one round from which catching up matters more than short bursts
 
 
@@ -267,7 +268,7 @@ class Worker:
         Handles at most as many as the ring holds, so that it ends under any load, and yet all
         that was pushed before it began.
         """
-        handled = 0
+        handled, last = 0, self._stopping
         if self._console.items or self._printed.holds:
             printed = self._printed.encode(self._console.pop(self._console.capacity))
             if printed:
@@ -284,20 +285,35 @@ class Worker:
             records.clear()  # what freeing them costs belongs to this burst, not to the next
             bursts.rest_if_due()
         self.ring_high_water = max(self.ring_high_water, handled)
-        if self.beside and self._rows.rows:
-            count = len(self.beside)
-            self._append(self._rows.encode_beside([self.beside.popleft() for _ in range(count)]))
+        if self.beside:
+            self._write_beside()
         if self._watch is not None:
-            self._look_at_steps(self._watch)
+            self._look_at_steps(self._watch, last=last)
         if not handled and self._writer.held_lines:
             self._append([])
         return handled
 
-    def _look_at_steps(self, watch: StepWatch) -> None:
+    def _write_beside(self) -> None:
+        count = len(self.beside)
+        if not self._rows.rows:
+            count -= _MOST_BESIDE
+        rows = [self.beside.popleft() for _ in range(count)]
+        if self._rows.rows:
+            self._append(self._rows.encode_beside(rows))
+        elif rows:
+            self._notices.warn(
+                "beside",
+                "rows of nodes and ranks have no step to stand at while nothing is logged here; "
+                "the oldest are dropped",
+            )
+
+    def _look_at_steps(self, watch: StepWatch, *, last: bool) -> None:
+        # What is noted later may come behind records that are not in the ring yet.
+        until_s = time.perf_counter()
         if not self._ring.items:
-            for found in watch.rest():
+            for found in watch.rest(until_s):
                 self._write_rows(found)
-        if entries := watch.entries():
+        if entries := watch.entries(last=last):
             self._append(list(map(encode, entries)))
 
     def _handle(self, records: list[RawRecord]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LOSS, TICKS
@@ -83,25 +82,40 @@ class StepWatch:
             yield from self._rows_of(each)
         yield records[start:] if start else records
 
-    def rest(self) -> Iterator[list[RawRecord]]:
-        """Yield what is to become rows of steps that no record follows, as far as it is known."""
-        for each in self._between(math.inf):
+    def rest(self, until_s: float) -> Iterator[list[RawRecord]]:
+        """Yield what is to become rows of steps that no record follows, as far as it is known.
+
+        Args:
+            until_s: those noted later are left for the next time (`time.perf_counter()`).
+        """
+        for each in self._between(until_s):
             yield from self._rows_of(each)
 
-    def entries(self) -> list[Recorded]:
-        """Return what the journal is to say beside rows, and write the dump that is asked for."""
+    def entries(self, *, last: bool = False) -> list[Recorded]:
+        """Return what the journal is to say beside rows, and write the dumps that are asked for.
+
+        Args:
+            last: whether no round follows.
+        """
         entries, self._entries = self._entries, []
-        if self.flight is not None and (dumped := self.flight.dump_if_asked()) is not None:
-            entries.append(dumped)
+        if self.flight is not None:
+            entries += self.flight.dump_if_asked(last=last)
         return entries
 
     def _between(self, until_s: float) -> list[_Seen]:
         """Return what was seen of steps that came before, in order."""
         seen: list[_Seen] = list(self._bad_steps(until_s))
         if self.layers is not None:
-            rows, bad = self.layers.look(until_s)
-            seen = sorted([*bad, *rows, *seen], key=_at_s)
+            seen = sorted([*self._of_layers(self.layers, until_s), *seen], key=_at_s)
         return seen
+
+    def _of_layers(self, layers: LayerNorms, until_s: float) -> list[_Seen]:
+        try:
+            rows, bad = layers.look(until_s)
+        except Exception as error:  # the rows must not go with it
+            self._met("layers_met", "norms of layers could not be computed", error)
+            return []
+        return [*bad, *rows]
 
     def _rows_of(self, each: _Seen) -> Iterator[list[RawRecord]]:
         if isinstance(each, SeenBad):
@@ -137,9 +151,12 @@ class StepWatch:
                 self._resolver.read_values(waiting, events)
             return [each for each in steps if _is_bad(each.values.get(LOSS))]
         except Exception as error:  # the rows must not go with it
-            self._notices.count("worker_errors")
-            self._notices.warn("watch", f"unlogged steps could not be looked at: {spell(error)}")
+            self._met("watch", "unlogged steps could not be looked at", error)
             return []
+
+    def _met(self, key: str, what: str, error: Exception) -> None:
+        self._notices.count("worker_errors")
+        self._notices.warn(key, f"{what}: {spell(error)}")
 
     def _is_calm(self, step: int) -> bool:
         return self._last_bad is None or abs(step - self._last_bad) > _CALM_STEPS

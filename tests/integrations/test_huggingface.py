@@ -15,6 +15,7 @@ from support.ranks import run_ranks
 from support.runs import run_script
 from support.tiny_trainer import (
     BATCH,
+    LENGTH,
     make_trainer,
     recorded,
     reported,
@@ -110,6 +111,29 @@ def test_accumulated_batches_are_one_step_and_their_losses_add_up(tmp_path: Path
     assert losses == pytest.approx(told, rel=1e-6)
     last = read_rows(run, "perf/steps_per_sec")[-1].values
     assert last["perf/samples_per_sec"] == pytest.approx(3 * BATCH * last["perf/steps_per_sec"])
+
+
+def test_tokens_are_those_that_the_trainer_counts(tmp_path: Path) -> None:
+    """Of all micro-batches of a step; of a training that goes on, only those that it trains on."""
+    changes: dict[str, Any] = {
+        "logging_steps": 1,
+        "gradient_accumulation_steps": 3,
+        "include_num_input_tokens_seen": "all",
+    }
+    options = journal_only(flops_per_token=1000, peak_flops=1e9)
+    trainer = make_trainer(tmp_path / "out", callback(options=options), max_steps=6, **changes)
+    trainer.train()
+    end(trainer)
+    again = make_trainer(tmp_path / "out", callback(options=options), max_steps=9, **changes)
+    again.train(resume_from_checkpoint=True)
+    end(again)
+
+    rows = read_rows(only_run(tmp_path), "perf/tokens_per_sec")
+    assert [row.step for row in rows] == [2, 3, 4, 5, 6, 8, 9]  # the first of each is not timed
+    for values in (row.values for row in rows):
+        tokens = values["perf/tokens_per_sec"] / values["perf/steps_per_sec"]
+        assert tokens == pytest.approx(3 * BATCH * LENGTH)
+        assert values["perf/mfu"] == pytest.approx(values["perf/tokens_per_sec"] * 1000 / 1e9 * 100)
 
 
 @pytest.mark.parametrize(

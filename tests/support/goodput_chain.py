@@ -36,10 +36,15 @@ class Truth:
 
     @contextmanager
     def note(self, what: str, number: int = 0) -> Iterator[None]:
-        """Note when the block began and ended, once it has ended."""
+        """Note when the block began and ended, once it has ended; of a pause its beginning, too."""
         begin_s = time.time()
+        if what == "pause":  # SIGTERM may end the program in it
+            self._write("pausing", number, begin_s, begin_s)
         yield
-        os.write(self._fd, json.dumps([what, number, begin_s, time.time()]).encode() + b"\n")
+        self._write(what, number, begin_s, time.time())
+
+    def _write(self, *line: str | float) -> None:
+        os.write(self._fd, json.dumps(line).encode() + b"\n")
 
 
 def main(directory: Path) -> None:

@@ -279,7 +279,7 @@ class Training:
     @property
     def run_id(self) -> str:
         """The id of the one run that there is."""
-        (directory,) = (self.base / "wandb" / "fasttrack").iterdir()
+        (directory,) = (self.base / "wandb" / "fasttrack").glob("[!.]*")
         return directory.name
 
     def steps(self, key: str) -> list[int]:
@@ -297,7 +297,7 @@ class Training:
 def _check_final_model(training: Training) -> None:
     """Load the consolidated file into a plain module and read digits with it."""
     digits = runpy.run_path(str(_EXAMPLE.with_name("digits.py")))  # the same data and model
-    weights = torch.load(training.base / "model_final.pt", weights_only=True)
+    weights = torch.load(training.base / "checkpoints-final.pt", weights_only=True)
     model = digits["build_model"]()
     model.load_state_dict(weights)
     images, labels = digits["load_data"]()[1].tensors
@@ -336,7 +336,8 @@ def test_the_client_state_holds_the_run_id(resumed: Training) -> None:
     # The file is this test's own; DeepSpeed's objects in it cannot be loaded as weights only.
     states = [torch.load(path, weights_only=False) for path in paths]
     assert [state["wandb_run_id"] for state in states] == [resumed.run_id] * 3
-    assert sorted(state["epoch"] for state in states) == [1, 2, 3]
+    steps = sorted(state["global_steps"] for state in states)
+    assert steps == [_STEPS_PER_EPOCH * n for n in (1, 2, 3)]
 
 
 def test_the_consolidated_model_is_recorded_and_loadable(resumed: Training) -> None:
@@ -346,7 +347,7 @@ def test_the_consolidated_model_is_recorded_and_loadable(resumed: Training) -> N
     _check_final_model(resumed)
     assert [artifact.aliases for artifact in artifacts] == [("final",)] * 2
     assert [artifact.files for artifact in artifacts] == [1] * 2
-    assert artifacts[-1].size_bytes == (resumed.base / "model_final.pt").stat().st_size
+    assert artifacts[-1].size_bytes == (resumed.base / "checkpoints-final.pt").stat().st_size
 
 
 def test_one_rank_without_zero_trains_too(tmp_path: Path) -> None:

@@ -383,6 +383,8 @@ def test_a_multiprocessing_child_ends_its_run_with_its_exit_code(
 ) -> None:
     """No exit handler of the interpreter runs there; no row of the last interval is lost."""
     context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":  # or each of its children would import torch
+        context.set_forkserver_preload(["torch", "fasttrack.tracker"])
     processes = {}
     for how in ENDINGS:
         processes[how] = context.Process(target=train, args=(f"{how}-{method}", str(tmp_path)))

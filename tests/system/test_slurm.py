@@ -7,23 +7,17 @@ a requeued job rests before it starts again (5 s here, 2 minutes elsewhere).
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from support.goodput_story import assert_goodput_is_true, preempt_thrice, write_chain_script
-from support.journals import read_entries, read_headers, read_rows
-from support.runs import OFFLINE_LINE, make_tracker, metrics, offline_dirs, wait_until, wandb_rows
-from support.slurm_cluster import SlurmCluster, free_ports, missing
-
-from fasttrack.journal.entries import Metadata
-from fasttrack.journal.reader import read_finish
-from fasttrack.journal.run_directory import segments
+from support.journals import read_headers, read_rows
+from support.runs import OFFLINE_LINE, make_tracker, metrics, wait_until
+from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_site import EXAMPLES, OVER, PATIENCE_S, STEPS_BEFORE_THE_SIGNAL, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +29,9 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
 
-_ROOT = Path(__file__).parents[2]
-_DDP = _ROOT / "examples" / "ddp.py"
-_REQUEUE = _ROOT / "examples" / "requeue.py"
+_DDP = EXAMPLES / "ddp.py"
+_REQUEUE = EXAMPLES / "requeue.py"
 _STEPS = 200
-_STEPS_BEFORE_THE_SIGNAL = 20
-_PATIENCE_S = 120.0
-_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 
 @pytest.fixture(scope="module")
@@ -57,64 +47,6 @@ def production_cluster() -> Iterator[SlurmCluster]:
     freezer = Path("/sys/fs/cgroup/freezer").is_dir()  # the one that this Slurm can use in a test
     with SlurmCluster(nodes=2, proctrack="cgroup" if freezer else "linuxproc") as running:
         yield running
-
-
-@dataclass(frozen=True)
-class Site:
-    """A user's directories on a cluster: where sbatch is called, the scratch disk, home."""
-
-    base: Path
-
-    @property
-    def scratch(self) -> Path:
-        """Where runs and checkpoints belong."""
-        return self.base / "scratch"
-
-    def submit(self, cluster: SlurmCluster, script: str, *arguments: str | Path) -> str:
-        """Submit a script of slurm/ from here, with options before and arguments after its name."""
-        ours = ("--nodes", "--nodelist", "--time", "--signal", "--partition", "--exclusive")
-        options = [text for text in arguments if str(text).startswith(ours)]
-        rest = [text for text in arguments if text not in options]
-        (self.base / "logs").mkdir(exist_ok=True)
-        not_theirs = ("COVERAGE_PROCESS_CONFIG", "WANDB_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
-        environment = {name: text for name, text in os.environ.items() if name not in not_theirs}
-        environment |= {
-            "SCRATCH": str(self.scratch),
-            "PYTHON": sys.executable,
-            "MASTER_PORT": str(free_ports(1)[0]),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = (*options, _ROOT / "slurm" / script, *rest)
-        return cluster.submit(*command, environment=environment, directory=self.base)
-
-    def log(self, job_id: str) -> str:
-        """What the job printed so far."""
-        return "".join(path.read_text() for path in (self.base / "logs").glob(f"*_{job_id}.out"))
-
-    @property
-    def run_dir(self) -> Path:
-        """The journal of the one run that there is."""
-        (directory,) = (self.scratch / "wandb" / "fasttrack").glob("[!.]*")
-        return directory
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """What each attempt recorded of its Slurm job, in order."""
-        return [entry.values["slurm"] for entry in read_entries(self.run_dir, Metadata)]
-
-    def steps(self, key: str = "loss/total") -> list[int]:
-        """The steps of the rows that hold `key`, in order."""
-        return [row.step for row in read_rows(self.run_dir, key)]
-
-    def trains(self) -> bool:
-        """Whether the training has come far enough to be disturbed."""
-        if not (self.scratch / "wandb" / "fasttrack").is_dir():
-            return False
-        return len(read_rows(self.run_dir)) >= _STEPS_BEFORE_THE_SIGNAL
-
-    def offline_steps(self) -> list[int]:
-        """The steps of all rows in W&B's offline directories, in order."""
-        rows = [row for directory in offline_dirs(self.scratch) for row in wandb_rows(directory)]
-        return [row["step"] for row in rows if "loss/total" in row]
 
 
 @pytest.fixture
@@ -161,7 +93,7 @@ def test_torchrun_on_two_nodes_makes_one_run_with_each_row_once(
     monkeypatch.setenv("RANKS_PER_NODE", "2")
 
     job_id = site.submit(cluster, "train_ddp.sbatch", _DDP)
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     log = site.log(job_id)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), log
@@ -185,14 +117,14 @@ def test_a_preempted_job_goes_on_in_the_same_run(
     monkeypatch.setenv("WANDB_MODE", "offline")
 
     job_id, checkpoint = _submit_requeue(site, cluster)
-    wait_until(site.trains, _PATIENCE_S)
+    wait_until(site.trains, PATIENCE_S)
     cluster.command("scontrol", "requeue", job_id)
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job_id)
     assert job["Restarts"] == "1"
     _assert_one_run_of_two_attempts(site, job_id, checkpoint)
-    assert _endings(site) == [(143, True), (0, False)]
+    assert site.endings() == [(143, True), (0, False)]
     assert site.offline_steps() == list(range(_STEPS))
     assert list((site.base / "home").iterdir()) == []
 
@@ -203,11 +135,11 @@ def test_a_job_near_its_time_limit_requeues_itself_and_each_row_arrives_once(
     """SIGUSR1, sent twice to both nodes' ranks: they leave together, and W&B has one whole run."""
     cluster = production_cluster
     job_id, checkpoint = _submit_requeue(site, cluster, "--nodes=2")
-    wait_until(site.trains, _PATIENCE_S)
+    wait_until(site.trains, PATIENCE_S)
     cluster.command("scancel", "--signal=USR1", job_id)
     with contextlib.suppress(RuntimeError):  # it has left already
         cluster.command("scancel", "--signal=USR1", job_id)
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job_id)
     assert job["Restarts"] == "1"
@@ -249,17 +181,17 @@ def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_on
 
         chain_id = chained.submit(cluster, write_chain_script(chained.base), "--exclusive")
 
-        wait_until(preempted.trains, _PATIENCE_S)
+        wait_until(preempted.trains, PATIENCE_S)
         node = cluster.job(preempted_id)["NodeList"]
         urgent = ("--partition=urgent", f"--nodelist={node}", "--help")
         urgent_id = preempted.submit(cluster, "smoke_tracking.sbatch", *urgent)
-        wait_until(lambda: cluster.job(preempted_id)["Restarts"] == "1", _PATIENCE_S)
-        wait_until(unlucky.trains, _PATIENCE_S)
+        wait_until(lambda: cluster.job(preempted_id)["Restarts"] == "1", PATIENCE_S)
+        wait_until(unlucky.trains, PATIENCE_S)
         assert not checkpoint.exists()
         cluster.fail_node(cluster.job(unlucky_id)["BatchHost"])
         preempt_thrice(cluster, chain_id, chained.base)
         over = [
-            cluster.wait_for_state(job_id, *_OVER)
+            cluster.wait_for_state(job_id, *OVER)
             for job_id in (urgent_id, preempted_id, unlucky_id, limited_id, chain_id)
         ]
 
@@ -273,20 +205,14 @@ def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_on
         assert (first.resumed, second.resumed) == (False, True)
         _assert_it_arrived_whole(site, server)
     assert preempted.steps() == limited.steps() == list(range(_STEPS))
-    assert _endings(preempted) == [(143, True), (0, False)]
-    assert _endings(limited) == [(75, True), (0, False)]
+    assert preempted.endings() == [(143, True), (0, False)]
+    assert limited.endings() == [(75, True), (0, False)]
     assert "time_limit: saved step" in limited.log(limited_id)
     # There was no checkpoint: the second attempt began anew, in the same run.
-    assert _endings(unlucky) == [None, (0, False)]
+    assert unlucky.endings() == [None, (0, False)]
     steps = unlucky.steps()
     assert steps == [*range(len(steps) - _STEPS), *range(_STEPS)]
-    assert len(steps) - _STEPS >= _STEPS_BEFORE_THE_SIGNAL
-
-
-def _endings(site: Site) -> list[tuple[int, bool] | None]:
-    """How each attempt ended, by its last line."""
-    finishes = [read_finish(path) for path in segments(site.run_dir)]
-    return [(ending.exit_code, ending.preempting) if ending else None for ending in finishes]
+    assert len(steps) - _STEPS >= STEPS_BEFORE_THE_SIGNAL
 
 
 def test_a_cancelled_job_saves_its_checkpoint_and_stays_cancelled(
@@ -296,7 +222,7 @@ def test_a_cancelled_job_saves_its_checkpoint_and_stays_cancelled(
     monkeypatch.setenv("WANDB_MODE", "offline")
 
     job_id, checkpoint = _submit_requeue(site, cluster)
-    wait_until(site.trains, _PATIENCE_S)
+    wait_until(site.trains, PATIENCE_S)
     cluster.command("scancel", job_id)
     wait_until(lambda: not cluster.command("squeue", "-h", "-j", job_id))
 
@@ -318,7 +244,7 @@ def test_a_failed_training_fails_the_job_and_is_not_requeued(
     broken.write_text("raise SystemExit(3)")
 
     job_id = site.submit(cluster, script, "--nodes=1", broken)
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", exit_code), site.log(job_id)
     assert job["Restarts"] == "0"
@@ -339,10 +265,10 @@ while not pathlib.Path({str(go)!r}).exists():
     )
 
     job_id = site.submit(production_cluster, "requeue_resume.sbatch", "slow.py")
-    wait_until(lambda: "importing" in site.log(job_id), _PATIENCE_S)
+    wait_until(lambda: "importing" in site.log(job_id), PATIENCE_S)
     production_cluster.command("scancel", "--signal=USR1", job_id)
     go.touch()
-    job = production_cluster.wait_for_state(job_id, *_OVER)
+    job = production_cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job_id)
 
@@ -354,7 +280,7 @@ def test_the_smoke_job_says_where_to_view_the_run(
     pytest.importorskip("sklearn", reason="the demo trains on scikit-learn's digits")
 
     job_id = site.submit(cluster, "smoke_tracking.sbatch", "--epochs", "1")
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     log = site.log(job_id)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), log
@@ -377,7 +303,7 @@ def test_the_sync_job_delivers_what_was_trained_offline(
     assert server.runs == {}
 
     job_id = site.submit(cluster, "sync_offline.sbatch")
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), site.log(job_id)
     (run,) = server.runs.values()
@@ -395,6 +321,6 @@ def test_the_sync_job_fails_where_the_server_is_out_of_reach(
         tracker.log_metrics({"a": 1}, step=0)
 
     job_id = site.submit(cluster, "sync_offline.sbatch")
-    job = cluster.wait_for_state(job_id, *_OVER)
+    job = cluster.wait_for_state(job_id, *OVER)
 
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "1:0"), site.log(job_id)

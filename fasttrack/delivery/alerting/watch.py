@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TICK_S = 0.25
 _SAVE_EVERY_S = 10.0
 _MOST_READS = 16  # in one round, each of about 256 KiB
-_PATIENCE_S = 2.0  # for which a courier may read nothing before this reads by itself
+_PATIENCE_S = 2.0  # for which it waits for a courier: one may read nothing, or elsewhere
 
 
 class AlertWatch:
@@ -75,6 +75,7 @@ class AlertWatch:
         self._save_at_s = clock() + _SAVE_EVERY_S
         self._hurry = threading.Event()
         self._waited_for = False
+        self._waited_s = 0.0  # for a courier, where the reader is now
         if reads is not None:
             reads.on_note = self._hurry.set
         self._over = threading.Event()
@@ -124,7 +125,9 @@ class AlertWatch:
         assert self._reader is not None
         for _ in range(_MOST_READS):
             if self._courier_is_about_to_read():
+                self._waited_s += passed_s
                 return False
+            self._waited_s = 0.0
             entries = self._reader.read()
             if not entries:
                 behind = False
@@ -156,11 +159,11 @@ class AlertWatch:
 
     def _courier_is_about_to_read(self) -> bool:
         """Return whether what comes next will soon be here without being read twice."""
-        if self._reads is None or self._waited_for or self._reads.idle_s() >= _PATIENCE_S:
-            return False
-        reader = self._reader
+        reads, reader = self._reads, self._reader
         assert reader is not None
-        return reader.has_more and not self._reads.starting_at(reader.path, reader.whole_bytes)
+        if reads is None or self._waited_for or max(reads.idle_s(), self._waited_s) >= _PATIENCE_S:
+            return False
+        return reader.has_more and not reads.have_come_to(reader.path, reader.whole_bytes)
 
     def _take(self, entries: list[Entry]) -> Finish | None:
         """Take entries in, in order; return the attempt's last line, if it is there."""

@@ -18,7 +18,7 @@ from fasttrack.journal.entries import Finish, Pausing, encode
 from fasttrack.journal.reader import SegmentReader
 from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import alerts_state_path, segments
-from fasttrack.journal.shared_reads import SharedReads
+from fasttrack.journal.shared_reads import Piece, SharedReads
 from fasttrack.journal.writer import SegmentWriter
 
 
@@ -135,6 +135,36 @@ def test_a_courier_that_stays_away_is_not_waited_for(run: Run) -> None:
     assert watch.wait(0) is False
     assert watch.run_once(0.25) is True
     assert run.found[1:] == [("crash:1", 1)]
+
+
+def test_couriers_that_read_elsewhere_do_not_keep_it_from_reading(run: Run) -> None:
+    """One that began before its place is in other pieces; one that is behind may be so for long."""
+    first = run.watch()
+    run.log(1.0)
+    first.run_once(0.25)
+    first._save()  # amid what a courier of the next delivery process reads in one piece
+    run.log(1.0, first_step=1)
+    courier = SegmentReader(segments(run.directory)[-1], shared=run.reads)
+    courier.read()
+    watch = run.watch()
+    run.log(math.nan, first_step=2)
+    for step in (3, 4):
+        run.now_s += 0.5
+        run.log(1.0, first_step=step)
+        courier.read()
+        watch.run_once(0.25)
+    assert run.found == [("non_finite:loss/total:2", 1)]
+    courier.close()
+
+    run.log(*[1.0] * 60, math.inf, first_step=100)  # news again
+    behind = Piece(run.directory / "segment-0000.jsonl", 0, 1, [], 1, 0, [], may_have_more=False)
+    for _ in range(8):
+        assert len(run.found) == 1
+        run.now_s += 0.25
+        run.reads.note(behind)
+        watch.run_once(0.25)
+    watch.run_once(0.25)
+    assert len(run.found) == 2
 
 
 def test_a_trainer_that_is_gone_without_a_word_has_crashed(run: Run) -> None:

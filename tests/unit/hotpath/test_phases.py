@@ -294,6 +294,20 @@ def test_phases_that_nobody_takes_do_not_fill_the_memory() -> None:
     assert type(bench.hot._ticks[-1][1]) is PhaseMark
 
 
+def test_phases_may_end_while_the_worker_takes_what_was_noted() -> None:
+    """All of it, between one look and the next: nothing is raised into the block."""
+
+    class Taken(list[Any]):
+        """One that the worker empties as soon as its length is known."""
+
+        def __len__(self) -> int:
+            self.clear()
+            return MOST_TICKS
+
+    with phases.Phase("data", Taken()):
+        pass
+
+
 def test_phases_of_several_threads_come_to_one_row(make: Trackers) -> None:
     """A loader's thread, too, may say what it does."""
     tracker = make()

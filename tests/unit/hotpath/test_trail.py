@@ -66,3 +66,17 @@ def test_a_ring_that_is_lapped_counts_what_fell_out(size: int) -> None:
     assert steps_of(trail.last(size)) == list(range(3 * kept - size, 3 * kept))
     trail.note(3 * kept, None, {LOSS: 1.0})
     assert (steps_of(trail.take(math.inf)[0]), trail.take(math.inf)[2]) == ([3 * kept], 0)
+
+
+def test_marks_that_nobody_takes_do_not_fill_the_memory() -> None:
+    """A worker that hangs on the disk, while the device goes on."""
+    trail = StepTrail(5)
+    kept = 5 + SLACK
+    for step in range(3 * kept):
+        trail.note(step, None, {LOSS: 1.0})
+        trail._unmarked = 1  # as if it had something on a device
+        trail.mark()
+
+    assert len(trail._marks) <= kept + 1
+    steps, _, lost = trail.take(math.inf)
+    assert (steps_of(steps), lost) == (list(range(2 * kept, 3 * kept)), 2 * kept)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
-from support.journals import make_header
+from support.journals import finish, make_header
 
 from fasttrack.alerts.judge import Judge
 from fasttrack.alerts.settings import resolve_alerts
+from fasttrack.journal.entries import encode
 from fasttrack.journal.hardware import is_of_nodes
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import node_names, node_path, segments
 from fasttrack.journal.writer import SegmentWriter
 from fasttrack.nodes.files import NodeFile, NodeReader, Sample
 from fasttrack.nodes.gathering import Gathering
+from fasttrack.nodes.meeting import Announcement, Meeting, has_ended, proof_of
+from fasttrack.nodes.member import Visitor
 from fasttrack.notices import Notices
 
 
@@ -162,3 +167,45 @@ def test_a_run_that_stalls_is_noticed_although_its_hardware_goes_on_to_be_told()
     assert [finding.kind for finding in found] == ["rule", "stall"]
     assert not is_of_nodes(Row(0, 0, 0.0, {"host/a": 1.0}))
     assert not is_of_nodes(Row(0, 0, 0.0, {}))
+
+
+def test_a_visitor_whose_run_is_over_looks_for_no_other_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless it knows the run by its id alone: then another attempt may begin, for a while."""
+    now_s, rests = [0.0], []
+
+    class Impatient(Visitor):
+        """Rests for no time at all, and ends the run at its first rest with a file."""
+
+        def rest(self, seconds: float) -> bool:
+            rests.append(seconds)
+            now_s[0] += max(seconds, 0.01)
+            if list(tmp_path.glob("*/node-*")) and not has_ended(segment):
+                with segment.open("ab") as file:
+                    file.write(encode(finish()))
+            return False
+
+    monkeypatch.setenv("SLURM_JOB_ID", "19")
+    for run_id, waits in ((None, 1), ("given", 600)):
+        writer = SegmentWriter(tmp_path / (run_id or "told"), make_header("told"))
+        writer.close()
+        segment = writer.path
+        meeting = Meeting(tmp_path, run_id, time.time())
+        if run_id is None:
+            told = Announcement(
+                segment=str(segment),
+                proof=proof_of(segment) or "",
+                interval_s=15.0,
+                time_s=time.time(),
+            )
+            assert not meeting.announce(told)  # there is no store, but a job
+        rests.clear()
+        Impatient(meeting, "a", 15.0, Notices(), clock=lambda: now_s[0]).run()
+        lines = node_path(segment, "a").read_text().splitlines()
+        assert [json.loads(line)["kind"] for line in lines] == ["node", "sample", "end"]
+        assert waits <= len(rests) <= waits + 2
+        for path in tmp_path.glob("*/node-*"):
+            path.unlink()
+        meeting.end()
+    assert capsys.readouterr().err == ""

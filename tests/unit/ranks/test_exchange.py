@@ -108,3 +108,51 @@ def test_store_with_one_connection_only_is_refused() -> None:
     """Process groups need it."""
     with pytest.raises(RuntimeError, match="has one connection only"):
         own_connection(object())
+
+
+class Faulty:
+    """A connection that is lost before the reader has told that it read."""
+
+    def __init__(self, store: TCPStore) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store, name)
+
+    def multi_set(self, keys: list[str], values: list[str]) -> None:
+        """Fail."""
+        raise RuntimeError("the connection was lost")
+
+
+def test_what_was_read_when_the_connection_was_lost_is_told_later_once(server: TCPStore) -> None:
+    """And the rank, whose outbox is full by then, is heard on."""
+    outbox = Outbox(own_connection(server), "ranks/0", 1)
+    inbox = Inbox(Faulty(server), "ranks/0", [1])  # type: ignore[arg-type]
+    messages = [b"%d" % number for number in range(MOST_UNREAD)]
+    for message in messages:
+        assert outbox.try_send(message)
+    with pytest.raises(RuntimeError):
+        inbox.read()
+    assert not outbox.try_send(b"too many")
+    inbox.move_to(own_connection(server))
+
+    assert inbox.read() == [(1, message) for message in messages]
+    assert outbox.try_send(b"more")
+    assert inbox.read() == [(1, b"more")]
+
+
+def test_full_outbox_goes_on_at_a_store_that_knows_nothing(server: TCPStore) -> None:
+    """All that it holds was read, which the store that was lost alone knew."""
+    outbox = Outbox(own_connection(server), "ranks/0", 1)
+    inbox = Inbox(own_connection(server), "ranks/0", [1])
+    for _ in range(MOST_UNREAD):
+        assert outbox.try_send(b"read")
+    assert len(inbox.read()) == MOST_UNREAD
+
+    other = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    outbox.move_to(own_connection(other))
+    inbox.move_to(own_connection(other))
+    inbox.read()
+
+    assert outbox.try_send(b"new")
+    assert inbox.read() == [(1, b"new")]

@@ -43,6 +43,12 @@ def test_figures_do_not_depend_on_who_was_added_to_whom(values: list[float], see
     assert figures.ranks == len(values)
 
 
-def test_mean_of_values_whose_sum_is_too_large_is_there() -> None:
-    """Losses that have exploded on several ranks, yet are finite."""
-    assert Figures.of([0, 1], [1.5e308, 1.5e308]).mean == 1.5e308
+def test_means_are_right_where_the_sum_is_beyond_a_double() -> None:
+    """A gradient that explodes on all ranks at once ends nothing."""
+    values = [1.7e308, 1.6e308, 1.5e308, -1.0e300, 1.0]
+    for seed in range(20):
+        figures = merged(dict(enumerate(values)), random.Random(seed))
+
+        exact = float(sum(map(Fraction, values)) / len(values))
+        assert math.isclose(figures.mean, exact, rel_tol=1e-15)
+        assert sum(map(Fraction, figures.parts)) == sum(map(Fraction, values))

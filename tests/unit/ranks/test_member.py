@@ -139,3 +139,23 @@ def test_store_that_is_lost_is_said_by_the_recording_rank_alone_once(records: bo
         assert "store does not serve" in rank.said[0]
         assert [each for _, message in heard.messages for each in message.windows]
         assert heard.messages[-1][1].ended
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_store_that_fails_now_and_then_is_tried_again_each_time(
+    records: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over weeks: only failures in a row are counted."""
+    monkeypatch.setattr(member, "TRY_AGAIN_S", 0.0)
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    rank = Rank(Heard() if records else None)
+    rank.store = TCPStore("127.0.0.1", server.port, None, False, wait_for_workers=False)
+    for _ in range(2 * member._MOST_FAILURES):
+        rank.member._tell()
+        assert rank.member._kept is not None
+        rank.member._lose(RuntimeError("timed out"))
+        assert rank.member._kept is None
+    rank.member._tell()
+
+    assert rank.member._kept is not None
+    assert len(set(rank.said)) == int(records)

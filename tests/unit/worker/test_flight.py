@@ -117,6 +117,38 @@ def test_an_exception_that_leaves_the_block_dumps(
     assert [step["step"] for step in read(dump.path)[1]] == list(range(48 - N, 48))
 
 
+def test_the_end_has_its_own_dump_with_the_last_rows_though_a_loss_went_bad_just_before(
+    make: Trackers,
+) -> None:
+    """As where a program looks at its loss, and gives up."""
+    tracker = make(options=journal_only(flight_recorder=N), log_interval=1)
+
+    def fail() -> None:
+        with tracker:
+            train(tracker, range(30), bad=29)
+            raise ArithmeticError("the loss is NaN")
+
+    with pytest.raises(ArithmeticError):
+        fail()
+
+    dumps = read_flights(directory(tracker))
+    assert [(dump.reason, dump.step) for dump in dumps] == [("non_finite", 29), ("exception", 29)]
+    assert dumps[1].error == "ArithmeticError: the loss is NaN"
+    assert [entry.number for entry in read_entries(directory(tracker), Flight)] == [1, 2]
+
+
+def test_what_is_asked_for_at_the_end_waits_for_the_last_rows(tmp_path: Path) -> None:
+    """A round that is under way when the run ends has not seen them."""
+    recorder = FlightRecorder(N, StepTrail(N), tmp_path / "segment-0001.jsonl", Notices())
+    recorder.ask_at_end(3, terminated=False)
+    assert recorder.dump_if_asked() == []
+    recorder.rows.append((7, 0.0, {}))
+
+    (told,) = recorder.dump_if_asked(last=True)
+    assert (told.reason, told.step) == ("exit_code", 7)
+    assert recorder.dump_if_asked(last=True) == []
+
+
 def test_a_run_that_ends_well_leaves_no_dump_and_few_steps_are_no_trouble(make: Trackers) -> None:
     """A failed one says its code, with as many steps as there were."""
     good, failed = (make(options=journal_only(flight_recorder=N)) for _ in range(2))
@@ -143,7 +175,7 @@ def test_there_are_few_dumps_none_is_large_and_the_newest_steps_are_in_it(
     for reason in ["non_finite"] * 4 + ["exception"] * 5:
         recorder.ask(reason)
         dumped = recorder.dump_if_asked()
-        reasons.append(dumped.reason if dumped else None)
+        reasons.append(dumped[0].reason if dumped else None)
 
     assert reasons == ["non_finite"] * 2 + [None] * 2 + ["exception"] * 3 + [None] * 2
     names = [f"flight-0002-{number}.jsonl" for number in range(1, 6)]
@@ -152,13 +184,14 @@ def test_there_are_few_dumps_none_is_large_and_the_newest_steps_are_in_it(
     for step in range(8):
         large.rows.append((step, float(step), {f"{n}".zfill(100): 0.1 for n in range(40_000)}))
     large.ask("exception")
-    large.dump_if_asked()
+    (told,) = large.dump_if_asked()
     (dump,) = (one for one in read_flights(tmp_path) if one.attempt == 3)
     assert dump.path.stat().st_size < 16 * 2**20
     assert [step["step"] for step in read(dump.path)[1]] == [6, 7]
+    assert told.steps == dump.steps == 2
     gone = FlightRecorder(4, trail, tmp_path / "gone" / "segment-0001.jsonl", Notices())
     gone.ask("exception")
-    assert gone.dump_if_asked() is None
+    assert gone.dump_if_asked() == []
     assert "the last steps could not be written" in capsys.readouterr().err
 
 

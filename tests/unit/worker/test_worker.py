@@ -554,6 +554,24 @@ def test_a_record_that_cannot_be_resolved_costs_itself(setup: Setup) -> None:
 # --- other entries ------------------------------------------------------------------------------
 
 
+def test_rows_of_no_call_stand_at_the_newest_step_and_wait_for_one_in_bounds(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where this process logs nothing, as on a pipeline's first stage, they do not fill memory."""
+    beside = setup.worker.beside
+    beside.extend({"ranks/step": float(step)} for step in range(5000))
+    setup.worker.run_once()
+    assert len(beside) == 1024
+    assert "the oldest are dropped" in capsys.readouterr().err
+    setup.log(7, loss=1.0)
+    setup.worker.run_once()
+
+    rows = setup.rows()
+    assert [row.step for row in rows] == [7] * 1025
+    assert [row.values["ranks/step"] for row in rows[1:]] == list(range(5000 - 1024, 5000))
+    assert not beside
+
+
 def test_entries_that_are_no_rows_are_written_with_the_next_round(setup: Setup) -> None:
     """In their order, before the rows that wait, and they are numbered apart from rows."""
     setup.log(1, a=1)
