@@ -14,11 +14,14 @@ nobody waits for without one.
 from __future__ import annotations
 
 import datetime
+import socket
 import struct
 from collections import deque
 from typing import Any, Protocol
 
-_CONNECT_S = 2.0
+_REACH_S = 2.0
+_CONNECT_S = 30.0
+"""Longer than a resolver that gets no answer takes to give up; see `own_connection`."""
 MOST_UNREAD = 8
 """Messages of one rank that wait in the store."""
 _AT_ONCE = 2048  # keys in one round trip
@@ -51,7 +54,11 @@ class Store(Protocol):
 
 
 def own_connection(store: Any) -> Store:
-    """Return a connection of one's own to the server of `store`. Blocks up to some seconds.
+    """Return a connection of one's own to the server of `store`.
+
+    Blocks up to 2 s where the server cannot be reached. torch asks the resolver for the name of
+    each address that it connects to, for its messages; where that is not answered (5 s a try is
+    usual), this takes as long, up to 30 s.
 
     Raises:
         RuntimeError: there is no such server, or it cannot be reached.
@@ -63,6 +70,7 @@ def own_connection(store: Any) -> Store:
         base = base.underlying_store
     timeout = datetime.timedelta(seconds=_CONNECT_S)
     if isinstance(base, TCPStore):
+        _reach(base.host, base.port)  # torch would go on trying for all of its time
         return TCPStore(  # type: ignore[return-value]  # its stub lacks half of it
             base.host, base.port, None, False, timeout=timeout, wait_for_workers=False
         )
@@ -70,6 +78,13 @@ def own_connection(store: Any) -> Store:
         raise RuntimeError(f"a {type(base).__name__} has one connection only")
     connection = base.clone()
     return connection if connection.has_extended_api() else _OneByOne(connection)
+
+
+def _reach(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), _REACH_S).close()
+    except OSError as error:
+        raise RuntimeError(f"nothing answers at {host}:{port}: {error}") from error
 
 
 class _OneByOne:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from support.runs import HANG_GUARD_S, start_script
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, TCPStore
 
 from fasttrack.ranks import exchange
 from fasttrack.ranks.exchange import MOST_UNREAD, Inbox, Outbox, own_connection
+
+SERVER = """
+import time
+from torch.distributed import TCPStore
+
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+time.sleep(120)
+"""
+
+
+def settle(*ends: Inbox | Outbox) -> None:
+    """Wait for what they have sent: `set`, `append` and `multi_set` are not answered, `add` is."""
+    for end in ends:
+        end._store.add("settled", 0)
 
 
 @pytest.fixture
@@ -25,16 +42,21 @@ def test_each_message_is_read_once_in_its_ranks_order(server: TCPStore) -> None:
     assert inbox.read() == []
     assert one.try_send(b"a\x00")
     assert one.try_send(b"")
+    settle(one)
 
     assert inbox.read() == [(1, b"a\x00"), (1, b"")]
     assert two.try_send(b"c")
     assert one.try_send(b"d")
+    settle(one, two)
     assert sorted(inbox.read()) == [(1, b"d"), (2, b"c")]
     assert inbox.read() == []
+    settle(inbox)
     keys, size = server.num_keys(), len(store.get("ranks/0/1"))
     for number in range(20):
         assert one.try_send(b"%d" % (number % 10))
+        settle(one)
         assert inbox.read() == [(1, b"%d" % (number % 10))]
+        settle(inbox)
     assert (server.num_keys(), len(store.get("ranks/0/1"))) == (keys, size)
 
 
@@ -42,12 +64,15 @@ def test_store_does_not_grow_where_nobody_reads(server: TCPStore) -> None:
     """The recording rank is gone, or has no such option: sending goes on once it reads."""
     outbox = Outbox(own_connection(server), "ranks/0", 1)
     sent = [outbox.try_send(b"%d" % number) for number in range(2 * MOST_UNREAD)]
+    settle(outbox)
     assert sent == [True] * MOST_UNREAD + [False] * MOST_UNREAD
 
     inbox = Inbox(own_connection(server), "ranks/0", [1])
 
     assert inbox.read() == [(1, b"%d" % number) for number in range(MOST_UNREAD)]
+    settle(inbox)
     assert outbox.try_send(b"again")
+    settle(outbox)
     assert inbox.read() == [(1, b"again")]
 
 
@@ -62,8 +87,10 @@ def test_many_ranks_are_read_at_once_and_strangers_not_at_all(
     for number in range(3):
         for outbox in outboxes[number:]:
             assert outbox.try_send(b"%d" % outbox._rank)
+        settle(*outboxes)
 
         assert inbox.read() == [(rank, b"%d" % rank) for rank in range(1 + number, 39)]
+        settle(inbox)
 
 
 def test_store_that_was_lost_and_is_there_again_empty_is_gone_on_with(server: TCPStore) -> None:
@@ -71,6 +98,7 @@ def test_store_that_was_lost_and_is_there_again_empty_is_gone_on_with(server: TC
     outbox = Outbox(own_connection(server), "ranks/0", 1)
     inbox = Inbox(own_connection(server), "ranks/0", [1])
     assert outbox.try_send(b"read")
+    settle(outbox)
     assert inbox.read() == [(1, b"read")]
     assert outbox.try_send(b"lost, unless it is kept")
 
@@ -80,7 +108,28 @@ def test_store_that_was_lost_and_is_there_again_empty_is_gone_on_with(server: TC
 
     assert inbox.read() == []
     assert outbox.try_send(b"new")
+    settle(outbox)
     assert inbox.read() == [(1, b"lost, unless it is kept"), (1, b"new")]
+
+
+def test_server_that_is_gone_is_told_at_once() -> None:
+    """torch would go on trying for half a minute, which it has for resolvers without an answer."""
+    server = start_script(SERVER, warnings=None)
+    try:
+        assert server.stdout is not None
+        store = TCPStore(
+            "127.0.0.1", int(server.stdout.readline()), None, False, wait_for_workers=False
+        )
+        own_connection(store).set("told", b"1")
+    finally:
+        server.kill()
+        server.communicate(timeout=HANG_GUARD_S)
+    began_s = time.monotonic()
+
+    with pytest.raises(RuntimeError, match=f"nothing answers at 127.0.0.1:{store.port}"):
+        own_connection(store)
+
+    assert time.monotonic() - began_s < exchange._CONNECT_S / 2
 
 
 def test_connection_goes_to_the_server_of_the_ranks_store(server: TCPStore) -> None:
@@ -131,13 +180,15 @@ def test_what_was_read_when_the_connection_was_lost_is_told_later_once(server: T
     messages = [b"%d" % number for number in range(MOST_UNREAD)]
     for message in messages:
         assert outbox.try_send(message)
+    assert not outbox.try_send(b"too many")
     with pytest.raises(RuntimeError):
         inbox.read()
-    assert not outbox.try_send(b"too many")
     inbox.move_to(own_connection(server))
 
     assert inbox.read() == [(1, message) for message in messages]
+    settle(inbox)
     assert outbox.try_send(b"more")
+    settle(outbox)
     assert inbox.read() == [(1, b"more")]
 
 
@@ -147,12 +198,15 @@ def test_full_outbox_goes_on_at_a_store_that_knows_nothing(server: TCPStore) -> 
     inbox = Inbox(own_connection(server), "ranks/0", [1])
     for _ in range(MOST_UNREAD):
         assert outbox.try_send(b"read")
+    settle(outbox)
     assert len(inbox.read()) == MOST_UNREAD
 
     other = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     outbox.move_to(own_connection(other))
     inbox.move_to(own_connection(other))
-    inbox.read()
+    assert inbox.read() == []
+    settle(inbox)
 
     assert outbox.try_send(b"new")
+    settle(outbox)
     assert inbox.read() == [(1, b"new")]
