@@ -35,7 +35,7 @@ class Receiver:
         """Do with one round's messages what the rank's thread does; return the rows."""
         self.now_s += after_s
         self._bursts.begin()
-        hear(messages, self.aggregator.take, self._say, self._bursts)
+        hear(messages, self.aggregator, self._say, self._bursts)
         return self.aggregator.look()
 
 

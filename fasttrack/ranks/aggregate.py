@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.ranks.messages import Message, Window
+    from fasttrack.ranks.node_message import NodeMessage, NodeWindow
 
 DEADLINE_S: Final = 10.0
 """How long a window waits for the ranks that have not told of it, from the first that has."""
@@ -54,6 +55,22 @@ class _Open:
                 found = self.values[name] = ([], [])
             found[0].append(rank)
             found[1].append(value)
+
+    def add_node(self, told: NodeWindow) -> None:
+        """Take ranks of a node in."""
+        whole = not any(None in each for each in told.values.values())
+        if not (whole and self.ranks.isdisjoint(told.ranks)):
+            for rank, window in told.apart():
+                self.add(rank, window)
+            return
+        self.last = max(self.last, told.last) if self.ranks else told.last
+        self.ranks.update(told.ranks)
+        for name, values in told.values.items():
+            found = self.values.get(name)
+            if found is None:
+                found = self.values[name] = ([], [])
+            found[0].extend(told.ranks)
+            found[1].extend(values)  # type: ignore[arg-type]  # None is in none of them
 
 
 class Aggregator:
@@ -102,6 +119,24 @@ class Aggregator:
     def take(self, rank: int, message: Message) -> None:
         """Take in what one rank tells."""
         now_s = self._clock()
+        if self._hear(rank, message, now_s):
+            for told in message.windows:
+                if (window := self._window((told.turn, told.index), 1, now_s)) is not None:
+                    window.add(rank, told)
+
+    def take_node(self, message: NodeMessage) -> None:
+        """Take in what one rank tells for its node."""
+        now_s = self._clock()
+        for rank, told in message.told:
+            self._hear(rank, told, now_s)
+        for each in message.windows:
+            if each.width == self._width:
+                window = self._window((each.turn, each.index), len(each.ranks), now_s)
+                if window is not None:
+                    window.add_node(each)
+
+    def _hear(self, rank: int, message: Message, now_s: float) -> bool:
+        """Take in all but the windows; return whether they are as long as here."""
         self._heard_s[rank] = now_s
         place = self._places.get(rank)
         if place is None or message.gpu not in place:  # it may be known later
@@ -115,16 +150,18 @@ class Aggregator:
                 f"ranks='all': rank {rank} has another log_interval or gpu_stats_interval than the "
                 "rank that records; its metrics are left out",
             )
-            return
-        for told in message.windows:
-            key = (told.turn, told.index)
-            if key <= self._written:
-                self.late += 1
-                continue
-            window = self._open.get(key)
-            if window is None:
-                window = self._open[key] = _Open(now_s)
-            window.add(rank, told)
+            return False
+        return True
+
+    def _window(self, key: tuple[int, int], ranks: int, now_s: float) -> _Open | None:
+        """Return the window that so many ranks tell of; None where it is written already."""
+        if key <= self._written:
+            self.late += ranks
+            return None
+        window = self._open.get(key)
+        if window is None:
+            window = self._open[key] = _Open(now_s)
+        return window
 
     def look(self) -> list[Row]:
         """Return the rows that are due, oldest first."""

@@ -17,7 +17,10 @@ import datetime
 import socket
 import struct
 from collections import deque
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _REACH_S = 2.0
 _CONNECT_S = 30.0
@@ -68,23 +71,26 @@ def own_connection(store: Any) -> Store:
     base = store
     while hasattr(base, "underlying_store"):
         base = base.underlying_store
-    timeout = datetime.timedelta(seconds=_CONNECT_S)
     if isinstance(base, TCPStore):
-        _reach(base.host, base.port)  # torch would go on trying for all of its time
-        return TCPStore(  # type: ignore[return-value]  # its stub lacks half of it
-            base.host, base.port, None, False, timeout=timeout, wait_for_workers=False
-        )
+        return connect(base.host, base.port)
     if not hasattr(base, "clone"):  # before torch 2.9
         raise RuntimeError(f"a {type(base).__name__} has one connection only")
     connection = base.clone()
     return connection if connection.has_extended_api() else _OneByOne(connection)
 
 
-def _reach(host: str, port: int) -> None:
-    try:
+def connect(host: str, port: int) -> Store:
+    """Return a connection to the store's server at an address; as `own_connection`."""
+    from torch._C._distributed_c10d import TCPStore
+
+    try:  # torch would go on trying for all of its time
         socket.create_connection((host, port), _REACH_S).close()
     except OSError as error:
         raise RuntimeError(f"nothing answers at {host}:{port}: {error}") from error
+    timeout = datetime.timedelta(seconds=_CONNECT_S)
+    return TCPStore(  # type: ignore[return-value]  # its stub lacks half of it
+        host, port, None, False, timeout=timeout, wait_for_workers=False
+    )
 
 
 class _OneByOne:
@@ -131,13 +137,22 @@ class Outbox:
         self._store = store
         self._announced = False
 
-    def try_send(self, message: bytes) -> bool:
-        """Send a message; return False where too many wait to be read. One round trip, mostly."""
+    @property
+    def unread(self) -> list[bytes]:
+        """The messages that were not read when it last looked, oldest first."""
+        return list(self._unread)
+
+    def count_unread(self) -> int:
+        """Return how many messages wait to be read. One round trip, or none."""
         if self._unread:
             read = self._store.add(_read_key(self._key, self._rank), 0)
             while self._unread and self._sent - len(self._unread) < read:
                 self._unread.popleft()
-        if len(self._unread) >= MOST_UNREAD:
+        return len(self._unread)
+
+    def try_send(self, message: bytes) -> bool:
+        """Send a message; return False where too many wait to be read. One round trip, mostly."""
+        if self.count_unread() >= MOST_UNREAD:
             return False
         first = self._sent - len(self._unread)
         self._store.set(_slot(self._key, self._rank), _pack(first, [*self._unread, message]))
@@ -155,10 +170,11 @@ class Inbox:
     Threads: one at a time.
     """
 
-    def __init__(self, store: Store, key: str, ranks: list[int]) -> None:
+    def __init__(self, store: Store, key: str, ranks: Collection[int]) -> None:
         """Read what `ranks` send with the same `key`."""
         self._key = key
-        self._next = dict.fromkeys(ranks, 0)
+        self._ranks = ranks
+        self._next: dict[int, int] = {}  # by rank: the number of the message to come
         self._found: list[tuple[int, bytes]] = []  # not handed on: the store has failed since
         self.move_to(store)
 
@@ -168,7 +184,7 @@ class Inbox:
         self._slots: dict[int, str] = {}  # of the ranks that have sent something
         # To be told, again: a rank that is not told stops sending.
         self._read_to = {
-            _read_key(self._key, rank): str(number) for rank, number in self._next.items() if number
+            _read_key(self._key, rank): str(number) for rank, number in self._next.items()
         }
 
     def read(self) -> list[tuple[int, bytes]]:
@@ -187,7 +203,7 @@ class Inbox:
         packs = self._store.multi_get([self._slots[rank] for rank in ranks])
         for rank, pack in zip(ranks, packs, strict=True):
             first, count = _HEAD.unpack_from(pack)
-            seen = self._next[rank] - first
+            seen = self._next.get(rank, 0) - first
             if seen < count:
                 self._found += [(rank, message) for message in _unpack(pack, count)[max(0, seen) :]]
                 self._next[rank] = first + count
@@ -196,10 +212,10 @@ class Inbox:
     def _meet(self) -> None:
         """Learn which ranks have begun to send."""
         members = _members(self._key)
-        if len(self._slots) == len(self._next) or not self._store.check([members]):
+        if len(self._slots) == len(self._ranks) or not self._store.check([members]):
             return
         for rank in map(int, self._store.get(members).split(b",")[:-1]):
-            if rank in self._next:
+            if rank in self._ranks:
                 self._slots[rank] = _slot(self._key, rank)
 
 

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fasttrack.context.shared_id import default_store
 from fasttrack.latch import Bell, Latch
 from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.ranks.fan_in import say_nobody_leads, way_through
 from fasttrack.ranks.messages import Message, Span, Window
+from fasttrack.ranks.node_message import NodeMessage, is_of_node
 from fasttrack.worker.bursts import Bursts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.ranks.exchange import Store
+    from fasttrack.ranks.fan_in import NodePlace, Way
     from fasttrack.ranks.own_time import OwnTime
     from fasttrack.ranks.statistics import WindowStatistics
 
@@ -52,7 +55,7 @@ def tell_every_s(ranks: int) -> float:
 
 def hear(
     found: list[tuple[int, bytes]],
-    take: Callable[[int, Message], None],
+    hearer: Hearer,
     warn: Callable[[str, str], None],
     bursts: Bursts,
 ) -> None:
@@ -60,7 +63,7 @@ def hear(
 
     Args:
         found: the ranks that have sent them, and the messages.
-        take: called with each.
+        hearer: takes them.
         warn: called with (key, text) for what the user should hear once.
         bursts: has begun.
     """
@@ -68,23 +71,31 @@ def hear(
         bursts.lengthen()
     for rank, text in found:
         try:
-            message = Message.decode(text)
+            if is_of_node(text):
+                hearer.take_node(NodeMessage.decode(text))
+            else:
+                hearer.take(rank, Message.decode(text))
         except ValueError as error:
             warn("ranks_message", f"ranks='all': rank {rank} tells nonsense: {error}")
-            continue
-        take(rank, message)
         bursts.rest_if_due()
 
 
-class Sink(Protocol):
+class Hearer(Protocol):
+    """What takes messages in."""
+
+    def take(self, rank: int, message: Message) -> None:
+        """Take in what one rank tells."""
+
+    def take_node(self, message: NodeMessage) -> None:
+        """Take in what one rank tells for its node."""
+
+
+class Sink(Hearer, Protocol):
     """What the recording rank does with messages: an `Aggregator`'s side of the run."""
 
     @property
     def all_ended(self) -> bool:
         """Whether nobody will say more."""
-
-    def take(self, rank: int, message: Message) -> None:
-        """Take in what one rank tells."""
 
     def look(self) -> None:
         """Write the rows that are due."""
@@ -107,6 +118,7 @@ class Member:
         describe_gpu: Callable[[], str],
         warn: Callable[[str, str], None],
         sink: Sink | None = None,
+        place: NodePlace | None = None,
         store: Callable[[], Any] = default_store,
     ) -> None:
         """Prepare; nothing runs before `start`.
@@ -120,6 +132,7 @@ class Member:
             describe_gpu: returns what it trains on; "" for no GPU.
             warn: called with (key, text) for what the user should hear once.
             sink: takes all ranks' messages, on the rank that records.
+            place: the rank's, where nodes tell for their ranks.
             store: returns the ranks' store; None while they have not met.
         """
         self._tell_every_s = tell_every_s(ranks)
@@ -140,7 +153,9 @@ class Member:
         # own thread
         self._host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
         self._kept: Any = None  # the ranks' store: its server may be this object's
+        self._place = place
         self._outbox: Outbox | None = None
+        self._way: Way | None = None
         self._inbox: Inbox | None = None
         self._connect_at_s = 0.0
         self._failures = 0
@@ -188,7 +203,7 @@ class Member:
         except Exception as error:  # nothing may be raised into the interpreter's end
             self._warn("ranks_met", f"ranks='all': this rank met {error!r} and tells no more")
         finally:
-            self._outbox = self._inbox = self._kept = None
+            self._outbox = self._inbox = self._way = self._kept = None
             self._ended.open()
 
     def _loop(self) -> None:
@@ -238,7 +253,10 @@ class Member:
         try:
             if not self._connect() or self._outbox is None:
                 return False
-            sent = self._outbox.try_send(message.encode())
+            if self._way is None:
+                sent = self._outbox.try_send(message.encode())
+            else:
+                sent = self._way.try_send(message, last=self._closing)
             self._failures = 0
             if not sent:
                 return False
@@ -261,7 +279,7 @@ class Member:
             return
         assert self._sink is not None
         self._bursts.begin(hurried=self._closing)
-        hear(found, self._sink.take, self._warn, self._bursts)
+        hear(found, self._sink, self._warn, self._bursts)
 
     def _hear_the_last(self) -> None:
         """Read until all ranks have ended, or for `LAST_WORDS_S`."""
@@ -310,10 +328,18 @@ class Member:
         if self._sink is None:
             self._outbox = self._outbox or Outbox(connection, self._key, self._rank)
             self._outbox.move_to(connection)
+            if self._way is not None:
+                self._way.move_to(connection)
+            elif self._place is not None:
+                self._way = way_through(
+                    self._place, self._outbox, connection, self._key, self._rank
+                )
         else:
-            others = [rank for rank in range(self._ranks) if rank != self._rank]
+            others = set(range(self._ranks)) - {self._rank}
             self._inbox = self._inbox or Inbox(connection, self._key, others)
             self._inbox.move_to(connection)
+            if self._place is not None and not self._place.local:
+                say_nobody_leads(self._place, connection, self._key)
 
     def _lose(self, error: Exception) -> None:
         """Let go of a store that has failed; say so where it matters and is not the usual end."""

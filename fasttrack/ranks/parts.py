@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fasttrack.context.distributed import get_rank, get_world_size
+from fasttrack.ranks.fan_in import NodePlace
 from fasttrack.ranks.member import Member
 from fasttrack.ranks.own_time import OwnTime
 from fasttrack.ranks.statistics import RankMeter, WindowStatistics, window_width
@@ -50,16 +51,18 @@ class RankListener:
         self, notices: Notices, open_pauses: Sequence[float], sink: Sink | None = None
     ) -> Member:
         """Return this rank among the others, not started yet; the caller's thread is who trains."""
+        ranks = get_world_size()
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return Member(
             get_rank(),
-            get_world_size(),
+            ranks,
             self.statistics,
             OwnTime(threading.get_ident(), open_pauses, _waits_for_devices),
             key=f"fasttrack/ranks/{restart}/{next(_trackers)}",
             describe_gpu=self.device.describe,
             warn=notices.warn,
             sink=sink,
+            place=NodePlace.here(ranks),
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fasttrack.quick_calls import QuickCalls
     from fasttrack.ranks.messages import Message
+    from fasttrack.ranks.node_message import NodeMessage
     from fasttrack.settings import RunSettings
     from fasttrack.worker.loop import Worker
 
@@ -112,6 +113,10 @@ class _Gathered:
     def take(self, rank: int, message: Message) -> None:
         """Take in what one rank tells."""
         self._aggregator.take(rank, message)
+
+    def take_node(self, message: NodeMessage) -> None:
+        """Take in what one rank tells for its node."""
+        self._aggregator.take_node(message)
 
     def look(self) -> None:
         """Write the rows that are due."""

@@ -4,93 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import subprocess
-import textwrap
 from pathlib import Path
 
 import pytest
-from support.journals import read_entries, read_rows
-from support.runs import HANG_GUARD_S, offline_dirs, start_script, wandb_rows
+from support.all_ranks import Ranks, rows_of
+from support.journals import read_entries
+from support.runs import offline_dirs, wandb_rows
 from support.slurm_cluster import free_ports
 from support.snippets import ROOT, Pages, Snippet
-from torch._C._distributed_c10d import TCPStore
 
 from fasttrack.journal.entries import Page
-from fasttrack.journal.rows import Row
-
-_PREAMBLE = """
-import datetime, json, os, signal, sys, time
-import torch
-import torch.distributed as dist
-from support.runs import make_tracker
-from support.trackers import journal_only
-
-torch.set_num_threads(1)
-rank, ranks, port, hosts = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
-os.environ["TORCHELASTIC_RESTART_COUNT"] = sys.argv[5]
-
-def meet():
-    serves = bool(hosts) and rank == 0
-    store = dist.TCPStore("127.0.0.1", port, None, serves, wait_for_workers=False)
-    store = dist.PrefixStore("attempt_" + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
-    )
-
-def track(**arguments):
-    options = journal_only(ranks="all", **arguments.pop("options", {}))
-    return make_tracker(options=options, **{"gpu_stats_interval": 20, **arguments})
-"""
-
-
-class Ranks:
-    """Real processes that meet at a store, and what they printed."""
-
-    def __init__(
-        self,
-        count: int,
-        script: str,
-        *,
-        port: int = 0,
-        server: TCPStore | None = None,
-        attempt: int = 0,
-    ) -> None:
-        """Start `script` on `count` ranks.
-
-        Args:
-            count: how many.
-            script: of each; it begins with the preamble.
-            port: where rank 0 serves; 0: the test does, as torchrun's agent.
-            server: an earlier attempt's, where the test serves.
-            attempt: how often the ranks were restarted.
-        """
-        serves = int(bool(port))
-        if not port:
-            server = server or TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            port = server.port
-        self.server = server  # or it would be collected
-        source = _PREAMBLE + textwrap.dedent(script)
-        arguments = (str(count), str(port), str(serves), str(attempt))
-        self._processes = [
-            start_script(source, str(rank), *arguments, warnings=None) for rank in range(count)
-        ]
-
-    def end(self, *, killed: int | None = None) -> list[subprocess.CompletedProcess[str]]:
-        """Return what each rank printed, once all have ended; all but `killed` with success."""
-        done = []
-        try:
-            for rank, process in enumerate(self._processes):
-                stdout, stderr = process.communicate(timeout=HANG_GUARD_S)
-                assert process.returncode == (-signal.SIGKILL if rank == killed else 0), stderr
-                done.append(subprocess.CompletedProcess(process.args, 0, stdout, stderr))
-        finally:
-            for process in self._processes[len(done) :]:
-                process.kill()
-                process.communicate()
-        return done
-
 
 pages = Pages(ROOT / "docs" / "ranks.md")
 
@@ -118,14 +41,6 @@ def test_the_page_shows_what_each_rank_does(tmp_path: Path, snippet: Snippet) ->
     (directory,) = (tmp_path / "wandb" / "fasttrack").iterdir()
     ours, _ = rows_of(directory)
     assert [(row.values["ranks/step"], row.values["ranks/missing"]) for row in ours] == [(20, 0)]
-
-
-def rows_of(directory: Path) -> tuple[list[Row], list[Row]]:
-    """Return a run's rows that tell of all ranks, and those that were logged."""
-    rows = read_rows(directory)
-    assert [row.step for row in rows] == sorted(row.step for row in rows)
-    ours = [row for row in rows if "ranks/missing" in row.values]
-    return ours, [row for row in rows if row not in ours]
 
 
 def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(

@@ -15,6 +15,7 @@ from fasttrack.ranks import member
 from fasttrack.ranks.exchange import MOST_UNREAD, Inbox
 from fasttrack.ranks.member import Member
 from fasttrack.ranks.messages import Message, Window
+from fasttrack.ranks.node_message import NodeMessage
 from fasttrack.ranks.own_time import OwnTime
 from fasttrack.ranks.statistics import RankMeter, WindowStatistics
 
@@ -38,6 +39,10 @@ class Heard:
     def take(self, rank: int, message: Message) -> None:
         """Keep it."""
         self.messages.append((rank, message))
+
+    def take_node(self, message: NodeMessage) -> None:
+        """Keep what it holds."""
+        self.messages += message.told
 
     def look(self) -> None:
         """Write no row."""
