@@ -1,6 +1,6 @@
 """How many ranks the recording one can hear with `Options(ranks="all")`, and what that takes.
 
-`python -m bench.scaling [--quick] [--real 2,4,8] [--ranks 8,100,1000,10000] [--seconds N]`
+`python -m bench.scaling [--quick] [--real 2,4,8] [--ranks 8,100,1000,4096,10000] [--seconds N]`
 
 Real gloo ranks with real trackers first; then made-up ranks, whose messages are added up, and
 travel through a real store. bench/scaling.md says what is measured and what is not.
@@ -17,7 +17,8 @@ from bench.lib.measure import describe_machine, machine, table
 from bench.lib.processes import call_in_new_process
 from bench.scaling.adding_up import measure_adding_up
 from bench.scaling.real_ranks import be_rank, measure_real
-from bench.scaling.synthetic import SyntheticRanks
+from bench.scaling.synthetic import GPUS, SyntheticRanks
+from bench.scaling.through_nodes import measure_fan_in, measure_leading
 from bench.scaling.through_store import measure_reading
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ _READING = (
     *("server's CPU, s: reading", "sending"),
 )
 _TOGETHER = ("ranks", "CPU s/s, rank 0's thread", "CPU s/s, store's server", "from read to row, s")
+_FAN_IN = (
+    *("ranks", "nodes", "messages/s", "kB/s", "CPU s/s, rank 0's thread: reading", "the rest"),
+    *("CPU s/s, store's server", "from read to row, s", "memory, MiB"),
+)
+_LEADING = ("ranks", "CPU s/s, its thread", "CPU s/s, its store's server", "memory, MiB")
 
 
 def real_table(ranks: Sequence[int], seconds: int) -> str:
@@ -100,6 +106,31 @@ def made_up_tables(ranks: Sequence[int], seconds: int, rounds: int) -> list[str]
     return [table(_ADDING_UP, added), table(_READING, read), table(_TOGETHER, both)]
 
 
+def node_tables(ranks: Sequence[int], seconds: int) -> list[str]:
+    """Return what is left for the recording rank with a fan-in, and what a node's first does."""
+    told, leads = [], []
+    for count in ranks:
+        found: dict[str, Any] = call_in_new_process(measure_fan_in, count, seconds)
+        told.append(
+            [
+                f"{count:,}",
+                f"{-(-count // GPUS):,}",
+                f"{found['messages']:,.0f}",
+                f"{found['bytes'] / 1e3:,.1f}",
+                f"{found['read_cpu_s']:.4f}",
+                f"{found['add_cpu_s']:.4f}",
+                f"{found['server_cpu_s']:.4f}",
+                f"{found['wall_s']:.3f}",
+                f"{found['held_mb']:.1f}",
+            ]
+        )
+        leading: dict[str, Any] = call_in_new_process(measure_leading, count, seconds)
+        names = ("cpu_s", "server_cpu_s")
+        numbers = [f"{leading[name]:.5f}" for name in names]
+        leads.append([f"{count:,}", *numbers, f"{leading['held_mb']:.1f}"])
+    return [table(_FAN_IN, told), table(_LEADING, leads)]
+
+
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part]
 
@@ -109,7 +140,9 @@ def main() -> None:
     parser = make_parser("bench.scaling", __doc__)
     parser.add_argument("--quick", action="store_true", help="seconds; shows that it runs, no more")
     parser.add_argument("--real", type=_numbers, default=[2, 4, 8], help="gloo ranks; '' for none")
-    parser.add_argument("--ranks", type=_numbers, default=[8, 100, 1000, 10_000], help="made up")
+    parser.add_argument(
+        "--ranks", type=_numbers, default=[8, 100, 1000, 4096, 10_000], help="made up"
+    )
     parser.add_argument("--seconds", type=int, default=30, help="of training, for each number")
     parser.add_argument("--rounds", type=int, default=5, help="of reading the store")
     parser.add_argument("--child", nargs=4, type=int, help=argparse.SUPPRESS)
@@ -127,7 +160,10 @@ def main() -> None:
             added, read, both = made_up_tables(ranks, seconds, rounds)
             print(f"Made-up ranks: messages that are here, decoded, added up, judged\n\n{added}\n")
             print(f"One message of each, read from a store on this machine\n\n{read}\n")
-            print(f"Both together\n\n{both}")
+            print(f"Both together\n\n{both}\n", flush=True)
+            told, leads = node_tables(ranks, seconds)
+            print(f"With one of each {GPUS} telling for its node\n\n{told}\n")
+            print(f"What that one does\n\n{leads}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ _STEP_S = 0.02  # so that there is a window every second
 _LOOKS = 10  # at the training thread in a second
 _USUAL_SHARE = 0.4  # of the time that a rank is at work of its own
 _SLOW_SHARE = 0.9
-_GPUS = 8  # of a node
+GPUS = 8  # of a node
 
 
 class SyntheticRanks:
@@ -31,12 +31,17 @@ class SyntheticRanks:
 
     def tell(self) -> Iterator[tuple[int, bytes]]:
         """Yield each rank's next message, as it travels; in no order."""
+        for rank, message in self.messages():
+            yield rank, message.encode()
+
+    def messages(self) -> Iterator[tuple[int, Message]]:
+        """Yield each rank's next message; in no order."""
         ranks = list(range(self.ranks))
         self._chance.shuffle(ranks)
         before = self._windows
         self._windows += round(self.every_s / (_STEP_S * WIDTH))
         for rank in ranks:
-            yield rank, self._message(rank, range(before, self._windows)).encode()
+            yield rank, self._message(rank, range(before, self._windows))
 
     def _message(self, rank: int, windows: range) -> Message:
         chance = self._chance.random
@@ -48,8 +53,8 @@ class SyntheticRanks:
             width=WIDTH,
             span=Span(elapsed_s, round(self.every_s / _STEP_S), looks, own // 2, own),
             windows=[self._window(index) for index in windows],
-            host=f"node{rank // _GPUS:05d}",
-            gpu=f"GPU {rank % _GPUS}: NVIDIA H100 80GB HBM3, GPU-8d1c47a0-5b6e-4f1d-{rank:012x}",
+            host=f"node{rank // GPUS:05d}",
+            gpu=f"GPU {rank % GPUS}: NVIDIA H100 80GB HBM3, GPU-8d1c47a0-5b6e-4f1d-{rank:012x}",
         )
 
     def _window(self, index: int) -> Window:

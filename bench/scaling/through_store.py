@@ -23,7 +23,7 @@ from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KEY = "fasttrack/ranks/0/0"
+KEY = "fasttrack/ranks/0/0"
 _SERVER = """
 import sys
 from torch._C._distributed_c10d import TCPStore
@@ -65,8 +65,8 @@ def measure_reading(ranks: int, rounds: int, silent: int = 0) -> dict[str, Any]:
     found: list[tuple[float, float, float, float]] = []
     with store_server() as (store, server):
         sending, reading = own_connection(store), own_connection(store)
-        outboxes = {rank: Outbox(sending, _KEY, rank) for rank in range(1, ranks - silent)}
-        inbox = Inbox(reading, _KEY, list(range(1, ranks)))
+        outboxes = {rank: Outbox(sending, KEY, rank) for rank in range(1, ranks - silent)}
+        inbox = Inbox(reading, KEY, list(range(1, ranks)))
         for _ in range(rounds):
             begun_s = time.clock_gettime(server)
             for rank, text in synthetic.tell():

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from fasttrack.ranks.exchange import Store
 
-ABOVE_RANKS = 4096
-"""In how large a job."""
+ABOVE_RANKS = 1024
+"""In how large a job: up to that the recording rank reads all at a few percent of a core."""
 SEEK_S = 10.0
 """How long a rank looks for its node's first before it tells the recording one by itself."""
 MOST_UNREAD = 4

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bench.scaling.__main__ import made_up_tables, real_table
+from bench.scaling.__main__ import made_up_tables, node_tables, real_table
 from bench.scaling.adding_up import measure_adding_up
+from bench.scaling.through_nodes import measure_fan_in, measure_leading
 from bench.scaling.through_store import measure_reading
 
 
@@ -35,11 +36,23 @@ def test_messages_of_made_up_ranks_travel_through_a_store() -> None:
         assert found["server_sent_cpu_s"] >= 0
 
 
+def test_nodes_of_made_up_ranks_are_told_for_and_the_slow_rank_is_named() -> None:
+    """In one message of each; one that tells for others is a real one."""
+    found = measure_fan_in(24, 9)
+    leading = measure_leading(24, 3)
+
+    assert (found["messages"], found["named"]) == (3, True)
+    assert 500 < found["bytes"] / 3 < 4_000
+    assert leading["cpu_s"] > 0
+
+
 def test_tables_have_a_line_for_each_number_of_ranks() -> None:
     """Real ones: two, for three seconds; each with its own clocks."""
     ((ranks, messages, *_, delay_s, most_s),) = cells(real_table([2], 3))
     added, read, both = map(cells, made_up_tables([8], 2, 1))
+    told, leads = map(cells, node_tables([16], 2))
 
     assert (ranks, float(messages) > 0) == ("2", True)
     assert 0 < float(delay_s) <= float(most_s)
     assert [row[0] for row in (*added, *read, *both)] == ["8"] * 4
+    assert [row[0] for row in (*told, *leads)] == ["16"] * 2
