@@ -3,7 +3,8 @@
 `python -m bench.scaling [--quick] [--real 2,4,8] [--ranks 8,100,1000,4096,10000] [--seconds N]`
 
 Real gloo ranks with real trackers first; then made-up ranks, whose messages are added up, and
-travel through a real store. bench/scaling.md says what is measured and what is not.
+travel through a real store, from each rank and from one rank of each node. bench/scaling.md says
+what is measured and what is not.
 """
 
 from __future__ import annotations

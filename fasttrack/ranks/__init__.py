@@ -2,5 +2,6 @@
 
 Data flows from `statistics.py` (each rank's worker) and `own_time.py` through `member.py` (a thread
 of each rank) and `exchange.py` (torch.distributed's store) to `aggregate.py` and `straggler.py`
-(the recording rank's). docs/ranks.md says what comes out.
+(the recording rank's); in a large job through one rank of each node (`fan_in.py`). docs/ranks.md
+says what comes out.
 """
