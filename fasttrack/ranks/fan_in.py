@@ -73,8 +73,8 @@ class Way(Protocol):
         """
 
 
-def way_through(place: NodePlace, outbox: Outbox, store: Store, key: str, rank: int) -> Way:
-    """Return the way of a rank's messages in a job with a fan-in.
+def way_through(place: NodePlace, outbox: Outbox, store: Store, key: str, rank: int) -> Way | None:
+    """Return the way of a rank's messages in a job with a fan-in; None where its node has none.
 
     Args:
         place: the rank's.
@@ -85,7 +85,11 @@ def way_through(place: NodePlace, outbox: Outbox, store: Store, key: str, rank: 
     """
     if place.local:
         return Follower(place, outbox, store, key, rank)
-    return Leader(place, outbox, store, key, rank)
+    try:
+        return Leader(place, outbox, store, key, rank)
+    except (OSError, RuntimeError):  # no port, no thread
+        say_nobody_leads(place, store, key)
+        return None
 
 
 def say_nobody_leads(place: NodePlace, store: Store, key: str) -> None:

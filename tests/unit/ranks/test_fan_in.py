@@ -149,6 +149,21 @@ def test_rank_without_a_first_waits_for_it_some_seconds_at_most() -> None:
     assert other.by_itself
 
 
+def test_first_that_cannot_serve_its_node_leaves_each_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says so: nobody waits for it."""
+    job = Job()
+    monkeypatch.setattr(fan_in, "_LOOPBACK", "203.0.113.1")
+    store, follower = own_connection(job.server), job.follower()
+
+    assert way_through(NodePlace("1/n", 0), Outbox(store, KEY, 8), store, KEY, 8) is None
+
+    store.add("settled", 0)
+    assert follower.try_send(message(0), last=False)
+    assert follower.by_itself
+
+
 def test_only_a_large_job_of_several_nodes_with_several_ranks_has_firsts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
