@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
@@ -16,12 +16,13 @@ from fasttrack.hotpath.norms import is_distributed
 from fasttrack.hotpath.records import GRAD_NORM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fasttrack.collective.together import Together
     from fasttrack.hotpath.step_logger import StepLogger
     from fasttrack.notices import Notices
 
+_PLAIN = frozenset((float, int, torch.Tensor, type(None)))  # of types that need no closer look
 _trackers = itertools.count()  # of this process, in the order of construction: alike on all ranks
 
 
@@ -37,10 +38,12 @@ class ReducingLogger:
     __slots__ = (
         "_has_dtensors",
         "_interval",
+        "_log_step",
         "_logger",
         "_norms",
         "_notices",
         "_number",
+        "_plain_model",
         "_stretches",
         "_thread",
         "_together",
@@ -71,6 +74,7 @@ class ReducingLogger:
             stretches: whether a rank may log fewer steps than these, each as it decides.
         """
         self._logger = logger
+        self._log_step = logger.training_step
         self._notices = notices
         self._interval = log_interval
         self._norms = norms
@@ -79,6 +83,8 @@ class ReducingLogger:
         self._number = next(_trackers)
         self._together: Together | None = None
         self._has_dtensors: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+        self._plain_model: Callable[[], Any] = _nothing
+        """Returns the last model that has none."""
         # What needs nothing of this goes straight on.
         self.late_call = logger.late_call
         self.not_floats = logger.not_floats
@@ -102,37 +108,65 @@ class ReducingLogger:
         tokens: Any = None,
     ) -> None:
         """Log a training step, or not, as the interval says."""
-        try:
-            if self._is_logged(step):
-                given = {
-                    "loss": loss,
-                    "loss_ar": loss_ar,
-                    "loss_fm": loss_fm,
-                    "grad_norm": grad_norm,
-                }
-                asked = model if grad_norm is None and self._is_split(model) else None
-                if asked is not None or _has_split(given) or _has_split(extra):
-                    extra = self._step_made_whole(step, given, extra, asked, optimizer, scaler)
-                    loss, loss_ar, loss_fm, grad_norm = given.values()
-        except Exception as error:  # nothing may raise into training
-            if is_handlers(error):
-                raise
-            self._logger.failed_call("log_training_step", error)
-        further = (scaler, loss_ar, loss_fm, grad_norm, extra, tokens)
-        self._logger.training_step(loss, step, batch_size, optimizer, model, *further)
+        if (
+            not _PLAIN.issuperset(map(type, (loss, loss_ar, loss_fm, grad_norm)))
+            or (model is not None and self._plain_model() is not model)
+            or (
+                extra is not None
+                and not (type(extra) is dict and _PLAIN.issuperset(map(type, extra.values())))
+            )
+        ):
+            given = {"loss": loss, "loss_ar": loss_ar, "loss_fm": loss_fm, "grad_norm": grad_norm}
+            extra = self._look_at_step(step, given, extra, model, optimizer, scaler)
+            loss, loss_ar, loss_fm, grad_norm = given.values()
+        self._log_step(
+            loss,
+            step,
+            batch_size,
+            optimizer,
+            model,
+            scaler,
+            loss_ar,
+            loss_fm,
+            grad_norm,
+            extra,
+            tokens,
+        )
 
     def metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
         """Log metrics."""
+        if type(metrics) is not dict or not _PLAIN.issuperset(map(type, metrics.values())):
+            metrics = self._look_at_metrics(metrics, step)
+        self._logger.metrics(metrics, step)
+
+    def _look_at_metrics(self, metrics: Mapping[str, Any], step: int | None) -> Mapping[str, Any]:
+        """Return metrics with what they are over all ranks."""
         try:
-            if _has_split(metrics) and (together := self._ask()) is not None:
+            split = _split_of("", metrics)
+            if split and (together := self._ask()) is not None:
                 call = f"log_metrics at step {step if type(step) is int else '?'}"
-                whole = together.reduce(call, _split_of("", metrics), None)
-                metrics = {**metrics, **{name: value for (_, name), value in whole.items()}}
+                whole = together.reduce(call, split, None)
+                return {**metrics, **{name: value for (_, name), value in whole.items()}}
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
                 raise
             self._logger.failed_call("log_metrics", error)
-        self._logger.metrics(metrics, step)
+        return metrics
+
+    def _look_at_step(
+        self, step: Any, given: dict[str, Any], extra: Any, model: Any, optimizer: Any, scaler: Any
+    ) -> Any:
+        """Reduce what is split in `given`, in place, and in `extra`; return that."""
+        try:
+            asked = model if given["grad_norm"] is None and self._is_split(model) else None
+            split = {**_split_of("", given), **_split_of("extra", extra)}
+            if (split or asked is not None) and self._is_logged(step):
+                return self._step_made_whole(step, split, given, extra, asked, optimizer, scaler)
+        except Exception as error:  # nothing may raise into training
+            if is_handlers(error):
+                raise
+            self._logger.failed_call("log_training_step", error)
+        return extra
 
     def _is_logged(self, step: Any) -> bool:
         try:
@@ -147,12 +181,20 @@ class ReducingLogger:
         if known is None:
             known = any(map(is_distributed, model.parameters()))
             self._has_dtensors[model] = known
+        if not known:
+            self._plain_model = ref(model)
         return known
 
     def _step_made_whole(
-        self, step: int, given: dict[str, Any], extra: Any, model: Any, optimizer: Any, scaler: Any
+        self,
+        step: Any,
+        split: dict[tuple[str, str], Any],
+        given: dict[str, Any],
+        extra: Any,
+        model: Any,
+        optimizer: Any,
+        scaler: Any,
     ) -> Any:
-        """Reduce what is split in `given`, in place, and in `extra`; return that."""
         if self._stretches:
             self._notices.warn(
                 "together_budget",
@@ -164,7 +206,6 @@ class ReducingLogger:
         together = self._ask()
         if together is None:
             return extra
-        split = {**_split_of("", given), **_split_of("extra", extra)}
         call = f"log_training_step at step {step if type(step) is int else '?'}"
         whole = together.reduce(call, split, model)
         more = {}
@@ -192,13 +233,6 @@ class ReducingLogger:
         return self._together
 
 
-def _has_split(values: Any) -> bool:
-    """Return whether there is a DTensor in a dict of values."""
-    if not isinstance(values, dict):
-        return False
-    return any(hasattr(kind, "full_tensor") for kind in set(map(type, values.values())))
-
-
 def _split_of(argument: str, values: Any) -> dict[tuple[str, str], Any]:
     """Return the DTensors in a dict by `argument` and their names."""
     if not isinstance(values, dict):
@@ -208,6 +242,10 @@ def _split_of(argument: str, values: Any) -> dict[tuple[str, str], Any]:
         for name, value in values.items()
         if type(name) is str and is_distributed(value)
     }
+
+
+def _nothing() -> None:
+    """Return what is no model."""
 
 
 def _number_of(scale: torch.Tensor) -> Any:
