@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fasttrack.artifacts.snapshot import Staged
     from fasttrack.journal.entries import Recorded
+    from fasttrack.journal.trouble import RanksStanding
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
@@ -142,6 +143,10 @@ class Recorder:
         if not heard:
             told = ": ".join(part for part in (alert.title, alert.text) if part)
             self._notices.warn(f"alert:{alert.title}", f"alert (sent nowhere): {told}")
+
+    def note(self, entry: RanksStanding) -> None:
+        """Record how it stands with the ranks. On any thread."""
+        self._write(entry)
 
     def log_config(self, config: Any, step: int | None) -> None:
         """Record `config` as the run's configuration and, where one is taken, a YAML artifact.
