@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fasttrack.artifacts.snapshot import Staged
     from fasttrack.journal.entries import Recorded
+    from fasttrack.journal.trouble import RanksStanding
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
@@ -114,6 +115,10 @@ class Recorder:
         told = {name: getattr(page, name) for name in ("name", "notes", "summary", "metrics")}
         plain = redact(as_config(told) or {})
         self._write(Page(**plain, tags=page.tags, time_s=now_s))
+
+    def note(self, entry: RanksStanding) -> None:
+        """Record how it stands with the ranks. On any thread."""
+        self._write(entry)
 
     def log_config(self, config: Any, step: int | None) -> None:
         """Record `config` as the run's configuration and, where one is taken, a YAML artifact.
