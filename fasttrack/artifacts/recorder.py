@@ -14,9 +14,11 @@ from fasttrack.context.config import as_config, config_refusal
 from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata, Page
 from fasttrack.journal.run_directory import staged_directory
+from fasttrack.journal.trouble import LEVELS, AskedAlert
 from fasttrack.latch import Latch
 from fasttrack.notices import gb, say
-from fasttrack.redaction import redact
+from fasttrack.redaction import redact, redact_text
+from fasttrack.validation import require_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +117,32 @@ class Recorder:
         told = {name: getattr(page, name) for name in ("name", "notes", "summary", "metrics")}
         plain = redact(as_config(told) or {})
         self._write(Page(**plain, tags=page.tags, time_s=now_s))
+
+    def alert(self, title: Any, text: Any, level: Any, step: int | None, *, heard: bool) -> None:
+        """Note that the program asks for an alert; secrets are redacted.
+
+        Args:
+            title: what it is about.
+            text: all of it.
+            level: of `LEVELS`.
+            step: the last training step.
+            heard: whether anybody tells alerts; where not, it is only said here.
+
+        Raises:
+            ConfigurationError: the level is none.
+        """
+        require_choice("level", level, LEVELS)
+        alert = AskedAlert(
+            title=redact_text(str(title)),
+            text=redact_text(str(text)),
+            level=level,
+            step=step,
+            time_s=time.time(),
+        )
+        self._write(alert)
+        if not heard:
+            told = ": ".join(part for part in (alert.title, alert.text) if part)
+            self._notices.warn(f"alert:{alert.title}", f"alert (sent nowhere): {told}")
 
     def note(self, entry: RanksStanding) -> None:
         """Record how it stands with the ranks. On any thread."""

@@ -1,9 +1,12 @@
-"""The journal's lines about what went wrong in training; `entries.py` says how they stand."""
+"""The journal's lines about what people are to hear of; `entries.py` says how they stand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+LEVELS: Final = ("INFO", "WARN", "ERROR")
+"""Of alerts, as W&B has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,22 @@ class BadLayers:
     step: int
     text: str
     """Which, in words."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAlert:
+    """An alert that the training program itself asks for."""
+
+    kind: ClassVar[str] = "alert"
+
+    title: str
+    text: str = ""
+    level: str = "INFO"
+    """"INFO", "WARN" or "ERROR"."""
+    step: int | None = None
+    """The last training step; None: there was none yet."""
     time_s: float = 0.0
     """"time"."""
 
