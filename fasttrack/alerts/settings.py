@@ -12,11 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fasttrack.alerts.rules import Rule, parse_rule
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import require_choice, require_number
+
+if TYPE_CHECKING:
+    from fasttrack.alerts.rules import Rule
 
 STDERR: Final = "stderr"
 WANDB: Final = "wandb"
@@ -255,6 +257,8 @@ def _check(value: Mapping[Any, Any], source: str) -> dict[str, Any]:
         elif name in _TIMES:
             found[name] = _seconds(where, given, _TIMES[name])
         elif name == "rules":
+            from fasttrack.alerts.rules import parse_rule  # few runs have any
+
             found[name] = tuple(parse_rule(text, where) for text in _texts(where, given))
         elif name == "to":
             found[name] = tuple(dict.fromkeys(_texts(where, given)))
