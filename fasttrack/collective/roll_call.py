@@ -8,13 +8,14 @@ the first answer, so that all act alike, those that come later, too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_rank
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store, when_group_is_known
+from fasttrack.context.stores import default_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -60,34 +61,39 @@ class RollCall:
         return self._answers[kind]
 
     def _ask(self, name: str, ranks: Sequence[int]) -> str | None:
-        store = default_store()
-        if store is None or len(ranks) < 2:
+        if default_store() is None or len(ranks) < 2:
             return None
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         text = f"{name}/{','.join(map(str, ranks))}"
-        key = f"fasttrack/roll_call/{attempt}/{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        key = f"roll_call/{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        deadline_s = time.monotonic() + self._patience_s
         try:
-            return self._agree(store, key, ranks)
+            return self._agree(key, ranks, deadline_s)
         except RuntimeError:  # the store's process is gone; the collective says it better
             return None
 
-    def _agree(self, store: Any, key: str, ranks: Sequence[int]) -> str | None:
+    def _agree(self, key: str, ranks: Sequence[int], deadline_s: float) -> str | None:
+        leader = min(ranks)
+        store = _await_group(leader, len(ranks), deadline_s)
+        if store is None:
+            if default_store() is None:  # destroyed meanwhile
+                return None
+            when_group_is_known(lambda: _say_no(key, leader), leader)
+            return self._refusal(str(leader), len(ranks))
         store.set(f"{key}/{get_rank()}", "here")
         if store.add(f"{key}/number", 1) >= len(ranks):
             came = store.compare_set(key, "", "go") == b"go"
         else:
-            came = self._wait(store, key, len(ranks))
-        if came:
-            return None
-        absent = _absent(store, key, ranks)
+            came = self._wait(store, key, len(ranks), deadline_s)
+        return None if came else self._refusal(_absent(store, key, ranks), len(ranks))
+
+    def _refusal(self, absent: str, number: int) -> str:
         which = f"rank {absent}" if absent else "some"  # all came, but one of them too late
         return (
-            f"{which} of {len(ranks)} ranks did not make this call within {self._patience_s:g} s "
+            f"{which} of {number} ranks did not make this call within {self._patience_s:g} s "
             f"of the first; {_EVERY_RANK}"
         )
 
-    def _wait(self, store: Any, key: str, number: int) -> bool:
-        deadline_s = time.monotonic() + self._patience_s
+    def _wait(self, store: Any, key: str, number: int, deadline_s: float) -> bool:
         pause_s = _FIRST_PAUSE_S
         # Not store.wait(): the store's client serves one caller at a time, and a process group may
         # need it meanwhile.
@@ -97,6 +103,23 @@ class RollCall:
             time.sleep(pause_s + number * _PAUSE_OF_A_RANK_S)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return bool(store.get(key) == b"go")
+
+
+def _await_group(leader: int, number: int, deadline_s: float) -> Any:
+    """Return the store of the group that `leader` names; None where it does not come in time."""
+    pause_s = _FIRST_PAUSE_S
+    while (store := group_store(leader)) is None and default_store() is not None:
+        if time.monotonic() >= deadline_s:
+            return None
+        time.sleep(pause_s + number * _PAUSE_OF_A_RANK_S)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return store
+
+
+def _say_no(key: str, leader: int) -> None:
+    """Tell a leader that comes too late, and who comes after it."""
+    with contextlib.suppress(RuntimeError):  # the store's process is gone
+        group_store(leader).compare_set(key, "", "no")
 
 
 def _absent(store: Any, key: str, ranks: Sequence[int]) -> str:

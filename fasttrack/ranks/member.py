@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store
 from fasttrack.latch import Bell, Latch
 from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
 from fasttrack.ranks.messages import Message, Span, Window
@@ -72,7 +72,7 @@ class Member:
         describe_gpu: Callable[[], str],
         warn: Callable[[str, str], None],
         sink: Sink | None = None,
-        store: Callable[[], Any] = default_store,
+        store: Callable[[], Any] = group_store,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -85,7 +85,7 @@ class Member:
             describe_gpu: returns what it trains on; "" for no GPU.
             warn: called with (key, text) for what the user should hear once.
             sink: takes all ranks' messages, on the rank that records.
-            store: returns the ranks' store; None while they have not met.
+            store: returns the ranks' store, the group's own; None while they have not met.
         """
         self._rank = rank
         self._ranks = ranks
