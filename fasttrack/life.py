@@ -337,6 +337,8 @@ def describe_delivered(report: BackendReport, rows: int) -> str:
         return f"rows kept: {rows}, in {report.directory}"
     if report.url is not None:
         return f"rows delivered: {rows}. View run at: {report.url}"
+    if report.look is not None:
+        return f"rows delivered: {rows}; to look: {report.look}"
     return f"rows delivered: {rows}" + (f", in {report.directory}" if report.directory else "")
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from fasttrack.runs.alerts import RunAlert
     from fasttrack.runs.flights import FlightDump
+    from fasttrack.runs.media import MediaOfKind
     from fasttrack.runs.status import DeliveryStatus
     from fasttrack.runs.summary import Summary
     from fasttrack.views.report import LoggedArtifact, Report
@@ -62,7 +63,8 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
-    files, size_bytes, step, time, delivery), alerts (list: time, level, title, text, kind, step,
+    files, size_bytes, step, time, delivery), media (kind -> count, and of the newest name, step,
+    attempt, time, files), alerts (list: time, level, title, text, kind, step,
     attempt, told), flights (list: attempt, number, reason, error, step, steps, time, file),
     segments (list: attempt, rows, server, offline; the
     last two are proofs or null; of the first backend, those of each are in backends),
@@ -111,6 +113,7 @@ def _print(report: Report, command: str | None) -> None:
     _print_facts(console, "metadata", flatten(report.metadata.values if report.metadata else {}))
     _print_facts(console, "config", flatten(report.config))
     _print_facts(console, "artifacts", dict(map(_artifact_fact, report.artifacts)))
+    _print_facts(console, "media", dict(map(_media_fact, report.media.items())))
     _print_facts(console, "alerts", dict(map(_alert_fact, enumerate(report.alerts, 1))))
     _print_facts(console, "flight recorder", dict(map(_flight_fact, report.flights)))
     _print_metrics(console, report.metrics)
@@ -139,6 +142,14 @@ def _artifact_fact(logged: LoggedArtifact) -> tuple[str, str]:
         f"{artifact.files} files, {artifact.size_bytes} bytes; "
         f"{logged.delivery or 'not delivered'}"
     )
+
+
+def _media_fact(of_kind: tuple[str, MediaOfKind]) -> tuple[str, str]:
+    kind, found = of_kind
+    newest = found.newest
+    where = "" if newest.path is None else f", {newest.path}"
+    more = f" and {len(newest.paths) - 1} more" if len(newest.paths) > 1 else ""
+    return kind, f"{found.count}; the newest is {newest.name} at step {newest.step}{where}{more}"
 
 
 def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:

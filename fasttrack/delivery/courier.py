@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import tenacity
 
+from fasttrack.delivery.backends.base import Viewable
 from fasttrack.delivery.events import Done, Offline, Online, Trouble
 from fasttrack.delivery.ledger import Proofs
 from fasttrack.delivery.replay import Replay
@@ -236,7 +237,10 @@ class Courier:
         """
         if online:
             directory = str(session.directory or "") or None
-            self._report(Online(backend=self._name, url=session.url, directory=directory))
+            look = session.look if isinstance(session, Viewable) else None
+            self._report(
+                Online(backend=self._name, url=session.url, directory=directory, look=look)
+            )
         replay = Replay(
             self._name,
             session,

@@ -24,6 +24,8 @@ class Online:
     """Where a person looks at the run."""
     directory: str | None = None
     """Where it lies on this machine."""
+    look: str | None = None
+    """The command by which a person looks at it, where there is no page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,11 @@ from fasttrack.journal.entries import Config, Header, Metadata, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
     from pathlib import Path
 
 BLOCK_BYTES = 4 * 2**20
+_NEAR_BYTES = 4096  # mostly there is a line's end among so many
 _LONGEST_LINE_BYTES = 64 * 2**20  # as for `SegmentReader`: more is no line of ours
 _RARE = (Header, Config, Metadata)
 _RARE_STARTS = tuple(b'{"kind":"%b"' % kind.kind.encode() for kind in _RARE)
@@ -29,7 +31,7 @@ def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes
     with path.open("rb", buffering=0) as file:
         left = os.fstat(file.fileno()).st_size
         torn = b""
-        while left and (chunk := file.read(min(block_bytes, left))):
+        while left and (chunk := file.read(_up_to_a_line_end(file, min(block_bytes, left)))):
             left -= len(chunk)
             end = chunk.rfind(b"\n") + 1
             if not end:
@@ -38,8 +40,19 @@ def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes
             if len(torn) > _LONGEST_LINE_BYTES:  # an empty line stands for it
                 start = chunk.index(b"\n")
                 torn, chunk, end = b"", chunk[start:], end - start
-            yield torn + chunk[:end]
+            yield torn + chunk[:end] if torn or end < len(chunk) else chunk
             torn = chunk[end:]
+
+
+def _up_to_a_line_end(file: FileIO, size_bytes: int) -> int:
+    """Return how much of what comes next to read: to the last line's end that is near `size_bytes`.
+
+    So most pieces are read as they are handed on: to cut them and put them together takes as long
+    as to read them.
+    """
+    near = min(size_bytes, _NEAR_BYTES)
+    end = os.pread(file.fileno(), near, file.tell() + size_bytes - near).rfind(b"\n") + 1
+    return size_bytes - near + end if end else size_bytes
 
 
 def read_rare(path: Path, *, block_bytes: int = BLOCK_BYTES) -> list[Header | Config | Metadata]:

@@ -1,7 +1,7 @@
 """What the ranks' messages make together: rows, once a window is whole or too late to be.
 
-No thread, no clock of its own, no store: messages go in, rows come out. Windows hold `Figures`,
-so that what comes in may as well be a node's, of many ranks.
+No thread, no clock of its own, no store: messages go in, rows come out. What is done per message is
+little, since thousands may come in a second: values are only kept, and added up once per window.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SILENT_S: Final = 10.0
 NEVER_HEARD_S: Final = 60.0
 """After which one does that was not."""
 _MOST_OPEN = 512  # windows; the oldest goes, if there are more
+_MOST_TOLD = 400_000  # windows of single ranks, of some 300 bytes each, in all that are open
 _NAMED = 8  # ranks in one notice
 
 Row = dict[str, float]
@@ -31,14 +32,15 @@ Row = dict[str, float]
 class _Open:
     """A window that some ranks have told of. Threads: one at a time."""
 
-    __slots__ = ("figures", "last", "ranks", "since_s")
+    __slots__ = ("last", "ranks", "since_s", "values")
 
     def __init__(self, since_s: float) -> None:
         """Hold nothing."""
         self.since_s = since_s
         self.last = 0
         self.ranks: set[int] = set()
-        self.figures: dict[str, Figures] = {}
+        self.values: dict[str, tuple[list[int], list[float]]] = {}
+        """By metric: the ranks that have one, and their values."""
 
     def add(self, rank: int, told: Window) -> None:
         """Take one rank in; what it tells twice counts once."""
@@ -47,11 +49,11 @@ class _Open:
         self.last = max(self.last, told.last) if self.ranks else told.last
         self.ranks.add(rank)
         for name, value in told.values.items():
-            mine = Figures.of(rank, value)
-            if (known := self.figures.get(name)) is None:
-                self.figures[name] = mine
-            else:
-                known.add(mine)
+            found = self.values.get(name)
+            if found is None:
+                found = self.values[name] = ([], [])
+            found[0].append(rank)
+            found[1].append(value)
 
 
 class Aggregator:
@@ -79,6 +81,7 @@ class Aggregator:
             deadline_s: how long a window waits for the slowest rank.
         """
         self._ranks = ranks
+        self._most_open = max(16, min(_MOST_OPEN, _MOST_TOLD // ranks))
         self._width = width
         self._warn = warn
         self._clock = clock
@@ -100,9 +103,8 @@ class Aggregator:
         """Take in what one rank tells."""
         now_s = self._clock()
         self._heard_s[rank] = now_s
-        if rank not in self._places:
-            self._places[rank] = _place(rank, message)
-        if message.gpu:
+        place = self._places.get(rank)
+        if place is None or message.gpu not in place:  # it may be known later
             self._places[rank] = _place(rank, message)
         if message.ended:
             self._ended.add(rank)
@@ -134,7 +136,8 @@ class Aggregator:
             window = self._open[key]
             whole = len(window.ranks) >= self._ranks
             late = now_s - window.since_s >= self._deadline_s
-            if not (whole or late or self._nobody_comes(window) or len(self._open) > _MOST_OPEN):
+            many = len(self._open) > self._most_open
+            if not (whole or late or many or self._nobody_comes(window)):
                 break  # rows stay in order
             rows.append(self._close(key))
         if news and not rows:
@@ -158,8 +161,8 @@ class Aggregator:
         window = self._open.pop(key)
         self._written = key
         row: Row = {"ranks/step": window.last}
-        for name, figures in window.figures.items():
-            row.update(figures.as_metrics(name))
+        for name, (ranks, values) in window.values.items():
+            row.update(Figures.of(ranks, values).as_metrics(name))
         row.update(self._common())
         row["ranks/missing"] = self._ranks - len(window.ranks)
         return row
@@ -211,12 +214,15 @@ class Aggregator:
         """Look who has become slow, or is no more; return whether that is news."""
         before = set(self._stragglers.chronic)
         self._stragglers.judge()
-        for rank in sorted(self._stragglers.chronic - before):
+        new = sorted(self._stragglers.chronic - before)
+        for rank in new[:_NAMED]:
             self.straggler = self._places.get(rank, f"rank {rank}")
             self._warn(
                 f"straggler:{rank}",
                 f"{self.straggler} holds the other ranks up: {self._stragglers.describe(rank)}",
             )
+        if len(new) > _NAMED:
+            self._warn(f"stragglers:{new[_NAMED]}", f"so do {len(new) - _NAMED} more ranks")
         return self._stragglers.chronic != before
 
 

@@ -68,6 +68,11 @@ def read_blocks(
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if threads is None else threads
     parser = _Parser(is_wanted, steps_only)
+    if threads == 1:  # in that of the caller: what was just read is in its processor's caches
+        for path in run.segments:
+            for lines in line_blocks(path, block_bytes=block_bytes):
+                yield parser.parse(attempt(path), lines)
+        return
     with ThreadPoolExecutor(threads, "fasttrack-columns") as pool:
         waiting: deque[Future[Block]] = deque()
         for path in run.segments:

@@ -45,6 +45,27 @@ class LoggedMedia:
         return self.paths[0] if self.paths else None
 
 
+@dataclass(frozen=True, slots=True)
+class MediaOfKind:
+    """How much of one kind a run holds."""
+
+    count: int
+    """How many calls logged it."""
+    newest: LoggedMedia
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `fasttrack show --json` prints of it."""
+        newest = self.newest
+        return {
+            "count": self.count,
+            "name": newest.name,
+            "step": newest.step,
+            "attempt": newest.attempt,
+            "time": newest.time_s,
+            "files": [str(path) for path in newest.paths],
+        }
+
+
 def media_of(run_dir: Path) -> Iterator[LoggedMedia]:
     """Yield the media of a run, in order, as far as they are written by now.
 
@@ -64,10 +85,11 @@ def media_of(run_dir: Path) -> Iterator[LoggedMedia]:
                 except ValueError:  # damaged
                     continue
                 if isinstance(entry, MediaRow):
-                    yield _logged(entry, attempt(path), folder)
+                    yield logged_media(entry, attempt(path), folder)
 
 
-def _logged(row: MediaRow, number: int, folder: Path) -> LoggedMedia:
+def logged_media(row: MediaRow, number: int, folder: Path) -> LoggedMedia:
+    """Return what a line of attempt `number` says; its files are in `folder`."""
     about: dict[str, Any] = row.about
     return LoggedMedia(
         name=row.name,

@@ -28,6 +28,11 @@ class ComparedSetting:
     present: tuple[bool, ...]
     """Whether it has one."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all runs have it."""
+        return all(self.present)
+
 
 @dataclass(frozen=True, slots=True)
 class ComparedMetric:
@@ -38,6 +43,11 @@ class ComparedMetric:
     """Each run's; None where it has none."""
     steps: tuple[int | None, ...]
     """The steps of these."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all runs have it."""
+        return None not in self.values
 
     @property
     def deltas(self) -> tuple[Number | None, ...]:

@@ -9,6 +9,8 @@ import itertools
 import logging
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import FasttrackError
@@ -63,11 +65,10 @@ def draw(runs: Sequence[LocalRun], path: Path, *, metrics: Sequence[str] = ()) -
 
 def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure:
     """Return what `draw` writes; arguments and errors are the same."""
-    require_matplotlib()
+    found = _read_while_loading(runs, metrics)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found = _read(runs, metrics)
     names = set().union(*found)
     shades = colors(len(runs)) if len(runs) > 1 else [None]
     courses = [Course(series, shade) for series, shade in zip(found, shades, strict=True)]
@@ -77,6 +78,25 @@ def make_figure(runs: Sequence[LocalRun], metrics: Sequence[str] = ()) -> Figure
         body_inches = _add_body(figure, choose(names, metrics), courses, renderer)
         _add_head(figure, runs, shades, body_inches, renderer)
     return figure
+
+
+def _read_while_loading(
+    runs: Sequence[LocalRun], metrics: Sequence[str]
+) -> list[dict[str, Series]]:
+    """Return each run's lines, and have matplotlib loaded: half a second, for long runs no longer.
+
+    Raises:
+        FasttrackError: as `draw`.
+    """
+    if find_spec("matplotlib") is None:
+        require_matplotlib()  # says so before anything is read
+    import numpy as np  # noqa: F401 - both need it: no module is to be loaded by two threads
+
+    with ThreadPoolExecutor(1, "fasttrack-matplotlib") as pool:
+        loading = pool.submit(require_matplotlib)
+        found = _read(runs, metrics)
+        loading.result()
+    return found
 
 
 def _read(runs: Sequence[LocalRun], metrics: Sequence[str]) -> list[dict[str, Series]]:

@@ -9,9 +9,12 @@ import orjson
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Artifact, Config, Header, Metadata, encode
+from fasttrack.journal.media import MediaRow
 from fasttrack.journal.rows import Row
+from fasttrack.journal.run_directory import media_directory
 from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.flights import FlightDump, read_flights
+from fasttrack.runs.media import MediaOfKind, logged_media
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
 from fasttrack.runs.verdict import judge_phases
@@ -115,6 +118,8 @@ class Report:
     config: dict[str, object]
     """The user's, of all attempts together."""
     artifacts: list[LoggedArtifact]
+    media: dict[str, MediaOfKind]
+    """Kind ("image", "table", ...) -> how many, and the newest."""
     alerts: list[RunAlert]
     goodput: Goodput
     flights: list[FlightDump]
@@ -143,6 +148,7 @@ class Report:
             "metadata": None if self.metadata is None else self.metadata.values,
             "config": self.config,
             "artifacts": [artifact.as_json() for artifact in self.artifacts],
+            "media": {kind: found.as_json() for kind, found in self.media.items()},
             "alerts": [alert.as_json() for alert in self.alerts],
             "flights": [flight.as_json() for flight in self.flights],
             "segments": _segments_as_json(delivery.segments),
@@ -180,9 +186,15 @@ def read_report(run: LocalRun) -> Report:
     metadata: Metadata | None = None
     config: dict[str, object] = {}
     artifacts: list[LoggedArtifact] = []
+    media: dict[str, MediaOfKind] = {}
+    media_folder = media_directory(run.directory)
     metrics: dict[str, Summary] = {}
     for attempt, entry in run.entries():
         match entry:
+            case MediaRow():
+                count = media[entry.type].count if entry.type in media else 0
+                newest = logged_media(entry, attempt, media_folder)
+                media[entry.type] = MediaOfKind(count + 1, newest)
             case Row():
                 for name, value in entry.values.items():
                     metrics.setdefault(name, Summary()).add(value)
@@ -201,6 +213,7 @@ def read_report(run: LocalRun) -> Report:
         metadata=metadata,
         config=config,
         artifacts=artifacts,
+        media=media,
         alerts=read_alerts(run.directory),
         goodput=read_goodput(run.segments),
         flights=read_flights(run.directory),

@@ -29,7 +29,7 @@ class Bursts:
 
     Where it matters, ask `clock() >= end_s` first: a method call for every row would be noticed.
 
-    Threads: worker only.
+    Threads: one at a time.
     """
 
     __slots__ = ("_length_s", "_pause_s", "_rest", "clock", "end_s")

@@ -21,6 +21,8 @@ class BackendReport:
 
     url: str | None = None
     directory: str | None = None
+    look: str | None = None
+    """The command by which a person looks at it, where there is no page."""
     offline: bool = False
     rows: int = 0
     uploading: dict[int, str] = field(default_factory=dict)
@@ -61,11 +63,13 @@ class DeliveryReport:
         name = f"{event.backend}: " if len(self.backends) > 1 else ""
         if isinstance(event, events.Online):
             known.offline = False
-            known.url, known.directory = event.url, event.directory
+            known.url, known.directory, known.look = event.url, event.directory, event.look
             if known.url is not None:
                 warn(f"online:{event.backend}", f"View run at: {known.url}")
             elif known.directory is not None:
-                warn(f"online:{event.backend}", f"{event.backend}: rows go to {known.directory}")
+                look = f"; to look: {known.look}" if known.look else ""
+                text = f"{event.backend}: rows go to {known.directory}{look}"
+                warn(f"online:{event.backend}", text)
         elif isinstance(event, events.Offline):
             known.offline, known.directory = True, event.directory
             if event.reason:

@@ -16,6 +16,7 @@ from fasttrack.journal.entries import (
     Header,
     encode,
 )
+from fasttrack.journal.media import MediaRow, encode_media
 from fasttrack.journal.reader import count_rows, read_header, read_segment
 from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import (
@@ -85,6 +86,8 @@ def finish(exit_code: int = 0, *, preempting: bool = False) -> Finish:
 
 def line_of(entry: Header | Line) -> bytes:
     """Return an entry as it stands in a segment."""
+    if isinstance(entry, MediaRow):
+        return encode_media(entry)
     if isinstance(entry, Row):
         return encode_row(entry.seq, entry.step, entry.time_s, entry.values)
     return encode(entry)

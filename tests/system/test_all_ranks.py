@@ -319,7 +319,7 @@ def test_ranks_that_are_restarted_hear_nothing_of_the_attempt_before(tmp_path: P
     first = Ranks(2, log.format(makes="rank", loss=100.0))
     first.end()
     assert first.server is not None
-    assert first.server.check(["fasttrack/ranks/0/0/1/0"])
+    assert first.server.check(["fasttrack/ranks/0/0/1"])
 
     Ranks(2, log.format(makes=True, loss=1.0), server=first.server, attempt=1).end()
 

@@ -73,9 +73,9 @@ def command(*arguments: object) -> Result:
 
 
 def test_one_run_goes_to_both_and_each_has_a_proof(
-    tmp_path: Path, heaps: tuple[Heap, Heap]
+    tmp_path: Path, heaps: tuple[Heap, Heap], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What their own readers show is what the journal holds."""
+    """What their own readers show is what the journal holds; it is said how to look at each."""
     options = Options(backends=(*BOTH, "tensorboard"))
     with make_tracker(project=heaps[0].project, options=options) as tracker:
         for step in (*range(50), *range(20, 40)):
@@ -90,6 +90,15 @@ def test_one_run_goes_to_both_and_each_has_a_proof(
     found = proofs(tmp_path, run_id)
     assert sorted(found) == sorted((*BOTH, "tensorboard"))
     assert all(proof and proof.startswith("71 rows read back") for proof in found.values())
+    said = capsys.readouterr().err
+    store, events = f"sqlite:///{heaps[0].database}", tmp_path / "tensorboard" / str(run_id)
+    for name, arguments in {
+        "mlflow": f"mlflow server --backend-store-uri {store}",
+        "trackio": f"trackio show --project {heaps[0].project}",
+        "tensorboard": f"tensorboard --logdir {events}",
+    }.items():
+        (line,) = (line for line in said.splitlines() if f"{name}: rows delivered: 71" in line)
+        assert line.endswith(arguments), line
 
 
 @pytest.mark.parametrize(("backend", "count"), [("mlflow", 4000), ("trackio", 20_000)])

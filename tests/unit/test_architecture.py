@@ -63,7 +63,7 @@ ALLOWED = {
     "artifacts": BASE | {"journal", "context"},
     "worker": BASE | {"hotpath", "journal", "context", "artifacts.snapshot", *BORDER},
     "worker.delivery_thread": BASE | {"delivery", "worker"},
-    "delivery": BASE | {"alerts", "goodput", "journal", "artifacts.snapshot"},
+    "delivery": BASE | {"alerts", "command", "goodput", "journal", "artifacts.snapshot"},
     "runs": BASE | {"goodput", "journal", "settings", "command", *BORDER},
     "views": BASE | {"goodput", "runs", "journal"},
     "doctor": BASE | {"runs", "journal", "context", "settings", "command"},

@@ -259,11 +259,15 @@ def test_notebook_cell_that_is_run_twice_says_that_the_earlier_run_is_open(
         (BackendReport(offline=True, directory="/x/offline-run-1"), "rows kept: 3, in /x/offline-"),
         (BackendReport(url="https://w/r"), "rows delivered: 3. View run at: https://w/r"),
         (BackendReport(directory="/x/tensorboard/r"), "rows delivered: 3, in /x/tensorboard/r"),
+        (
+            BackendReport(directory="/x", look="mlflow server"),
+            "rows delivered: 3; to look: mlflow s",
+        ),
         (BackendReport(), "rows delivered: 3"),
     ],
 )
 def test_what_was_delivered_is_said_with_the_place(report: BackendReport, said: str) -> None:
-    """A page, a folder to sync later, a folder of event files."""
+    """A page, a folder to sync later, a folder of event files, a command that shows it."""
     assert describe_delivered(report, 3).startswith(said)
 
 

@@ -218,6 +218,14 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class Viewable(Protocol):
+    """What a session has whose destination is looked at by a program of its own."""
+
+    look: str | None
+    """The command that shows it; None where `url` is a page."""
+
+
+@runtime_checkable
 class Describable(Protocol):
     """What a session can do whose destination shows a run as its trainer wants it."""
 

@@ -124,6 +124,30 @@ def test_metrics_are_chosen_by_pattern_and_a_wrong_one_says_what_there_is() -> N
     )
 
 
+def test_of_runs_that_have_little_in_common_the_first_are_printed(tmp_path: Path) -> None:
+    """Those that all have come first, the others are counted; all of them are to be had."""
+    many = {f"setting{number:03d}": number for number in range(50)}
+    metrics = {f"metric{number:03d}": float(number) for number in range(50)}
+    write_attempt(tmp_path, "many", row(0, 0, **metrics, zloss=1.0), config={**many, "zlr": 1})
+    write_attempt(tmp_path, "few", row(0, 0, zloss=2.0), config={"zlr": 2})
+    lines = compare("many", "few").stdout.splitlines()
+    config = lines.index("config: 51 differ, none is alike")
+    whole = compare("many", "few", "--all").stdout
+    chosen = compare("many", "few", "-m", "metric*").stdout
+
+    assert lines[config + 1].split() == ["zlr", "1", "2"]
+    assert lines[config + 30].split() == ["setting028", "28", "-"]
+    assert lines[config + 31] == "  and 21 more: --all"
+    assert lines[config + 33].split() == ["zloss", "1", "2", "(+1)"]
+    assert lines[config + 63] == "  and 21 more: --all, or -m PATTERN"
+    assert len(lines) == config + 64
+    assert all(name in whole for name in (*many, *metrics))
+    assert "more" not in whole
+    assert all(name in chosen for name in metrics)
+    assert "setting049" not in chosen
+    assert len(json.loads(compare("many", "few", "--json").stdout)["config"]) == 51
+
+
 @pytest.mark.parametrize("words", [["first"], ["first", "first"]])
 def test_one_run_is_wrong_usage(words: list[str]) -> None:
     """There is nothing to compare it with."""

@@ -14,6 +14,8 @@ from support.journals import TAGS, finish, row, rows_of, write_attempt, write_pr
 
 from fasttrack.cli.app import cli
 from fasttrack.journal.entries import Artifact, Config, Metadata
+from fasttrack.journal.media import MediaRow
+from fasttrack.runs.opened import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,3 +277,37 @@ def test_metrics_of_many_nodes_are_counted_and_not_listed(tmp_path: Path) -> Non
     assert "gpu/n2/0/power_w" not in shown
     assert "and 41 metrics of nodes' hardware" in shown
     assert len(show_json("many")["metrics"]) == 42
+
+
+def test_media_are_counted_by_kind_with_the_newest_of_each(tmp_path: Path) -> None:
+    """Its files are where the run's media lie; a run without any says nothing of them."""
+    first, second = "0" * 20 + ".png", "1" * 20 + ".png"
+    images = [
+        MediaRow(0, 0, 1e9, name="val/worst", type="image", files=(first,)),
+        MediaRow(1, 5, 2e9, name="val/samples", type="image", files=(second, first)),
+    ]
+    bins = {"counts": [1, 2], "bins": [0, 1, 2]}
+    histogram = MediaRow(2, 6, 2e9, name="weights", type="histogram", about=bins)
+    write_attempt(tmp_path, "seen", images[0], finish())
+    segment = write_attempt(tmp_path, "seen", images[1], row(2, 5, loss=0.5), histogram, finish())
+    write_attempt(tmp_path, "plain", row(0, 0, loss=0.5), finish())
+    lines = show("seen", columns=400).splitlines()
+    start = lines.index("media")
+    path = open_run("seen").media("val/samples")[-1].path
+    told = show_json("seen")
+
+    assert path == segment.parent / "media" / second
+    assert [" ".join(line.split()) for line in lines[start + 1 : start + 3]] == [
+        f"image 2; the newest is val/samples at step 5, {path} and 1 more",
+        "histogram 1; the newest is weights at step 6",
+    ]
+    assert told["media"]["image"] == {
+        "count": 2,
+        "name": "val/samples",
+        "step": 5,
+        "attempt": 2,
+        "time": 2e9,
+        "files": [str(path), str(path.with_name(first))],
+    }
+    assert list(told["metrics"]) == ["loss"]
+    assert "media" not in show("plain").split()

@@ -88,6 +88,7 @@ class MlflowSession:
         self.mlflow_id = found.run_id
         self.url = store.page(found.experiment_id, found.run_id)
         self.directory = store.directory
+        self.look = store.look
         self._client = client
         self._place = place
         self._fresh = fresh

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from fasttrack.command import spell_tool
 from fasttrack.journal.run_directory import base_directory
 from fasttrack.redaction import redact_text
 
@@ -38,6 +39,13 @@ class Store(NamedTuple):
         if self.is_remote:
             return None
         return Path(unquote(urlsplit(self.uri).path))
+
+    @property
+    def look(self) -> str | None:
+        """The command that shows it; None where a server does, or a password would stand in it."""
+        if self.is_remote:
+            return None
+        return spell_tool("mlflow", "server", "--backend-store-uri", self.uri)
 
     @property
     def artifacts(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.command import spell_tool
 from fasttrack.delivery.backends.tensorboard.event_files import (
     EventFile,
     as_shown,
@@ -44,6 +45,7 @@ class TensorBoardSession:
         """
         self.url: str | None = None
         self.directory: Path | None = directory
+        self.look: str | None = spell_tool("tensorboard", "--logdir", str(directory))
         self.held_rows = False
         self._directory = directory
         self._place = place

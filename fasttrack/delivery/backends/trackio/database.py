@@ -59,7 +59,7 @@ class Database:
             ValueError: trackio takes no project of that name.
         """
         SQLiteStorage.validate_project_name(project)
-        self._project = project
+        self.project = project
         self._run_id = run_id
         self.path: Path = SQLiteStorage.get_project_db_path(project)
 
@@ -73,11 +73,11 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if utils.is_network_filesystem(self.path.parent):
             os.environ.setdefault(_JOURNAL_MODE, "delete")
-        SQLiteStorage.init_db(self._project)
+        SQLiteStorage.init_db(self.project)
 
     def config(self) -> dict[str, Any]:
         """Return the run's configuration as it is there. Raises one of `FAULTS`."""
-        found = SQLiteStorage.get_run_config(self._project, run_id=self._run_id)
+        found = SQLiteStorage.get_run_config(self.project, run_id=self._run_id)
         return dict(found or {})
 
     def rows(self) -> Iterator[Held]:
@@ -115,7 +115,7 @@ class Database:
             Exception: one of `FAULTS`.
         """
         SQLiteStorage.bulk_log(
-            self._project,
+            self.project,
             name,
             [row.values for _, row in rows],
             steps=[min(row.step, _LAST_STEP) for _, row in rows],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.command import spell_tool
 from fasttrack.delivery.backends.read_back import ReadBack
 from fasttrack.delivery.backends.trackio import database as trackio
 from fasttrack.errors import ArtifactRefusedError
@@ -38,6 +39,7 @@ class TrackioSession:
         """
         database.prepare()
         self.directory: Path | None = database.path.parent
+        self.look: str | None = spell_tool("trackio", "show", "--project", database.project)
         self._database = database
         # Rows of one run under two names would be shown as two.
         self._name = database.name() or header.name or header.run_id

@@ -7,12 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.delivery.backends.wandb.client import (
-    failures,
-    import_wandb,
-    one_line,
-    stop_was_asked,
-)
+from fasttrack.delivery.backends.wandb.client import failures, one_line, stop_was_asked
 from fasttrack.delivery.backends.wandb.history import (
     LOGGED_AT,
     STEP_KEY,
@@ -25,9 +20,10 @@ from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.page import show
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
+from fasttrack.delivery.backends.wandb.run_files import RunFiles
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.witness import Witness
-from fasttrack.errors import ArtifactRefusedError, BackendLostError, UnprovenError
+from fasttrack.errors import BackendLostError, UnprovenError
 from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
     from fasttrack.delivery.backends.wandb.pages import Pages
-    from fasttrack.journal.entries import Artifact, Page
+    from fasttrack.journal.entries import Page
     from fasttrack.journal.rows import Number, Row
 
 _ONE_ALERT_S = 600.0  # in which the server drops a second alert of one title
@@ -49,7 +45,7 @@ _MOST_NAMED = 3
 _LATE_S = 60.0  # rows delivered later than this carry the time they were logged
 
 
-class WandbSession:
+class WandbSession(RunFiles):
     """Hand rows to a W&B run, each with its `_step`, and prove that it has them.
 
     Threads: one at a time; `prepare_artifact`, `upload` and `withdraw` on a second one
@@ -78,12 +74,11 @@ class WandbSession:
             online: whether the run is on the server.
             stopped: tells whether the client has said "stop".
         """
-        self._run: wandb.Run | None = run
+        super().__init__(run, online=online)
         self._outbox = outbox
         self._by_outbox = outbox is not None
         self._place = place
         self._notes = notes
-        self._online = online
         self._stopped = stopped
         self._stop_asked = False
         self._path = f"{run.entity}/{run.project}/{run.id}"
@@ -94,7 +89,6 @@ class WandbSession:
         self._doubted = False
         self._first: Line | None = None
         self._summary: dict[str, object] = {}  # that shall stand when all rows are there
-        self.uploading = False  # an artifact, now
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
         self._presence = Presence(run.settings.base_url, self._path) if online else None
@@ -223,50 +217,6 @@ class WandbSession:
             self._run.alert(title=title, text=text, level=level, wait_duration=_ONE_ALERT_S)
         except failures() as error:
             raise BackendLostError(one_line(error)) from error
-
-    def prepare_artifact(self, entry: Artifact, files: Path) -> Any:
-        """Make a W&B artifact and hash its files where they lie."""
-        known = {} if entry.step is None else {"step": entry.step}
-        artifact = import_wandb().Artifact(entry.name, entry.type, metadata=known)
-        artifact.add_dir(str(files), policy="immutable", skip_cache=True)
-        return artifact
-
-    def upload(self, artifact: Any, aliases: Sequence[str]) -> str | None:
-        """Log the artifact and wait for it. See `Session.upload`."""
-        run = self._run
-        if run is None:
-            raise BackendLostError("the run has ended")
-        self.uploading = self._online
-        try:
-            run.log_artifact(artifact, aliases=list(aliases))
-            if not self._online:
-                return None
-            artifact.wait()
-        except ValueError as error:
-            raise ArtifactRefusedError(one_line(error)) from error
-        except failures() as error:
-            raise BackendLostError(one_line(error)) from error
-        finally:
-            self.uploading = False
-        return f"the server has it as {artifact.source_name} ({artifact.state.lower()})"
-
-    def withdraw(self, artifact: Any) -> None:
-        """Delete a version. See `Session.withdraw`."""
-        try:
-            artifact.delete(delete_aliases=True)
-        except Exception as error:  # the client's own exceptions have no common base here
-            raise BackendLostError(one_line(error)) from error
-
-    def uploaded_bytes(self) -> int | None:
-        """Ask wandb-core, by a call that wandb keeps to itself. See `Session.uploaded_bytes`."""
-        run = self._run
-        if run is None or not self._online:
-            return None
-        try:
-            poll = run._interface.deliver_poll_exit().wait_or(timeout=1)  # type: ignore[union-attr]
-            return int(poll.response.poll_exit_response.pusher_stats.uploaded_bytes)
-        except Exception:  # the client's own exceptions have no common base here
-            return None
 
     def check(self) -> bool:
         """Post the outbox; ask the server why wandb has said "stop". See `Session.check`."""
