@@ -1,16 +1,16 @@
 """Keys that all ranks of one process group share, and no group before or after it.
 
 The store of torch.distributed's ranks may outlive them: torchrun's agent has it, and the group that
-it starts after a failure finds the keys of the one before. What the agents tell their ranks does not
-name a group: `TORCHELASTIC_RESTART_COUNT` is each agent's own, and is not counted up where a node
-joins or leaves.
+it starts after a failure finds the keys of the one before. What agents tell their ranks names no
+group: `TORCHELASTIC_RESTART_COUNT` is each agent's own, and does not count that a node joins or
+leaves.
 
-So the group is named by one of its ranks, the leader, and the others ask it, for what the store says
-already may be of ranks that are gone. Who asks takes the next number from the store, which nobody
-had before, and whoever answers to that number lives now. The name is a part of all keys.
+So the group is named by one of its ranks, the leader, and the others ask it, for what is in the
+store already may be of ranks that are gone. Who asks takes the next number from the store, which
+nobody had before: who answers to that number lives now. The name is a part of all keys.
 
-No collective, and nobody waits: a thread of each rank asks and ends; the leader's looks for questions
-as long as the process group is there, two round trips a second at most when none come.
+No collective, and nobody waits: a thread of each rank asks and ends; the leader's looks for
+questions as long as the process group is there, when none come twice a second.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def group_store(leader: int = 0) -> Any:
     group = None if store is None else _group(store, leader)
     if group is None or group.name is None:
         return None
-    from torch.distributed import PrefixStore
+    from torch._C._distributed_c10d import PrefixStore  # as torch.distributed has it
 
     return PrefixStore(f"fasttrack/{group.name}", store)
 

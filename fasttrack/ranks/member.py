@@ -14,8 +14,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fasttrack.context.group_store import group_store
+from fasttrack.context.places import node_name
+from fasttrack.context.stores import own_connection
 from fasttrack.latch import Bell, Latch
-from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.messages import Message, Span, Window
 from fasttrack.worker.bursts import Bursts
 
@@ -138,7 +140,7 @@ class Member:
         self._ended = Latch()
         self._thread: threading.Thread | None = None
         # own thread
-        self._host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        self._host = node_name()
         self._kept: Any = None  # the ranks' store: its server may be this object's
         self._outbox: Outbox | None = None
         self._inbox: Inbox | None = None
@@ -298,8 +300,8 @@ class Member:
             if now_s - self._began_s >= NO_STORE_S and self._sink is not None:
                 self._warn(
                     "ranks_store",
-                    "ranks='all': torch.distributed is not initialised, so that the other ranks "
-                    "cannot be heard; call init_process_group",
+                    "ranks='all': torch.distributed is not initialised, or rank 0 has no such "
+                    "tracker, so that the other ranks cannot be heard; call init_process_group",
                 )
             return False
         self._meet(own_connection(store))
