@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasttrack.alerts.detectors import NonFinite, RuleWatch, Spike
+from fasttrack.journal.alerts import ASKED
 from fasttrack.journal.hardware import is_of_nodes
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fasttrack.alerts.detectors import Detector
     from fasttrack.alerts.settings import AlertSettings
     from fasttrack.journal.rows import Names, Row
+    from fasttrack.journal.trouble import AskedAlert
 
 INFO: Final = "INFO"
 WARN: Final = "WARN"
@@ -114,6 +116,12 @@ class Judge:
         told = f"at step {step} {text}"
         key = f"non_finite:layers:{step}"
         return [Finding(key, "non_finite", ERROR, "a layer went bad", told, time_s, step)]
+
+    def see_asked(self, alert: AskedAlert) -> Finding:
+        """Return what the program itself asks for: it is told as it stands."""
+        key = f"{ASKED}:{alert.title}:{self._attempt} {alert.time_s!r}"
+        told = (alert.level, alert.title, alert.text, alert.time_s, alert.step)
+        return Finding(key, ASKED, *told)
 
     def _ask(self, detector: Detector, row: Row, value: float, found: list[Finding]) -> None:
         trouble = detector.see(row.step, value)

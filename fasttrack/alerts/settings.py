@@ -78,6 +78,10 @@ class AlertSettings:
             or self.stall is not None
         )
 
+    def are_told(self, backends: Sequence[str]) -> bool:
+        """Return whether a process tells people of alerts, where a run has these backends."""
+        return self.any and bool(backends or self.given)
+
     def as_entry(self) -> dict[str, Any]:
         """Return what the journal's header holds of it: no webhook, no command."""
         if not self.any:

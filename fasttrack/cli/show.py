@@ -18,6 +18,7 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
+from fasttrack.journal.alerts import ASKED
 from fasttrack.journal.hardware import tells_of_node
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
@@ -156,7 +157,10 @@ def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:
     number, alert = numbered
     told = ", ".join(f"{name}: {how}" for name, how in alert.told.items())
     when = format_time(alert.time_s, "%Y-%m-%d %H:%M:%S")
-    return f"{number} {alert.level}", f"{when} {alert.text}" + (f" ({told})" if told else "")
+    words = alert.text
+    if alert.kind == ASKED:  # whose text may be nothing without its title
+        words = ": ".join(part for part in (alert.title, alert.text) if part)
+    return f"{number} {alert.level}", f"{when} {words}" + (f" ({told})" if told else "")
 
 
 def _flight_fact(flight: FlightDump) -> tuple[str, str]:

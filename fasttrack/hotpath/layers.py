@@ -30,7 +30,7 @@ from fasttrack.hotpath.norms import (
 from fasttrack.hotpath.parameters import ParameterList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from fasttrack.hotpath.gradients import GradientSource
 
@@ -41,7 +41,12 @@ _CALM_STEPS = 50
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
 _index_of = _tensor.get_device
-version_of = _tensor._version.__get__
+_version_of = _tensor._version.__get__
+
+
+def versions_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the sum of how often each was written to: it grows with every one of them."""
+    return sum(map(_version_of, tensors))
 
 
 class Layers:
@@ -49,16 +54,8 @@ class Layers:
 
     __slots__ = (
         *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "may_move", "names"),
-        *(
-            "next_turn",
-            "of_parameter",
-            "on_cpu",
-            "on_cuda",
-            "one_each",
-            "size_bytes",
-            "smallest",
-            "turns",
-        ),
+        *("next_turn", "of_parameter", "on_cpu", "on_cuda", "one_each", "param_names", "places"),
+        *("size_bytes", "smallest", "turns"),
     )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
@@ -81,6 +78,9 @@ class Layers:
         self.one_each = self.of_parameter.tolist() == list(range(len(self.names)))
         """Whether each layer has one parameter."""
         self.grad_names = [f"layers/grad_norm/{name}" for name in self.names]
+        self.param_names = [f"layers/param_norm/{name}" for name in self.names]
+        self.places = range(len(parameters))
+        """All parameters, by their number."""
         self.alike = len({(p.device, p.dtype) for p in parameters}) == 1
         self.has_dtensors = any(map(is_distributed, parameters))
         sizes = list(map(size_bytes, parameters))
@@ -125,11 +125,11 @@ class Layers:
 class GradientsOf(NamedTuple):
     """A model's gradients at one step, or their norms."""
 
-    places: list[int]
+    places: Sequence[int]
     """Of which parameters there are some, by their number."""
     tensors: list[torch.Tensor]
-    versions: list[int] | None
-    """Those that they had; None: they are norms already."""
+    versions: int | None
+    """The sum of those that they had, which only grow; None: they are norms already."""
     scale: torch.Tensor | None
     """What they are multiplied by."""
 
@@ -258,12 +258,7 @@ class LayerSource:
             return GradientsOf([], [], None, None)
         gradients: list[Any] = list(map(_gradient_of, parameters))
         last, layers.kept = layers.kept, gradients[layers.smallest]
-        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
-        if len(places) < len(gradients):
-            gradients = [gradients[place] for place in places]
-        if layers.has_dtensors:
-            gradients = list(map(whole, gradients))
-        if (
+        inline = (
             inline
             or scale is not None
             or self._change_in_place
@@ -272,10 +267,18 @@ class LayerSource:
             or last is None
             or last is layers.kept
             or layers.size_bytes + self._held_bytes() > self._hold_limit_bytes
-        ):
+        )
+        if not inline and not layers.has_dtensors:
+            with contextlib.suppress(TypeError):  # some parameters have none
+                return GradientsOf(layers.places, gradients, versions_of(gradients), None)
+        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        gradients = [gradients[place] for place in places]
+        if layers.has_dtensors:
+            gradients = list(map(whole, gradients))
+        if inline:
             norms = each_norm(gradients, alike=layers.alike)
             return GradientsOf(places, norms, None, None if scale is None else scale.clone())
-        return GradientsOf(places, gradients, list(map(version_of, gradients)), None)
+        return GradientsOf(places, gradients, versions_of(gradients), None)
 
     def _held_bytes(self) -> int:
         """Return what the worker holds, or will, of samples that it has not read yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fasttrack.journal.trouble import RanksStanding
 from fasttrack.ranks.figures import Figures
 from fasttrack.ranks.straggler import Stragglers
 
@@ -25,6 +26,7 @@ NEVER_HEARD_S: Final = 60.0
 _MOST_OPEN = 512  # windows; the oldest goes, if there are more
 _MOST_TOLD = 400_000  # windows of single ranks, of some 300 bytes each, in all that are open
 _NAMED = 8  # ranks in one notice
+_LISTED = 64  # of those that are missing, or hold others up, in the journal
 
 Row = dict[str, float]
 
@@ -94,6 +96,9 @@ class Aggregator:
         self._missing: frozenset[int] = frozenset()
         self._places: dict[int, str] = {}
         self._stragglers = Stragglers()
+        self._chronic: frozenset[int] = frozenset()  # as it was at the last look
+        self.changes = 0
+        """How often the ranks that are missing, or hold the others up, have become others."""
         self.late = 0
         """Windows of ranks that came after their row was written."""
         self.straggler: str | None = None
@@ -106,9 +111,10 @@ class Aggregator:
         place = self._places.get(rank)
         if place is None or message.gpu not in place:  # it may be known later
             self._places[rank] = _place(rank, message)
+        self._stragglers.take(rank, message.span)
         if message.ended:
             self._ended.add(rank)
-        self._stragglers.take(rank, message.span)
+            self._stragglers.end(rank)
         if message.width != self._width:
             self._warn(
                 "ranks_width",
@@ -131,6 +137,7 @@ class Aggregator:
         now_s = self._clock()
         news = self._note_missing(now_s)
         news |= self._note_stragglers()
+        self.changes += news
         rows: list[Row] = []
         for key in sorted(self._open):
             window = self._open[key]
@@ -147,6 +154,16 @@ class Aggregator:
     def finish(self) -> list[Row]:
         """Return the rows of all that is open, as it is: nobody is waited for any more."""
         return [self._close(key) for key in sorted(self._open)]
+
+    def standing(self, time_s: float) -> RanksStanding:
+        """Return who is missing and who holds the others up, as of the last look."""
+        slow = sorted(self._chronic & self._stragglers.chronic)[:_LISTED]
+        return RanksStanding(
+            missing=tuple(map(self._place_of, sorted(self._missing)[:_LISTED])),
+            missing_ranks=len(self._missing),
+            stragglers={self._place_of(rank): self._stragglers.describe(rank) for rank in slow},
+            time_s=time_s,
+        )
 
     @property
     def all_ended(self) -> bool:
@@ -182,11 +199,10 @@ class Aggregator:
 
     def _note_missing(self, now_s: float) -> bool:
         """Look who has fallen silent; return whether that is news."""
-        missing = frozenset(
-            rank
-            for rank in range(self._ranks)
-            if rank not in self._ended and self._is_silent(rank, now_s)
-        )
+        silent = [rank for rank in range(self._ranks) if self._is_silent(rank, now_s)]
+        for rank in silent:
+            self._stragglers.forget(rank)
+        missing = frozenset(silent) - self._ended
         new = missing - self._missing
         news = missing != self._missing
         self._missing = missing
@@ -194,7 +210,7 @@ class Aggregator:
             ranks = sorted(rank for rank in new if (rank not in self._heard_s) is never)
             if not ranks:
                 continue
-            listed = ", ".join(self._places.get(rank, f"rank {rank}") for rank in ranks[:_NAMED])
+            listed = ", ".join(map(self._place_of, ranks[:_NAMED]))
             more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
             since = f"within {NEVER_HEARD_S:g} s" if never else f"for {SILENT_S:g} s"
             hint = " (has each Options(ranks='all')?)" if never else ""
@@ -204,6 +220,9 @@ class Aggregator:
             )
         return news
 
+    def _place_of(self, rank: int) -> str:
+        return self._places.get(rank, f"rank {rank}")
+
     def _is_silent(self, rank: int, now_s: float) -> bool:
         heard_s = self._heard_s.get(rank)
         if heard_s is None:
@@ -212,18 +231,17 @@ class Aggregator:
 
     def _note_stragglers(self) -> bool:
         """Look who has become slow, or is no more; return whether that is news."""
-        before = set(self._stragglers.chronic)
-        self._stragglers.judge()
-        new = sorted(self._stragglers.chronic - before)
+        before, self._chronic = self._chronic, self._stragglers.judge()
+        new = sorted(self._chronic - before)
         for rank in new[:_NAMED]:
-            self.straggler = self._places.get(rank, f"rank {rank}")
+            self.straggler = self._place_of(rank)
             self._warn(
                 f"straggler:{rank}",
                 f"{self.straggler} holds the other ranks up: {self._stragglers.describe(rank)}",
             )
         if len(new) > _NAMED:
             self._warn(f"stragglers:{new[_NAMED]}", f"so do {len(new) - _NAMED} more ranks")
-        return self._stragglers.chronic != before
+        return self._chronic != before
 
 
 def _place(rank: int, message: Message) -> str:

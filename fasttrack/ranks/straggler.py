@@ -39,7 +39,7 @@ _JUDGEMENTS = 1000.0  # of each rank, in all of which chance alone is hardly eve
 class _Rank:
     """What is known of one rank. Threads: one at a time."""
 
-    __slots__ = ("average", "newest", "one_off", "span", "squares")
+    __slots__ = ("average", "ended", "newest", "one_off", "span", "squares")
 
     def __init__(self) -> None:
         """Know nothing."""
@@ -50,6 +50,7 @@ class _Rank:
         """By how much the share was above the others', in the newest spans."""
         self.one_off = False
         """Whether the newest span may be a one-off."""
+        self.ended = False
 
     @property
     def known(self) -> bool:
@@ -115,21 +116,38 @@ class Stragglers:
         if (settled := known.settle()) is not None:
             self._settled.append((rank, settled))
 
-    def judge(self) -> None:
-        """Look at the ranks that have told something since the last time."""
+    def end(self, rank: int) -> None:
+        """Note that a rank says nothing more: from now on it holds nobody up."""
+        self.chronic.discard(rank)
+        if rank in self._known:
+            self._known[rank].ended = True
+
+    def forget(self, rank: int) -> None:
+        """Know nothing of a rank of which nothing is heard."""
+        self.chronic.discard(rank)
+        self._known.pop(rank, None)
+
+    def judge(self) -> frozenset[int]:
+        """Look at the ranks that have told something since the last time.
+
+        Returns:
+            Those that hold the others up now.
+        """
         settled, self._settled = self._settled, []
         shares = {}
         for rank, known in self._known.items():
             mean = known.average
-            if mean.samples >= _FEWEST_SAMPLES:
+            if mean.samples >= _FEWEST_SAMPLES and not known.ended:
                 shares[rank] = mean.own / mean.samples
-        if len(shares) < 2:
-            return
+        if len(shares) < 2:  # nobody is left whom a rank could hold up
+            self.chronic.clear()
+            return frozenset()
         sigmas = math.sqrt(2 * math.log(_JUDGEMENTS * len(shares)))
         usual = _Medians(list(shares.values()))
         for rank, span in settled:
             if rank in shares:
                 self._judge(rank, span, usual.without(shares[rank]), sigmas)
+        return frozenset(self.chronic)
 
     def _judge(self, rank: int, span: Span, others: float, sigmas: float) -> None:
         known = self._known[rank]

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from fasttrack.journal.entries import Page
 from fasttrack.journal.rows import Row
+from fasttrack.journal.trouble import RanksStanding
 
 _PREAMBLE = """
 import datetime, json, os, signal, sys, time
@@ -182,6 +183,9 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
     summary = next(page.summary for page in pages if page.summary)
     assert summary["ranks/straggler_named"].startswith("rank 2 (")
     assert done[0].stderr.count("holds the other ranks up") == 1
+    standing = read_entries(directory, RanksStanding)[0]
+    assert standing.missing_ranks == 0
+    assert [where.split(" (")[0] for where in standing.stragglers] == ["rank 2"]
     assert "ranks" not in "".join(each.stderr for each in done[1:])
     windows = [row.values for row in ours if "ranks/step" in row.values]
     assert [row["ranks/step"] for row in windows] == list(range(19, len(told[0][0]), 20))

@@ -14,7 +14,7 @@ from fasttrack.journal.entries import Finish, Pausing
 from fasttrack.journal.reader import SegmentReader, read_finish
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import alerts_state_path, attempt
-from fasttrack.journal.trouble import BadLayers
+from fasttrack.journal.trouble import AskedAlert, BadLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,6 +180,10 @@ class AlertWatch:
             elif isinstance(entry, BadLayers):
                 for finding in self._judge.see_layers(entry.step, entry.text, entry.time_s):
                     self._tell(finding)
+            elif isinstance(entry, AskedAlert):
+                self._see(rows)
+                rows = []
+                self._tell(self._judge.see_asked(entry))
             elif isinstance(entry, Finish):
                 finish = entry
         self._see(rows)

@@ -77,7 +77,7 @@ class Bench:
 
     def values(self) -> dict[str, float]:
         """Return the metrics of all that was sampled."""
-        rows, _ = self.norms.look(math.inf)
+        rows = [row for seen in self.norms.look(math.inf) if isinstance(seen, list) for row in seen]
         return {name: value for _, _, values in rows for name, value in values.items()}
 
 
@@ -127,6 +127,27 @@ def test_parameters_of_many_layers_take_turns_and_gradients_do_not() -> None:
 
     assert [len(names) for names in seen] == [64, 64, 64, 58, 64]
     assert len(set.union(*seen[:4])) == 250
+
+
+def test_a_sample_is_one_piece_of_short_rows_whichever_have_gradients() -> None:
+    """One piece is written at once; the worker reads gradients that are made anew."""
+    bench, model = Bench(), network(150, bias=False)
+    for step, without in ((0, None), (10, None), (20, 7)):
+        for layer in model:
+            layer.weight.grad = torch.full_like(layer.weight, step + 1.0)
+        if without is not None:
+            model[without].weight.grad = None
+        bench.log(step, model)
+        assert (bench.source.samples[0].gradients.versions is None) is (step == 0)
+        (rows,) = bench.norms.look(math.inf)
+
+        assert isinstance(rows, list)
+        turn = 64 if step < 20 else 22
+        assert [len(row[2]) for row in rows] == [128, 22 + turn - (without is not None)]
+        values = {name: value for row in rows for name, value in row[2].items()}
+        grads = [f"layers/grad_norm/{place}" for place in range(150) if place != without]
+        assert list(values)[: len(grads)] == grads
+        assert {values[name] for name in grads} == {4 * (step + 1.0)}
 
 
 @pytest.mark.parametrize("interval", [1, 10, 7])
