@@ -19,6 +19,8 @@ from torch._C._distributed_c10d import TCPStore
 from fasttrack.journal.entries import Page
 from fasttrack.journal.rows import Row
 from fasttrack.journal.trouble import RanksStanding
+from fasttrack.runs.local import LocalRun
+from fasttrack.views.report import read_report
 
 _PREAMBLE = """
 import datetime, json, os, signal, sys, time
@@ -143,7 +145,7 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
 
         meet()
         torch.manual_seed(rank)
-        tracker = track()
+        tracker = track(options={"alerts": {"straggler": True}})
         assert tracker.is_active() is (rank == 0)
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -186,6 +188,16 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
     standing = read_entries(directory, RanksStanding)[0]
     assert standing.missing_ranks == 0
     assert [where.split(" (")[0] for where in standing.stragglers] == ["rank 2"]
+    report = read_report(LocalRun(directory))
+    assert [(each.kind, each.level) for each in report.alerts] == [("straggler", "WARN")]
+    assert report.alerts[0].title == "rank 2 is slow"
+    assert "alert:" not in done[0].stderr  # it was said
+    assert report.verdict is not None
+    assert report.ranks is not None
+    (where,) = standing.stragglers
+    assert (report.verdict.bound_by, report.verdict.rank) == ("others", where)
+    assert str(report.verdict).startswith("waiting for others: ")
+    assert report.ranks.tell(now=False).startswith(f"4 of 4 heard; {where} held the others up from")
     assert "ranks" not in "".join(each.stderr for each in done[1:])
     windows = [row.values for row in ours if "ranks/step" in row.values]
     assert [row["ranks/step"] for row in windows] == list(range(19, len(told[0][0]), 20))
