@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fasttrack.context.group_store import group_store
 from fasttrack.context.places import node_name
-from fasttrack.context.stores import own_connection
+from fasttrack.context.stores import default_store, own_connection
 from fasttrack.latch import Bell, Latch
 from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.messages import Message, Span, Window
@@ -184,6 +184,7 @@ class Member:
     def _run(self) -> None:
         try:
             self._loop()
+            self._meet_at_last()
             self._tell(ended=True)
             if self._sink is not None:
                 self._hear_the_last()
@@ -287,6 +288,15 @@ class Member:
             self._connect()
         except Exception as error:  # the store's own exceptions have no common base
             self._lose(error)
+
+    def _meet_at_last(self) -> None:
+        """Give a very short run's ranks the time to meet; not where they have no process group."""
+        until_s = time.monotonic() + LAST_WORDS_S / 2
+        while self._kept is None and not self._failures and default_store() is not None:
+            self._meet_once()
+            if self._kept is not None or time.monotonic() >= until_s:
+                return
+            time.sleep(_POLL_S)
 
     def _connect(self) -> bool:
         """Return whether the ranks are connected, now or by this call."""
