@@ -37,7 +37,7 @@ HUNG_S = 25.0
 STALL_S = 120.0
 """Seconds without a row, at the least, where "stall" is asked for without a number."""
 
-_SWITCHES = ("non_finite", "spike", "crash")
+_SWITCHES = ("non_finite", "spike", "crash", "straggler", "missing")
 _TIMES = {"hung": HUNG_S, "stall": STALL_S}
 _KEYS = (*_SWITCHES, *_TIMES, "rules", "to", "webhook", "command")
 _WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
@@ -54,6 +54,10 @@ class AlertSettings:
     """A loss that jumps far above all that it was lately, and stays there."""
     crash: bool = True
     """A run that ends as failed, or whose process died."""
+    straggler: bool = True
+    """A rank that holds the others up, in a run that tells of all its ranks."""
+    missing: bool = True
+    """Ranks of which nothing is heard, in such a run."""
     hung: float | None = HUNG_S
     """Seconds after which a training process that is stopped, or runs no Python code, is told of;
     None: never."""
@@ -75,6 +79,8 @@ class AlertSettings:
             self.non_finite
             or self.spike
             or self.crash
+            or self.straggler
+            or self.missing
             or self.rules
             or self.hung is not None
             or self.stall is not None

@@ -15,7 +15,8 @@ from faults.rows import compare, count_rows
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from faults.rig import Bench, Trainer
+    from faults.rig import Bench
+    from faults.training import Trainer
 
 _DELIVERED = re.compile(r"rows delivered: ([\d,]+)")
 _KEPT = re.compile(r"rows kept: ([\d,]+), in (\S*offline-run-\S+)")

@@ -28,6 +28,7 @@ def _two_writers(bench: Bench) -> None:
 def _two_directories(bench: Bench) -> None:
     """Go on with a run from another directory while its first trainer is still at it."""
     rows = bench.scenario.rows
+    bench.forks = False  # started, the second begins behind the first one's last row; forked, amid
     first = bench.train(rows=rows)
     first.await_row(bench.random.randrange(5, rows // 2))
     elsewhere = bench.base / "elsewhere"

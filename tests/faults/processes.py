@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 MARK = "FASTTRACK_FAULTS_RUN"
 _POLL_S = 0.01
@@ -40,17 +40,29 @@ class Process:
         return "trainer" if "trainer.py" in self.command else "other"
 
 
-def find(mark: str, role: str | None = None) -> list[Process]:
-    """Return the living processes that bear a mark, or those of one role."""
+def find(mark: str, role: str | None = None, forks: Collection[int] = ()) -> list[Process]:
+    """Return the living processes that bear a mark, or those of one role.
+
+    Args:
+        mark: the mark.
+        role: the role; None: any.
+        forks: ids of trainers that were forked. The system shows what their server was started
+            with instead of what is theirs: they bear the mark, and are trainers, all the same.
+    """
     needle = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
+        pid = int(entry.name)
         with contextlib.suppress(OSError):
-            if needle in (entry / "environ").read_bytes().split(b"\0") and _is_alive(entry):
+            if pid in forks:
+                bears, command = True, "trainer.py, forked"
+            else:
+                bears = needle in (entry / "environ").read_bytes().split(b"\0")
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found.append(Process(int(entry.name), command.strip()))
+            if bears and _is_alive(entry):
+                found.append(Process(pid, command.strip()))
     return [process for process in found if role in (None, process.role)]
 
 

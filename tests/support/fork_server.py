@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +107,7 @@ def _heed(action: str | None) -> None:
 
 def _forget() -> None:
     """Drop what imports have noted of the server, and what must not be alike in two scripts."""
+    tempfile.tempdir = None
     if "torch" not in sys.modules:
         return
     import multiprocessing.process

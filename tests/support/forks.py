@@ -28,7 +28,7 @@ _ANSWER_GUARD_S = 100.0  # the first answer comes after the imports
 # may count while modules are imported (OMP_NUM_THREADS), a script is forked from another server.
 READ_LATER = (
     *("CUDA_VISIBLE_DEVICES", "FASTTRACK_", "GIT_", "HOME", "LOCAL_", "MASTER_", "PYTEST_"),
-    *("RANK", "SLURM_", "WANDB_", "WORLD_SIZE"),
+    *("RANK", "SLURM_", "TMPDIR", "WANDB_", "WORLD_SIZE"),
 )
 
 

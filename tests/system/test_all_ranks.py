@@ -149,7 +149,7 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
 
         meet()
         torch.manual_seed(rank)
-        tracker = track()
+        tracker = track(options={"alerts": {"straggler": True}})
         assert tracker.is_active() is (rank == 0)
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -193,6 +193,9 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
     assert standing.missing_ranks == 0
     assert [where.split(" (")[0] for where in standing.stragglers] == ["rank 2"]
     report = read_report(LocalRun(directory))
+    assert [(each.kind, each.level) for each in report.alerts] == [("straggler", "WARN")]
+    assert report.alerts[0].title == "rank 2 is slow"
+    assert "alert:" not in done[0].stderr  # it was said
     assert report.verdict is not None
     assert report.ranks is not None
     (where,) = standing.stragglers

@@ -44,7 +44,7 @@ _TRAINER_WAITS_S = 5.0  # that an end may take longer for alerts, where somebody
 _NOBODY_WAITS_S = 60.0
 # What the training process says on its own stderr: twice would be noise.
 _SAID_BY_TRAINER = ("training failed",)
-_SAID_BY_WORKER = ("non_finite:loss/total:", "non_finite:layers:")
+_SAID_BY_WORKER = ("non_finite:loss/total:", "non_finite:layers:", "straggler:", "missing:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

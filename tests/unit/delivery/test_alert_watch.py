@@ -20,7 +20,7 @@ from fasttrack.journal.reader import SegmentReader
 from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import alerts_state_path, segments
 from fasttrack.journal.shared_reads import Piece, SharedReads
-from fasttrack.journal.trouble import AskedAlert
+from fasttrack.journal.trouble import AskedAlert, RanksStanding
 from fasttrack.journal.writer import SegmentWriter
 
 
@@ -279,3 +279,19 @@ def test_a_disk_that_is_full_costs_no_alert(run: Run) -> None:
     watch.run_once(0.25)
 
     assert alerts_state_path(run.directory).exists()
+
+
+def test_what_is_told_of_ranks_is_told_once_by_whatever_process(run: Run) -> None:
+    """With the last step before it; a process that goes on there knows it."""
+    slow = RanksStanding(stragglers={"rank 2 (n7)": "it is slow"})
+    watch = run.watch()
+    run.log(1.0, 1.0)
+    run.writer.append([encode(slow)])
+    watch.run_once(0.25)
+    assert run.found == [("straggler:rank 2 (n7)", 1)]
+    watch._save()
+
+    run.writer.append([encode(RanksStanding(missing=("rank 1",), missing_ranks=1)), encode(slow)])
+    run.watch().run_once(0.25)
+
+    assert run.found[1:] == [("missing:1 rank 1", 1)]
