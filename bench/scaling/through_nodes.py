@@ -17,7 +17,8 @@ from typing import Any
 from bench.scaling.adding_up import Receiver
 from bench.scaling.synthetic import GPUS, SyntheticRanks
 from bench.scaling.through_store import KEY, store_server
-from fasttrack.ranks.exchange import Inbox, Outbox, connect, own_connection
+from fasttrack.context.stores import connect, own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.fan_in import Leader, NodePlace
 from fasttrack.ranks.messages import Message
 from fasttrack.ranks.node_message import NodeMessage

@@ -38,6 +38,7 @@ _MOST_AT_ONCE = 64  # parameters whose norms are launched in one call
 _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the call
 _MOST_WAITING = 64  # samples; of few of them gradients are held
 _CALM_STEPS = 50
+_PROVEN = 2  # samples with new gradients, after which they are taken to be made anew
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
 _index_of = _tensor.get_device
@@ -53,7 +54,8 @@ class Layers:
     """The layers of a model as it is now, in the order of its parameters."""
 
     __slots__ = (
-        *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "may_move", "names"),
+        *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "made_anew"),
+        *("may_move", "names"),
         *("next_turn", "of_parameter", "on_cpu", "on_cuda", "one_each", "param_names", "places"),
         *("size_bytes", "smallest", "turns"),
     )
@@ -89,6 +91,8 @@ class Layers:
         self.smallest = sizes.index(min(sizes))
         self.kept: torch.Tensor | None = None
         """The gradient of the smallest parameter at the last sample."""
+        self.made_anew: int | None = 0
+        """At how many samples it was another than at the one before; None: once it was not."""
         self.may_move = torch.accelerator.current_accelerator() is not None
         self.indices = {*map(_index_of, parameters)}
         self.on_cpu = all(p.is_cpu for p in parameters)
@@ -257,15 +261,11 @@ class LayerSource:
             self._warn("layers_scale", why)
             return GradientsOf([], [], None, None)
         gradients: list[Any] = list(map(_gradient_of, parameters))
-        last, layers.kept = layers.kept, gradients[layers.smallest]
         inline = (
             inline
             or scale is not None
             or self._change_in_place
-            # It is not known yet whether they are made anew; or they are not, as in a CUDA graph,
-            # whose writing no version tells.
-            or last is None
-            or last is layers.kept
+            or not _are_made_anew(layers, gradients[layers.smallest])
             or layers.size_bytes + self._held_bytes() > self._hold_limit_bytes
         )
         if not inline and not layers.has_dtensors:
@@ -310,6 +310,18 @@ class LayerSource:
         if why is not None:  # what that advises is another norm
             return f"{why.split(';', 1)[0]}; leave Options.layer_norms_every out"
         return None if parameters else "the model has no parameters"
+
+
+def _are_made_anew(layers: Layers, gradient: torch.Tensor | None) -> bool:
+    """Return whether gradients are others at each step, as far as one of them tells.
+
+    Those of a CUDA graph are not, and no version tells that it writes to them. It is captured
+    behind some steps that made new ones, so one proves nothing; and a second graph has others.
+    """
+    last, layers.kept = layers.kept, gradient
+    if last is not None and layers.made_anew is not None:
+        layers.made_anew = None if last is gradient else layers.made_anew + 1
+    return layers.made_anew is not None and layers.made_anew >= _PROVEN
 
 
 def _in_turns(parameters: list[torch.Tensor], *, on_cpu: bool) -> list[range]:

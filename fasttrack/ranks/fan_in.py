@@ -14,8 +14,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from fasttrack.nodes.places import count_nodes, local_rank, node_name
-from fasttrack.ranks.exchange import Inbox, Outbox, connect
+from fasttrack.context.places import count_nodes, local_rank, node_name
+from fasttrack.context.stores import connect
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.messages import Message
 from fasttrack.ranks.node_message import NodeMessage
 
@@ -117,7 +118,7 @@ class Leader:
         self._secret = secrets.token_hex(8)
         self._server.set(_SECRET, self._secret)
         whoever = range(2**31)  # comes: a launcher may number them in any way
-        self._inbox = Inbox(self._server, key, whoever)  # type: ignore[arg-type]  # as `connect`
+        self._inbox = Inbox(self._server, key, whoever)  # type: ignore[arg-type]  # its stub lacks half of it
         self._told: list[tuple[int, Message]] = []  # that was read, and is not sent on
         self._places: dict[int, tuple[str, str]] = {}  # that the recording rank knows
         self.move_to(store)

@@ -13,9 +13,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store
+from fasttrack.context.places import node_name
+from fasttrack.context.stores import default_store, own_connection
 from fasttrack.latch import Bell, Latch
-from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.fan_in import say_nobody_leads, way_through
 from fasttrack.ranks.messages import Message, Span, Window
 from fasttrack.ranks.node_message import NodeMessage, is_of_node
@@ -119,7 +121,7 @@ class Member:
         warn: Callable[[str, str], None],
         sink: Sink | None = None,
         place: NodePlace | None = None,
-        store: Callable[[], Any] = default_store,
+        store: Callable[[], Any] = group_store,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -133,7 +135,7 @@ class Member:
             warn: called with (key, text) for what the user should hear once.
             sink: takes all ranks' messages, on the rank that records.
             place: the rank's, where nodes tell for their ranks.
-            store: returns the ranks' store; None while they have not met.
+            store: returns the ranks' store, the group's own; None while they have not met.
         """
         self._tell_every_s = tell_every_s(ranks)
         self._rank = rank
@@ -151,7 +153,7 @@ class Member:
         self._ended = Latch()
         self._thread: threading.Thread | None = None
         # own thread
-        self._host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        self._host = node_name()
         self._kept: Any = None  # the ranks' store: its server may be this object's
         self._place = place
         self._outbox: Outbox | None = None
@@ -197,6 +199,7 @@ class Member:
     def _run(self) -> None:
         try:
             self._loop()
+            self._meet_at_last()
             self._tell(ended=True)
             if self._sink is not None:
                 self._hear_the_last()
@@ -304,6 +307,15 @@ class Member:
         except Exception as error:  # the store's own exceptions have no common base
             self._lose(error)
 
+    def _meet_at_last(self) -> None:
+        """Give a very short run's ranks the time to meet; not where they have no process group."""
+        until_s = time.monotonic() + LAST_WORDS_S / 2
+        while self._kept is None and not self._failures and default_store() is not None:
+            self._meet_once()
+            if self._kept is not None or time.monotonic() >= until_s:
+                return
+            time.sleep(_POLL_S)
+
     def _connect(self) -> bool:
         """Return whether the ranks are connected, now or by this call."""
         if self._kept is not None and (self._outbox or self._inbox) is not None:
@@ -316,8 +328,8 @@ class Member:
             if now_s - self._began_s >= NO_STORE_S and self._sink is not None:
                 self._warn(
                     "ranks_store",
-                    "ranks='all': torch.distributed is not initialised, so that the other ranks "
-                    "cannot be heard; call init_process_group",
+                    "ranks='all': torch.distributed is not initialised, or rank 0 has no such "
+                    "tracker, so that the other ranks cannot be heard; call init_process_group",
                 )
             return False
         self._meet(own_connection(store))

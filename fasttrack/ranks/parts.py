@@ -52,13 +52,12 @@ class RankListener:
     ) -> Member:
         """Return this rank among the others, not started yet; the caller's thread is who trains."""
         ranks = get_world_size()
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return Member(
             get_rank(),
             ranks,
             self.statistics,
             OwnTime(threading.get_ident(), open_pauses, _waits_for_devices),
-            key=f"fasttrack/ranks/{restart}/{next(_trackers)}",
+            key=f"ranks/{next(_trackers)}",
             describe_gpu=self.device.describe,
             warn=notices.warn,
             sink=sink,

@@ -23,15 +23,13 @@ from support.trackers import journal_only
 torch.set_num_threads(1)
 rank, ranks, port, hosts = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks))
-os.environ["TORCHELASTIC_RESTART_COUNT"] = sys.argv[5]
-of_node = int(sys.argv[6])
+of_node = int(sys.argv[5])
 os.environ.update(LOCAL_RANK=str(rank % of_node), LOCAL_WORLD_SIZE=str(of_node))
 os.environ.update(GROUP_RANK=str(rank // of_node), GROUP_WORLD_SIZE=str(ranks // of_node))
 
 def meet():
     serves = bool(hosts) and rank == 0
     store = dist.TCPStore("127.0.0.1", port, None, serves, wait_for_workers=False)
-    store = dist.PrefixStore("attempt_" + os.environ["TORCHELASTIC_RESTART_COUNT"], store)
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=ranks, timeout=datetime.timedelta(seconds=60)
     )
@@ -52,7 +50,6 @@ class Ranks:
         *,
         port: int = 0,
         server: TCPStore | None = None,
-        attempt: int = 0,
         nodes: int = 1,
     ) -> None:
         """Start `script` on `count` ranks.
@@ -62,7 +59,6 @@ class Ranks:
             script: of each; it begins with the preamble.
             port: where rank 0 serves; 0: the test does, as torchrun's agent.
             server: an earlier attempt's, where the test serves.
-            attempt: how often the ranks were restarted.
             nodes: that there are as if they were, each with as many ranks.
         """
         serves = int(bool(port))
@@ -71,7 +67,7 @@ class Ranks:
             port = server.port
         self.server = server  # or it would be collected
         source = _PREAMBLE + textwrap.dedent(script)
-        arguments = (str(count), str(port), str(serves), str(attempt), str(count // nodes))
+        arguments = (str(count), str(port), str(serves), str(count // nodes))
         self._processes = [
             start_script(source, str(rank), *arguments, warnings=None) for rank in range(count)
         ]

@@ -57,8 +57,7 @@ ALLOWED = {
     "collective": BASE | {"context", "hotpath"},
     "collective.calls": BASE | {"engine"},
     "hotpath": BASE | {"context", "media.types", "quick_calls"},
-    "ranks": BASE
-    | {"context", "hotpath", "journal", "nodes.places", "quick_calls", "settings", "worker"},
+    "ranks": BASE | {"context", "hotpath", "journal", "quick_calls", "settings", "worker"},
     "ranks.recording": {"*"},
     "ranks.joining": {"*"},
     "artifacts": BASE | {"journal", "context"},

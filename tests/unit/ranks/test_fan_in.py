@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
+from fasttrack.context.stores import own_connection
 from fasttrack.ranks import exchange, fan_in
-from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.fan_in import (
     MOST_UNREAD,
     SEEK_S,
