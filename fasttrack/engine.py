@@ -171,7 +171,7 @@ class Engine:
     def _start_delivery(self, segment: Path) -> Delivery:
         backends = self.settings.backends
         alerts = self.settings.alerts
-        if not backends and not (alerts.given and alerts.any):
+        if not backends and not alerts.are_told(backends):
             return NoDelivery()
         if self.settings.options.delivery == "thread":
             from fasttrack.worker.delivery_thread import DeliveryThread  # few runs want its imports
@@ -195,8 +195,7 @@ class Engine:
             ) from error
 
     def _note_in_job(self) -> None:
-        job_runs = self.settings.job_runs
-        if job_runs is None:
+        if (job_runs := self.settings.job_runs) is None:
             return
         if text := job_runs.describe(self.run_id, found=self.settings.resumed):
             say(text)
@@ -213,18 +212,15 @@ class Engine:
 
     def log_config(self, config: Any) -> None:
         """Do what `ExperimentTracker.log_config` says."""
-        self._record(
-            "log_config",
-            lambda: self._recorder.log_config(config, self.logger.training_step_number),
-        )
+        step = self.logger.training_step_number
+        self._record("log_config", lambda: self._recorder.log_config(config, step))
 
     def log_checkpoint(self, path: str | Path, aliases: Sequence[str], force: bool) -> None:
         """Do what `ExperimentTracker.log_checkpoint` says."""
+        step = self.logger.training_step_number
         self._record(
             "log_checkpoint",
-            lambda: self._recorder.log_checkpoint(
-                path, check_aliases(aliases), force, self.logger.training_step_number
-            ),
+            lambda: self._recorder.log_checkpoint(path, check_aliases(aliases), force, step),
         )
 
     def log_artifact(self, path: str | Path, name: str, kind: str, aliases: Sequence[str]) -> None:
@@ -244,6 +240,11 @@ class Engine:
     def describe(self, make: Callable[[], Page]) -> None:
         """Do what `ExperimentTracker.describe` says, of what `make` returns."""
         self._record("describe", lambda: self._recorder.describe(make()))
+
+    def alert(self, title: Any, text: Any, level: Any, *, heard: bool) -> None:
+        """Do what `ExperimentTracker.alert` says; `heard`: whether anybody tells the run's."""
+        step = self.logger.training_step_number
+        self._record("alert", lambda: self._recorder.alert(title, text, level, step, heard=heard))
 
     def before_end(self, log_the_last: Callable[[], object]) -> None:
         """Call `log_the_last` when the run is about to end. See `Life.before_end`."""
@@ -360,8 +361,7 @@ def _find_metadata() -> dict[str, Any]:
 def _earlier_name(run_dir: Path) -> str | None:
     from fasttrack.journal.reader import read_header  # only a resumed run needs it
 
-    headers = [header for path in segments(run_dir) if (header := read_header(path))]
-    merged = merge_headers(headers)
+    merged = merge_headers([found for path in segments(run_dir) if (found := read_header(path))])
     return None if merged is None else merged.name
 
 

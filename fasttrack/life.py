@@ -143,7 +143,7 @@ class Life:
             self._logger.close()
             self._deadline = time.monotonic() + options.finish_timeout_s
             self._journal_whole = self._close_segment(
-                exit_code, preempting, options.finish_timeout_s
+                exit_code, preempting, options.finish_timeout_s, by_program=True
             )
         except Exception as error:  # nothing may raise into training
             if is_handlers(error):
@@ -162,12 +162,22 @@ class Life:
                     raise
                 self._logger.failed_call("before_end", error)
 
-    def _close_segment(self, exit_code: int, preempting: bool, timeout_s: float) -> bool:
-        """Stop the worker and close the segment; return False where the worker hangs."""
+    def _close_segment(
+        self, exit_code: int, preempting: bool, timeout_s: float, *, by_program: bool
+    ) -> bool:
+        """Stop the worker and close the segment; return False where the worker hangs.
+
+        Args:
+            exit_code: of the attempt.
+            preempting: whether the run is to go on.
+            timeout_s: that the worker may take.
+            by_program: whether the program ends the run itself, else a signal does: one that was
+                asked to leave and did so in its own time needs no record of its last steps.
+        """
+        terminated = preempting and exit_code == SIGTERM_EXIT_CODE
         if self._console is not None:
             self._console.stop()
-        if self._flight is not None:
-            terminated = preempting and exit_code == SIGTERM_EXIT_CODE
+        if self._flight is not None and not (terminated and by_program):
             self._flight.ask_at_end(exit_code, terminated=terminated)
         if not self._worker.stop(timeout_s):
             if self._flight is not None:
@@ -208,7 +218,7 @@ class Life:
         self._logger.close()
         if not self._recorder.cut_short(_CUT_SHORT_S):
             self._notices.warn("copies", "a copy was cut off; it is not uploaded")
-        self._close_segment(exit_code, preempting, _END_SOON_FLUSH_S)
+        self._close_segment(exit_code, preempting, _END_SOON_FLUSH_S, by_program=False)
 
     # --- delivery -----------------------------------------------------------------------------
 

@@ -112,7 +112,8 @@ class Options:
     ranks: str = "main"
     """Whose training the run tells of: "main", that of the rank that records; "all", that of all
     ranks of the job too, as `ranks/` metrics (docs/ranks.md). Give it on every rank, and make the
-    tracker after `init_process_group`, or under torchrun or srun."""
+    tracker after `init_process_group`, or under torchrun or srun. Logging calls that have DTensors
+    or a model of them then wait for the other ranks' and reduce them (docs/sharded.md)."""
 
     share_run_id: bool = False
     """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value

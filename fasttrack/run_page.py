@@ -85,6 +85,23 @@ class RunPage(MediaCalls):
         elif self._logger is not None:
             self._logger.late_call()
 
+    def alert(self, title: str, text: str = "", level: str = "INFO") -> None:
+        """Tell people something: whoever is told of the run's alerts, and W&B. Never waits.
+
+        W&B is told where the run goes there, also where `Options.alerts` does not name it.
+
+        Args:
+            title: what it is about, in some 60 letters.
+            text: all of it.
+            level: "INFO", "WARN" or "ERROR".
+        """
+        if self._engine is not None:
+            settings = self._engine.settings
+            heard = settings.alerts.are_told(settings.backends)
+            self._engine.alert(title, text, level, heard=heard)
+        elif self._logger is not None:
+            self._logger.late_call()
+
     def get_run_dir(self) -> Path | None:
         """Return the directory of the run's journal, `wandb/fasttrack/<run id>`; None if inert."""
         return None if self._engine is None else self._engine.run_dir

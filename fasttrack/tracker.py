@@ -168,7 +168,9 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Collective
         Call it at every step: all but every `log_interval`-th return after noting the time, from
         which `perf/` metrics are made. Values are single numbers: floats, ints, bools, NumPy
         scalars, or one-element tensors on any device (pass `loss`, not `loss.item()`). Anything
-        else is refused, counted and said once, with what to do instead.
+        else is refused, counted and said once, with what to do instead. What is split over ranks
+        (DTensors, a model of them) is reduced here with `Options(ranks="all")`: such calls wait for
+        the other ranks', at most two minutes once; without it, it is refused.
 
         Args:
             loss: this rank's total loss, `loss/total` (`reduce` gives that of all). None where
@@ -185,8 +187,8 @@ class ExperimentTracker(QuickCalls, OneOfAKind, RunPage, TimingCalls, Collective
                 before `scaler.step()` is scaled, which cannot be seen.
             loss_ar: autoregressive part, `loss/ar`.
             loss_fm: flow-matching part, `loss/fm`.
-            grad_norm: a norm that is known already: what `clip_grad_norm_` returned, or, the only
-                other one that is right for sharded gradients, `reduce_grad_norm`.
+            grad_norm: a norm that is known already: what `clip_grad_norm_` returned, or, for
+                sharded gradients, `reduce_grad_norm`.
             extra: further metrics by name; nested as in `log_metrics`.
             tokens: this rank's tokens in the step, for `perf/tokens_per_sec` (global); pass them
                 at every step (docs/throughput.md). A tensor must be in the host's memory.

@@ -9,7 +9,7 @@ from typing import Any
 
 from fasttrack.errors import ConfigurationError
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_RUN_ID = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # compiled where one is given
 _ARTIFACT_NAME_LIMIT = 128
 _TAG_LIMIT = 64  # characters; W&B's
 _LARGEST = 1_000_000  # of any number here: 11 days in seconds
@@ -120,7 +120,7 @@ def check_tags(tags: Any, required: Sequence[str], source: str = "") -> dict[str
 
 def require_run_id(argument: str, value: Any) -> None:
     """Raise ConfigurationError unless `value` is None or can name a run and its directory."""
-    if value is not None and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
+    if value is not None and not (isinstance(value, str) and re.fullmatch(_RUN_ID, value)):
         raise ConfigurationError(
             f"{argument} {value!r} is no run id (letters, digits, '_', '-' and '.' only); "
             "pass what get_run_id() returned"

@@ -204,7 +204,7 @@ class DescendantsWatch:
         for pid in descendants(os.getpid()):
             try:
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
-                usage = Usage(time.clock_gettime(_cpu_clock(pid)), memory_mb("VmHWM", pid))
+                usage = Usage(time.clock_gettime(cpu_clock(pid)), memory_mb("VmHWM", pid))
             except (OSError, KeyError):  # it has just ended
                 continue
             self._seen[pid] = (name, usage)
@@ -228,7 +228,7 @@ class DescendantsWatch:
         return names
 
 
-def _cpu_clock(pid: int) -> int:
+def cpu_clock(pid: int) -> int:
     """Return the clock of another process's CPU time, as clock_getcpuclockid(3) makes it."""
     return (~pid << 3) | 2
 

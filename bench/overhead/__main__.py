@@ -3,7 +3,8 @@
 `python -m bench.overhead [--quick] [--pairs N] [--only KEY,KEY] [--step 0.1|1|20] [--block-ms MS]`
 
 blocks.py says how it is measured; the delivery process is in `python -m bench`. Last comes what it
-costs, after a real step, to keep a CPU loss by `item()`, `detach().clone()` or `detach()`.
+costs, after a real step, to keep a CPU loss by `item()`, `detach().clone()` or `detach()`, and to
+mark a phase.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from bench.lib.ways import OVERHEAD
 from bench.lib.workload import SIZES
 from bench.overhead.blocks import FULL, QUICK, added, block_steps, measure
 from bench.overhead.keeping import keeping_a_tensor
+from bench.overhead.phases import marking_a_phase
 
 if TYPE_CHECKING:
     from bench.overhead.blocks import Cost
 
-_KEEP = "keep"
+_KEEP, _PHASE = "keep", "phase"
+_PARTS = (_KEEP, _PHASE)
 _HEADINGS = (
     "every step",
     "us per step [95%]",
@@ -56,17 +59,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="pairs of blocks per way")
     parser.add_argument("--step", choices=SIZES, default="1", help="about how many ms a step takes")
     parser.add_argument("--block-ms", type=float, default=10.0, help="about how long a block takes")
-    parser.add_argument("--only", help=f"some of {','.join(OVERHEAD)},{_KEEP}")
+    parser.add_argument("--only", help=f"some of {','.join([*OVERHEAD, *_PARTS])}")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
     if arguments.pairs is not None:
         plan = plan._replace(pairs=arguments.pairs)
-    keys = chosen(parser, "--only", arguments.only, [*OVERHEAD, _KEEP])
+    keys = chosen(parser, "--only", arguments.only, [*OVERHEAD, *_PARTS])
 
     details = machine()
     steps = block_steps(arguments.step, arguments.block_ms)
     plan = plan._replace(step_ms=arguments.step, block_steps=steps)
-    kinds = [OVERHEAD[key] for key in keys if key != _KEEP]
+    kinds = [OVERHEAD[key] for key in keys if key not in _PARTS]
     with private_home():
         rows = [row(kind.description, measure(kind.build, plan)) for kind in kinds]
     print(f"{describe_machine(details)}; {plan.pairs} pairs of {plan.block_steps} steps\n")
@@ -74,7 +77,11 @@ def main() -> None:
         print(table(_HEADINGS, rows), end="\n\n")
     if _KEEP in keys:
         kept = keeping_a_tensor(plan.call_steps)
-        print(table(("keeping a CPU loss, after a step", "p50, us", "p99, us"), kept))
+        print(table(("keeping a CPU loss, after a step", "p50, us", "p99, us"), kept), end="\n\n")
+    if _PHASE in keys:
+        with private_home():
+            marked = marking_a_phase(plan.call_steps)
+        print(table(("a block after a step", "p50, us", "p99, us"), marked))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,17 @@ Pairs of blocks, one of which samples: the call, and then 25 ms in which the thr
 Python, so that it feels whenever the worker holds the interpreter's lock. The gradients are made
 anew in front of each block, as `zero_grad()` has it. The median difference, with its 95% interval,
 is what a sample takes; every 100 steps of 1.7 ms it is that share of them.
+
+Other pairs compute without the interpreter behind the call: what a sample adds there is the
+machine's doing, a core or a memory that two threads share, and no lock's. Last comes what the
+worker's thread computes for a sample, with the lock or without.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -37,33 +42,69 @@ def busy(rounds: int) -> None:
         number += each
 
 
-def calibrated(seconds: float) -> int:
-    """Return how many rounds take so long."""
+def busy_with_lock() -> Callable[[], object]:
+    """Return what takes the 25 ms in the interpreter."""
     rounds = 100_000
     started_s = time.perf_counter()
     busy(rounds)
-    return int(rounds * seconds / (time.perf_counter() - started_s))
+    rounds = int(rounds * _AFTER_S / (time.perf_counter() - started_s))
+    return lambda: busy(rounds)
 
 
-def measure(layers: int, pairs: int) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Return pairs of (the call, the whole block) in seconds: (with a sample, without)."""
+def busy_without_lock() -> Callable[[], object]:
+    """Return what takes them without it."""
+    data = bytes(2**22)
+    started_s = time.perf_counter()
+    hashlib.sha256(data)
+    data = bytes(int(len(data) * _AFTER_S / (time.perf_counter() - started_s)))
+    return lambda: hashlib.sha256(data)
+
+
+def worker_cpu_s(tracker: ExperimentTracker) -> float:
+    """Return what the tracker's worker has computed so far."""
+    assert tracker._engine is not None
+    thread = tracker._engine._worker._thread
+    assert thread is not None
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
+class Block(NamedTuple):
+    """What one took, in seconds."""
+
+    call_s: float
+    whole_s: float
+    worker_s: float
+    """That the worker's thread computed."""
+
+
+def measure(layers: int, pairs: int, *, lock: bool) -> list[tuple[Block, Block]]:
+    """Return pairs of blocks: with a sample, without.
+
+    Args:
+        layers: of the model.
+        pairs: how many.
+        lock: whether what is behind the call needs the interpreter's lock.
+    """
     torch.set_num_threads(1)
     model = torch.nn.Sequential(
         *[torch.nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(layers)]
     )
     parameters = list(model.parameters())
-    rounds = calibrated(_AFTER_S)
+    behind = busy_with_lock() if lock else busy_without_lock()
 
-    def block(tracker: ExperimentTracker, step: int) -> tuple[float, float]:
+    def block(tracker: ExperimentTracker, step: int) -> Block:
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
+        computed_s = worker_cpu_s(tracker)
         began_s = time.perf_counter()
         tracker.log_training_step(0.5, step, 32, None, model)
         called_s = time.perf_counter()
-        busy(rounds)
+        behind()
         ended_s = time.perf_counter()
         time.sleep(_DRAIN_S)
-        return called_s - began_s, ended_s - began_s
+        worker_s = worker_cpu_s(tracker) - computed_s
+        return Block(called_s - began_s, ended_s - began_s, worker_s)
 
     def make(every: int | None) -> ExperimentTracker:
         options = Options(
@@ -73,7 +114,7 @@ def measure(layers: int, pairs: int) -> list[tuple[tuple[float, float], tuple[fl
 
     found = []
     with private_home(), make(_EVERY) as sampling, make(None) as other:
-        kinds: list[Callable[[int], tuple[float, float]]] = [
+        kinds: list[Callable[[int], Block]] = [
             lambda step: block(sampling, step),
             lambda step: block(other, step),
         ]
@@ -91,10 +132,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200)
     arguments = parser.parse_args()
     details = machine()
-    pairs = measure(arguments.layers, arguments.pairs)[5:]
+    count = arguments.pairs
+    pairs = measure(arguments.layers, count, lock=True)[5:]
+    free = measure(arguments.layers, count, lock=False)[5:]
     rows = []
-    for name, place in (("the call", 0), ("with 25 ms behind it", 1)):
-        added = median_interval([sampled[place] - plain[place] for sampled, plain in pairs])
+    for name, found, place in (
+        ("the call", pairs, 0),
+        ("the call and 25 ms in the interpreter", pairs, 1),
+        ("the call and 25 ms without it", free, 1),
+        ("the worker's thread", pairs, 2),
+    ):
+        added = median_interval([sampled[place] - plain[place] for sampled, plain in found])
         median_us, low_us, high_us = (seconds * US for seconds in added)
         share = added[0] / (_EVERY * _STEP_S)
         rows.append([name, f"{median_us:.0f} [{low_us:.0f}, {high_us:.0f}]", f"{share:.2%}"])

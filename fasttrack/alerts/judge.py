@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fasttrack.alerts.detectors import NonFinite, RuleWatch, Spike
+from fasttrack.alerts.ranks import RanksWatch
+from fasttrack.journal.alerts import ASKED
 from fasttrack.journal.hardware import is_of_nodes
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from fasttrack.alerts.detectors import Detector
     from fasttrack.alerts.settings import AlertSettings
     from fasttrack.journal.rows import Names, Row
+    from fasttrack.journal.trouble import AskedAlert, RanksStanding
 
 INFO: Final = "INFO"
 WARN: Final = "WARN"
@@ -64,6 +67,7 @@ class Judge:
         self._silent_s = 0.0
         self._still_s = 0.0
         self._stall_told = self._hung_told = False
+        self._ranks = RanksWatch()
         self.paused = False
         """Whether the trainer is in a pause that it has marked."""
 
@@ -77,6 +81,7 @@ class Judge:
     def begin(self, attempt: int) -> None:
         """Note that what follows is of another attempt."""
         self._attempt, self._rows, self._last_s = attempt, 0, None
+        self._ranks.begin()
         self._silent_s = self._still_s = 0.0
         self._stall_told = self._hung_told = self.paused = False
 
@@ -114,6 +119,31 @@ class Judge:
         told = f"at step {step} {text}"
         key = f"non_finite:layers:{step}"
         return [Finding(key, "non_finite", ERROR, "a layer went bad", told, time_s, step)]
+
+    def see_asked(self, alert: AskedAlert) -> Finding:
+        """Return what the program itself asks for: it is told as it stands."""
+        key = f"{ASKED}:{alert.title}:{self._attempt} {alert.time_s!r}"
+        told = (alert.level, alert.title, alert.text, alert.time_s, alert.step)
+        return Finding(key, ASKED, *told)
+
+    def see_ranks(self, standing: RanksStanding) -> list[Finding]:
+        """Take in how it stands with the ranks; return what is news of it, if watched for."""
+        watched = {"straggler": self._settings.straggler, "missing": self._settings.missing}
+        # The same straggler in the next attempt is no news; a rank that is missing again is.
+        causes = {"straggler": "straggler:", "missing": f"missing:{self._attempt} "}
+        return [
+            Finding(
+                causes[news.kind] + news.first,
+                news.kind,
+                WARN,
+                news.title,
+                news.text + self._since(),
+                standing.time_s,
+                self._last_step,
+            )
+            for news in self._ranks.see(standing)
+            if watched[news.kind]
+        ]
 
     def _ask(self, detector: Detector, row: Row, value: float, found: list[Finding]) -> None:
         trouble = detector.see(row.step, value)
@@ -264,6 +294,7 @@ class Judge:
             "last_s": self._last_s,
             "longest_s": self._longest_s,
             "paused": self.paused,
+            "ranks": self._ranks.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -275,3 +306,4 @@ class Judge:
             self._last_step = None if last_step is None else int(last_step)
             self._last_s = None if last_s is None else float(last_s)
             self._longest_s, self.paused = float(state["longest_s"]), bool(state["paused"])
+            self._ranks.restore(state["ranks"])

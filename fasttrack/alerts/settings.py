@@ -12,11 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fasttrack.alerts.rules import Rule, parse_rule
 from fasttrack.errors import ConfigurationError
 from fasttrack.validation import require_choice, require_number
+
+if TYPE_CHECKING:
+    from fasttrack.alerts.rules import Rule
 
 STDERR: Final = "stderr"
 WANDB: Final = "wandb"
@@ -35,7 +37,7 @@ HUNG_S = 25.0
 STALL_S = 120.0
 """Seconds without a row, at the least, where "stall" is asked for without a number."""
 
-_SWITCHES = ("non_finite", "spike", "crash")
+_SWITCHES = ("non_finite", "spike", "crash", "straggler", "missing")
 _TIMES = {"hung": HUNG_S, "stall": STALL_S}
 _KEYS = (*_SWITCHES, *_TIMES, "rules", "to", "webhook", "command")
 _WORDS = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
@@ -52,6 +54,10 @@ class AlertSettings:
     """A loss that jumps far above all that it was lately, and stays there."""
     crash: bool = True
     """A run that ends as failed, or whose process died."""
+    straggler: bool = True
+    """A rank that holds the others up, in a run that tells of all its ranks."""
+    missing: bool = True
+    """Ranks of which nothing is heard, in such a run."""
     hung: float | None = HUNG_S
     """Seconds after which a training process that is stopped, or runs no Python code, is told of;
     None: never."""
@@ -73,10 +79,16 @@ class AlertSettings:
             self.non_finite
             or self.spike
             or self.crash
+            or self.straggler
+            or self.missing
             or self.rules
             or self.hung is not None
             or self.stall is not None
         )
+
+    def are_told(self, backends: Sequence[str]) -> bool:
+        """Return whether a process tells people of alerts, where a run has these backends."""
+        return self.any and bool(backends or self.given)
 
     def as_entry(self) -> dict[str, Any]:
         """Return what the journal's header holds of it: no webhook, no command."""
@@ -245,6 +257,8 @@ def _check(value: Mapping[Any, Any], source: str) -> dict[str, Any]:
         elif name in _TIMES:
             found[name] = _seconds(where, given, _TIMES[name])
         elif name == "rules":
+            from fasttrack.alerts.rules import parse_rule  # few runs have any
+
             found[name] = tuple(parse_rule(text, where) for text in _texts(where, given))
         elif name == "to":
             found[name] = tuple(dict.fromkeys(_texts(where, given)))

@@ -14,15 +14,18 @@ from fasttrack.context.config import as_config, config_refusal
 from fasttrack.errors import ConfigurationError, FasttrackError
 from fasttrack.journal.entries import Artifact, Config, Metadata, Page
 from fasttrack.journal.run_directory import staged_directory
+from fasttrack.journal.trouble import LEVELS, AskedAlert
 from fasttrack.latch import Latch
 from fasttrack.notices import gb, say
-from fasttrack.redaction import redact
+from fasttrack.redaction import redact, redact_text
+from fasttrack.validation import require_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.artifacts.snapshot import Staged
     from fasttrack.journal.entries import Recorded
+    from fasttrack.journal.trouble import RanksStanding
     from fasttrack.notices import Notices
 
 _LARGE_BYTES = 5 * 10**9
@@ -114,6 +117,36 @@ class Recorder:
         told = {name: getattr(page, name) for name in ("name", "notes", "summary", "metrics")}
         plain = redact(as_config(told) or {})
         self._write(Page(**plain, tags=page.tags, time_s=now_s))
+
+    def alert(self, title: Any, text: Any, level: Any, step: int | None, *, heard: bool) -> None:
+        """Note that the program asks for an alert; secrets are redacted.
+
+        Args:
+            title: what it is about.
+            text: all of it.
+            level: of `LEVELS`.
+            step: the last training step.
+            heard: whether anybody tells alerts; where not, it is only said here.
+
+        Raises:
+            ConfigurationError: the level is none.
+        """
+        require_choice("level", level, LEVELS)
+        alert = AskedAlert(
+            title=redact_text(str(title)),
+            text=redact_text(str(text)),
+            level=level,
+            step=step,
+            time_s=time.time(),
+        )
+        self._write(alert)
+        if not heard:
+            told = ": ".join(part for part in (alert.title, alert.text) if part)
+            self._notices.warn(f"alert:{alert.title}", f"alert (sent nowhere): {told}")
+
+    def note(self, entry: RanksStanding) -> None:
+        """Record how it stands with the ranks. On any thread."""
+        self._write(entry)
 
     def log_config(self, config: Any, step: int | None) -> None:
         """Record `config` as the run's configuration and, where one is taken, a YAML artifact.

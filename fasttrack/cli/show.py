@@ -18,6 +18,7 @@ from fasttrack.cli.shared import (
     print_json,
     warn_of_damage,
 )
+from fasttrack.journal.alerts import ASKED
 from fasttrack.journal.hardware import tells_of_node
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.runs.local import find_run
@@ -59,7 +60,9 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     "in a terminal" is the command by which W&B's client draws the run there, live, without account
     or network. "goodput" is the share of its time that trained steps whose result was kept, with
     what took the rest. The verdict is there where the wait for data was marked
-    (tracker.data(loader)): a wait of 20% of the time or more bounds a run.
+    (tracker.data(loader)), or all ranks are told of (Options(ranks="all")): a wait of 20% of the
+    time or more bounds a run. The latter have a line "ranks": which are missing, and which held
+    the others up.
 
     --json prints an object: the keys of 'fasttrack runs --json', then header (as recorded),
     metadata (or null), config, artifacts (list: attempt, number, type, name, aliases, directory,
@@ -70,8 +73,11 @@ def show(text: str, base: Path | None, as_json: bool) -> None:
     last two are proofs or null; of the first backend, those of each are in backends),
     offline_directories, bad_lines, damage (the first of them), goodput (share, wall_s, steps,
     kept_steps, lost_steps, kept_s, lost_s, pauses, pause_s, restarts, restart_s, down_s,
-    starting_s, ending_s, all_rows, and attempts, a list of the same), verdict (bound_by: "data",
-    "others" or "compute"; data_pct, others_pct, ranks; or null), and metrics (name -> count,
+    starting_s, ending_s, all_rows, and attempts, a list of the same), ranks (ranks, missing_ranks,
+    missing, untold, stragglers (list: where, what, first_step, last_step), one_offs, data_pct,
+    data_rank, data_rank_pct, others_pct, others_rank, others_rank_data_pct; or null), verdict
+    (bound_by: "data", "others" or "compute"; data_pct, others_pct, ranks, rank, rank_data_pct,
+    of_all; or null), and metrics (name -> count,
     non_finite, last, min, max).
     """
     run = find_run(text, base)
@@ -104,6 +110,9 @@ def _print(report: Report, command: str | None) -> None:
             "rows": overview.delivery.rows,
             "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
+            "ranks": None
+            if report.ranks is None
+            else report.ranks.tell(now=status.word.startswith("running")),
             "verdict": None if report.verdict is None else str(report.verdict),
         },
     )
@@ -156,7 +165,10 @@ def _alert_fact(numbered: tuple[int, RunAlert]) -> tuple[str, str]:
     number, alert = numbered
     told = ", ".join(f"{name}: {how}" for name, how in alert.told.items())
     when = format_time(alert.time_s, "%Y-%m-%d %H:%M:%S")
-    return f"{number} {alert.level}", f"{when} {alert.text}" + (f" ({told})" if told else "")
+    words = alert.text
+    if alert.kind == ASKED:  # whose text may be nothing without its title
+        words = ": ".join(part for part in (alert.title, alert.text) if part)
+    return f"{number} {alert.level}", f"{when} {words}" + (f" ({told})" if told else "")
 
 
 def _flight_fact(flight: FlightDump) -> tuple[str, str]:

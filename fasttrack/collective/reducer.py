@@ -152,7 +152,7 @@ class Reducer:
             return float("nan")
 
     def _call_the_roll(self, members: Members, call: str) -> None:
-        why = self._roll_call.why_not((members.names, call), call, members.ranks)
+        why = self._roll_call.why_not(members.names, call, members.ranks)
         if why is not None:
             raise ValueRefusedError(why)
 
@@ -170,8 +170,8 @@ class Reducer:
         sets = [Members((), mesh) for mesh in meshes] + [further] * bool(further.groups)
         # Ranks of one mesh have the same parameters; those of a group may have others.
         call = GRAD_NORM if further.groups else f"{GRAD_NORM}/{len(parameters)}"
-        kind = (call, further.names, tuple(meshes))
-        if why := self._roll_call.why_not(kind, call, lambda: _widest(sets)):
+        members = (further.names, tuple(meshes))
+        if why := self._roll_call.why_not(members, call, lambda: _widest(sets)):
             raise ValueRefusedError(why)
         return SplitGradients(parameters).norm(further)
 

@@ -2,15 +2,18 @@
 
 A collective that only some ranks begin waits until its group's timeout (30 minutes of gloo's, 10 of
 NCCL's), and then ends the job. Here they meet in torch.distributed's key-value store first, once
-for each kind of call: the last to come says "go", who waits in vain says "no", and the store keeps
-the first answer, so that all act alike, those that come later, too.
+for each kind of call of a tracker: the last to come says "go", who waits in vain says "no", and the
+store keeps the first answer, so that all act alike, those that come later, too. A "go" is deleted
+once all have read it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_rank
@@ -25,10 +28,14 @@ PATIENCE_S = 300.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.1
 _PAUSE_OF_A_RANK_S = 20e-6  # so that the store answers at most some 50,000 questions a second
 _MOST_NAMED = 8
-_EVERY_RANK = (
+_MOST_KINDS = 1000  # of the same ranks; names that change at every step must not fill the memory
+EVERY_RANK = (
     "every rank must make it, those that do not record, too; take it out of what only some of them "
     "run, such as `if rank == 0`"
 )
+_asked: Counter[str] = Counter()
+"""How often this process has asked for each call, as each of its trackers may: what an earlier one
+heard is no answer to a later one."""
 
 
 class RollCall:
@@ -40,24 +47,32 @@ class RollCall:
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         """Wait at most so many seconds."""
         self._patience_s = patience_s
-        self._answers: dict[Hashable, str | None] = {}
+        self._answers: dict[tuple[Hashable, str], str | None] = {}
+        self._going: Counter[Hashable] = Counter()
 
     def why_not(
-        self, kind: Hashable, name: str, ranks: Callable[[], Sequence[int] | None]
+        self, members: Hashable, name: str, ranks: Callable[[], Sequence[int] | None]
     ) -> str | None:
         """Return why the collective must not be entered; None where all ranks are there.
 
-        The first time of a kind it waits for the slowest rank, as the collective would.
+        The first time of a name it waits for the slowest rank, as the collective would. Behind
+        many names of the same members nobody is asked any more.
 
         Args:
-            kind: of call, for this rank.
-            name: the same on all ranks that make this call, and on no others.
+            members: who they are, for this rank.
+            name: of the call, the same on all ranks that make it, and on no others.
             ranks: gives who must make it, this one included; None: that is not known.
         """
-        if kind not in self._answers:
-            expected = ranks()
-            self._answers[kind] = None if expected is None else self._ask(name, expected)
-        return self._answers[kind]
+        kind = (members, name)
+        if kind in self._answers:
+            return self._answers[kind]
+        if self._going[members] >= _MOST_KINDS:  # on all of them: all were there each time
+            return None
+        expected = ranks()
+        why = self._answers[kind] = None if expected is None else self._ask(name, expected)
+        if why is None:
+            self._going[members] += 1
+        return why
 
     def _ask(self, name: str, ranks: Sequence[int]) -> str | None:
         store = default_store()
@@ -65,7 +80,9 @@ class RollCall:
             return None
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         text = f"{name}/{','.join(map(str, ranks))}"
-        key = f"fasttrack/roll_call/{attempt}/{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        call = hashlib.sha256(text.encode()).hexdigest()[:24]
+        key = f"fasttrack/roll_call/{attempt}/{call}/{_asked[call]}"
+        _asked[call] += 1
         try:
             return self._agree(store, key, ranks)
         except RuntimeError:  # the store's process is gone; the collective says it better
@@ -78,12 +95,13 @@ class RollCall:
         else:
             came = self._wait(store, key, len(ranks))
         if came:
+            _leave(store, key, len(ranks))
             return None
-        absent = _absent(store, key, ranks)
+        absent = absent_ranks(store, key, ranks)
         which = f"rank {absent}" if absent else "some"  # all came, but one of them too late
         return (
             f"{which} of {len(ranks)} ranks did not make this call within {self._patience_s:g} s "
-            f"of the first; {_EVERY_RANK}"
+            f"of the first; {EVERY_RANK}"
         )
 
     def _wait(self, store: Any, key: str, number: int) -> bool:
@@ -99,7 +117,16 @@ class RollCall:
         return bool(store.get(key) == b"go")
 
 
-def _absent(store: Any, key: str, ranks: Sequence[int]) -> str:
+def _leave(store: Any, key: str, number: int) -> None:
+    """Delete what all have read: each rank its own, the last one the rest."""
+    with contextlib.suppress(RuntimeError):  # of a store that cannot
+        store.delete_key(f"{key}/{get_rank()}")
+        if store.add(f"{key}/left", 1) >= number:
+            for each in (key, f"{key}/number", f"{key}/left"):
+                store.delete_key(each)
+
+
+def absent_ranks(store: Any, key: str, ranks: Sequence[int]) -> str:
     """Return who has not come yet, for people: "1, 2 and others"."""
     absent = []
     for rank in ranks:

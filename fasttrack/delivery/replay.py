@@ -21,6 +21,7 @@ from fasttrack.journal.entries import Artifact, Config, Console, Finish, Metadat
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import ends_with_finish
 from fasttrack.journal.rows import Row
+from fasttrack.journal.trouble import AskedAlert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -247,6 +248,9 @@ class Replay:
             self._shown.take(entry)
             if isinstance(self._session, Describable):
                 self._session.describe(entry)
+        elif isinstance(entry, AskedAlert):
+            if self._handover is not None:
+                self._handover.expect()
         elif isinstance(entry, Metadata):
             self._session.configure({"metadata": entry.values})
 

@@ -30,7 +30,7 @@ from fasttrack.hotpath.norms import (
 from fasttrack.hotpath.parameters import ParameterList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from fasttrack.hotpath.gradients import GradientSource
 
@@ -38,27 +38,26 @@ _MOST_AT_ONCE = 64  # parameters whose norms are launched in one call
 _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the call
 _MOST_WAITING = 64  # samples; of few of them gradients are held
 _CALM_STEPS = 50
+_PROVEN = 2  # samples with new gradients, after which they are taken to be made anew
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
 _index_of = _tensor.get_device
-version_of = _tensor._version.__get__
+_version_of = _tensor._version.__get__
+
+
+def versions_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the sum of how often each was written to: it grows with every one of them."""
+    return sum(map(_version_of, tensors))
 
 
 class Layers:
     """The layers of a model as it is now, in the order of its parameters."""
 
     __slots__ = (
-        *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "may_move", "names"),
-        *(
-            "next_turn",
-            "of_parameter",
-            "on_cpu",
-            "on_cuda",
-            "one_each",
-            "size_bytes",
-            "smallest",
-            "turns",
-        ),
+        *("alike", "grad_names", "has_dtensors", "indices", "kept", "listed", "made_anew"),
+        *("may_move", "names"),
+        *("next_turn", "of_parameter", "on_cpu", "on_cuda", "one_each", "param_names", "places"),
+        *("size_bytes", "smallest", "turns"),
     )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
@@ -81,6 +80,9 @@ class Layers:
         self.one_each = self.of_parameter.tolist() == list(range(len(self.names)))
         """Whether each layer has one parameter."""
         self.grad_names = [f"layers/grad_norm/{name}" for name in self.names]
+        self.param_names = [f"layers/param_norm/{name}" for name in self.names]
+        self.places = range(len(parameters))
+        """All parameters, by their number."""
         self.alike = len({(p.device, p.dtype) for p in parameters}) == 1
         self.has_dtensors = any(map(is_distributed, parameters))
         sizes = list(map(size_bytes, parameters))
@@ -89,6 +91,8 @@ class Layers:
         self.smallest = sizes.index(min(sizes))
         self.kept: torch.Tensor | None = None
         """The gradient of the smallest parameter at the last sample."""
+        self.made_anew: int | None = 0
+        """At how many samples it was another than at the one before; None: once it was not."""
         self.may_move = torch.accelerator.current_accelerator() is not None
         self.indices = {*map(_index_of, parameters)}
         self.on_cpu = all(p.is_cpu for p in parameters)
@@ -125,11 +129,11 @@ class Layers:
 class GradientsOf(NamedTuple):
     """A model's gradients at one step, or their norms."""
 
-    places: list[int]
+    places: Sequence[int]
     """Of which parameters there are some, by their number."""
     tensors: list[torch.Tensor]
-    versions: list[int] | None
-    """Those that they had; None: they are norms already."""
+    versions: int | None
+    """The sum of those that they had, which only grow; None: they are norms already."""
     scale: torch.Tensor | None
     """What they are multiplied by."""
 
@@ -257,25 +261,24 @@ class LayerSource:
             self._warn("layers_scale", why)
             return GradientsOf([], [], None, None)
         gradients: list[Any] = list(map(_gradient_of, parameters))
-        last, layers.kept = layers.kept, gradients[layers.smallest]
-        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
-        if len(places) < len(gradients):
-            gradients = [gradients[place] for place in places]
-        if layers.has_dtensors:
-            gradients = list(map(whole, gradients))
-        if (
+        inline = (
             inline
             or scale is not None
             or self._change_in_place
-            # It is not known yet whether they are made anew; or they are not, as in a CUDA graph,
-            # whose writing no version tells.
-            or last is None
-            or last is layers.kept
+            or not _are_made_anew(layers, gradients[layers.smallest])
             or layers.size_bytes + self._held_bytes() > self._hold_limit_bytes
-        ):
+        )
+        if not inline and not layers.has_dtensors:
+            with contextlib.suppress(TypeError):  # some parameters have none
+                return GradientsOf(layers.places, gradients, versions_of(gradients), None)
+        places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        gradients = [gradients[place] for place in places]
+        if layers.has_dtensors:
+            gradients = list(map(whole, gradients))
+        if inline:
             norms = each_norm(gradients, alike=layers.alike)
             return GradientsOf(places, norms, None, None if scale is None else scale.clone())
-        return GradientsOf(places, gradients, list(map(version_of, gradients)), None)
+        return GradientsOf(places, gradients, versions_of(gradients), None)
 
     def _held_bytes(self) -> int:
         """Return what the worker holds, or will, of samples that it has not read yet."""
@@ -307,6 +310,18 @@ class LayerSource:
         if why is not None:  # what that advises is another norm
             return f"{why.split(';', 1)[0]}; leave Options.layer_norms_every out"
         return None if parameters else "the model has no parameters"
+
+
+def _are_made_anew(layers: Layers, gradient: torch.Tensor | None) -> bool:
+    """Return whether gradients are others at each step, as far as one of them tells.
+
+    Those of a CUDA graph are not, and no version tells that it writes to them. It is captured
+    behind some steps that made new ones, so one proves nothing; and a second graph has others.
+    """
+    last, layers.kept = layers.kept, gradient
+    if last is not None and layers.made_anew is not None:
+        layers.made_anew = None if last is gradient else layers.made_anew + 1
+    return layers.made_anew is not None and layers.made_anew >= _PROVEN
 
 
 def _in_turns(parameters: list[torch.Tensor], *, on_cpu: bool) -> list[range]:

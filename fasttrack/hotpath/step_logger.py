@@ -312,6 +312,11 @@ class StepLogger:
         """That of the last training step; None before the first."""
         return self._hot._step
 
+    @property
+    def gradients(self) -> GradientSource:
+        """What keeps gradients for the norm."""
+        return self._gradients
+
     def pause(self) -> Pause:
         """Do what `ExperimentTracker.pause` says."""
         return Pause(self._hot._ticks, self._open_pauses)

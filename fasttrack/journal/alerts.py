@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -13,6 +13,8 @@ from fasttrack.journal.json_bytes import json_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
+ASKED: Final = "asked"
+"""The kind of an alert that the program itself asks for."""
 _VERSION = 1
 
 
@@ -40,7 +42,7 @@ class Alert:
     title: str
     text: str
     kind: str
-    """"non_finite", "spike", "stall", "hung", "crash" or "rule"."""
+    """"non_finite", "spike", "stall", "hung", "crash", "rule" or "asked"."""
     key: str
     """Its cause: there is one alert for each."""
     step: int | None = None

@@ -24,7 +24,7 @@ import orjson
 
 from fasttrack.journal.media import MediaRow, media_of
 from fasttrack.journal.rows import Row, row_of
-from fasttrack.journal.trouble import BadLayers, Flight
+from fasttrack.journal.trouble import AskedAlert, BadLayers, Flight, RanksStanding
 
 FORMAT_VERSION = 2
 """2: the header names the run's backends. Version 1 is read as a run for W&B alone."""
@@ -244,14 +244,15 @@ class Unknown:
 
 
 Recorded: TypeAlias = (
-    "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight | BadLayers"
+    "Config | Metadata | Artifact | Page | Pausing | Unlogged | Flight | BadLayers | RanksStanding"
+    " | AskedAlert"
 )
 """What the trainer's calls leave beside rows."""
 Entry: TypeAlias = "Header | Row | Console | Recorded | Finish | Unknown"
 
 _KINDS = (
     *(Header, Console, Config, Metadata, Artifact, Page, Pausing, Unlogged),
-    *(Flight, BadLayers, Finish),
+    *(Flight, BadLayers, RanksStanding, AskedAlert, Finish),
 )
 _CLASSES = {cls.kind: cls for cls in _KINDS}
 _KEYS = {  # field -> key, where they differ

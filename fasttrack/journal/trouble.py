@@ -1,9 +1,12 @@
-"""The journal's lines about what went wrong in training; `entries.py` says how they stand."""
+"""The journal's lines about what people are to hear of; `entries.py` says how they stand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+LEVELS: Final = ("INFO", "WARN", "ERROR")
+"""Of alerts, as W&B has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +42,44 @@ class BadLayers:
     """Which, in words."""
     time_s: float = 0.0
     """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAlert:
+    """An alert that the training program itself asks for."""
+
+    kind: ClassVar[str] = "alert"
+
+    title: str
+    text: str = ""
+    level: str = "INFO"
+    """"INFO", "WARN" or "ERROR"."""
+    step: int | None = None
+    """The last training step; None: there was none yet."""
+    time_s: float = 0.0
+    """"time"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanksStanding:
+    """How it stands with the ranks of a job, whenever that has changed. At first all is well."""
+
+    kind: ClassVar[str] = "ranks"
+
+    missing: tuple[str, ...] = ()
+    """Where those ranks run, or ran, of which nothing is heard; the first 64."""
+    missing_ranks: int = 0
+    """How many they are."""
+    stragglers: dict[str, Any] = field(default_factory=dict)
+    """Those that hold the others up: where each runs, and in words what it is at; the first 64."""
+    time_s: float = 0.0
+    """"time"."""
+
+    def __post_init__(self) -> None:
+        """Look into `stragglers`, which is shown.
+
+        Raises:
+            ValueError: what is said of a rank is no text.
+        """
+        if not all(isinstance(told, str) for told in self.stragglers.values()):
+            raise ValueError("what is said of a rank is no text")

@@ -1,13 +1,14 @@
 """What the ranks' messages make together: rows, once a window is whole or too late to be.
 
-No thread, no clock of its own, no store: messages go in, rows come out. Windows hold `Figures`,
-so that what comes in may as well be a node's, of many ranks.
+No thread, no clock of its own, no store: messages go in, rows come out. What is done per message is
+little, since thousands may come in a second: values are only kept, and added up once per window.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from fasttrack.journal.trouble import RanksStanding
 from fasttrack.ranks.figures import Figures
 from fasttrack.ranks.straggler import Stragglers
 
@@ -23,7 +24,9 @@ SILENT_S: Final = 10.0
 NEVER_HEARD_S: Final = 60.0
 """After which one does that was not."""
 _MOST_OPEN = 512  # windows; the oldest goes, if there are more
+_MOST_TOLD = 400_000  # windows of single ranks, of some 300 bytes each, in all that are open
 _NAMED = 8  # ranks in one notice
+_LISTED = 64  # of those that are missing, or hold others up, in the journal
 
 Row = dict[str, float]
 
@@ -31,14 +34,15 @@ Row = dict[str, float]
 class _Open:
     """A window that some ranks have told of. Threads: one at a time."""
 
-    __slots__ = ("figures", "last", "ranks", "since_s")
+    __slots__ = ("last", "ranks", "since_s", "values")
 
     def __init__(self, since_s: float) -> None:
         """Hold nothing."""
         self.since_s = since_s
         self.last = 0
         self.ranks: set[int] = set()
-        self.figures: dict[str, Figures] = {}
+        self.values: dict[str, tuple[list[int], list[float]]] = {}
+        """By metric: the ranks that have one, and their values."""
 
     def add(self, rank: int, told: Window) -> None:
         """Take one rank in; what it tells twice counts once."""
@@ -47,11 +51,11 @@ class _Open:
         self.last = max(self.last, told.last) if self.ranks else told.last
         self.ranks.add(rank)
         for name, value in told.values.items():
-            mine = Figures.of(rank, value)
-            if (known := self.figures.get(name)) is None:
-                self.figures[name] = mine
-            else:
-                known.add(mine)
+            found = self.values.get(name)
+            if found is None:
+                found = self.values[name] = ([], [])
+            found[0].append(rank)
+            found[1].append(value)
 
 
 class Aggregator:
@@ -79,6 +83,7 @@ class Aggregator:
             deadline_s: how long a window waits for the slowest rank.
         """
         self._ranks = ranks
+        self._most_open = max(16, min(_MOST_OPEN, _MOST_TOLD // ranks))
         self._width = width
         self._warn = warn
         self._clock = clock
@@ -91,6 +96,9 @@ class Aggregator:
         self._missing: frozenset[int] = frozenset()
         self._places: dict[int, str] = {}
         self._stragglers = Stragglers()
+        self._chronic: frozenset[int] = frozenset()  # as it was at the last look
+        self.changes = 0
+        """How often the ranks that are missing, or hold the others up, have become others."""
         self.late = 0
         """Windows of ranks that came after their row was written."""
         self.straggler: str | None = None
@@ -100,13 +108,13 @@ class Aggregator:
         """Take in what one rank tells."""
         now_s = self._clock()
         self._heard_s[rank] = now_s
-        if rank not in self._places:
+        place = self._places.get(rank)
+        if place is None or message.gpu not in place:  # it may be known later
             self._places[rank] = _place(rank, message)
-        if message.gpu:
-            self._places[rank] = _place(rank, message)
+        self._stragglers.take(rank, message.span)
         if message.ended:
             self._ended.add(rank)
-        self._stragglers.take(rank, message.span)
+            self._stragglers.end(rank)
         if message.width != self._width:
             self._warn(
                 "ranks_width",
@@ -129,12 +137,14 @@ class Aggregator:
         now_s = self._clock()
         news = self._note_missing(now_s)
         news |= self._note_stragglers()
+        self.changes += news
         rows: list[Row] = []
         for key in sorted(self._open):
             window = self._open[key]
             whole = len(window.ranks) >= self._ranks
             late = now_s - window.since_s >= self._deadline_s
-            if not (whole or late or self._nobody_comes(window) or len(self._open) > _MOST_OPEN):
+            many = len(self._open) > self._most_open
+            if not (whole or late or many or self._nobody_comes(window)):
                 break  # rows stay in order
             rows.append(self._close(key))
         if news and not rows:
@@ -144,6 +154,16 @@ class Aggregator:
     def finish(self) -> list[Row]:
         """Return the rows of all that is open, as it is: nobody is waited for any more."""
         return [self._close(key) for key in sorted(self._open)]
+
+    def standing(self, time_s: float) -> RanksStanding:
+        """Return who is missing and who holds the others up, as of the last look."""
+        slow = sorted(self._chronic & self._stragglers.chronic)[:_LISTED]
+        return RanksStanding(
+            missing=tuple(map(self._place_of, sorted(self._missing)[:_LISTED])),
+            missing_ranks=len(self._missing),
+            stragglers={self._place_of(rank): self._stragglers.describe(rank) for rank in slow},
+            time_s=time_s,
+        )
 
     @property
     def all_ended(self) -> bool:
@@ -158,8 +178,8 @@ class Aggregator:
         window = self._open.pop(key)
         self._written = key
         row: Row = {"ranks/step": window.last}
-        for name, figures in window.figures.items():
-            row.update(figures.as_metrics(name))
+        for name, (ranks, values) in window.values.items():
+            row.update(Figures.of(ranks, values).as_metrics(name))
         row.update(self._common())
         row["ranks/missing"] = self._ranks - len(window.ranks)
         return row
@@ -179,11 +199,10 @@ class Aggregator:
 
     def _note_missing(self, now_s: float) -> bool:
         """Look who has fallen silent; return whether that is news."""
-        missing = frozenset(
-            rank
-            for rank in range(self._ranks)
-            if rank not in self._ended and self._is_silent(rank, now_s)
-        )
+        silent = [rank for rank in range(self._ranks) if self._is_silent(rank, now_s)]
+        for rank in silent:
+            self._stragglers.forget(rank)
+        missing = frozenset(silent) - self._ended
         new = missing - self._missing
         news = missing != self._missing
         self._missing = missing
@@ -191,7 +210,7 @@ class Aggregator:
             ranks = sorted(rank for rank in new if (rank not in self._heard_s) is never)
             if not ranks:
                 continue
-            listed = ", ".join(self._places.get(rank, f"rank {rank}") for rank in ranks[:_NAMED])
+            listed = ", ".join(map(self._place_of, ranks[:_NAMED]))
             more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
             since = f"within {NEVER_HEARD_S:g} s" if never else f"for {SILENT_S:g} s"
             hint = " (has each Options(ranks='all')?)" if never else ""
@@ -201,6 +220,9 @@ class Aggregator:
             )
         return news
 
+    def _place_of(self, rank: int) -> str:
+        return self._places.get(rank, f"rank {rank}")
+
     def _is_silent(self, rank: int, now_s: float) -> bool:
         heard_s = self._heard_s.get(rank)
         if heard_s is None:
@@ -209,15 +231,17 @@ class Aggregator:
 
     def _note_stragglers(self) -> bool:
         """Look who has become slow, or is no more; return whether that is news."""
-        before = set(self._stragglers.chronic)
-        self._stragglers.judge()
-        for rank in sorted(self._stragglers.chronic - before):
-            self.straggler = self._places.get(rank, f"rank {rank}")
+        before, self._chronic = self._chronic, self._stragglers.judge()
+        new = sorted(self._chronic - before)
+        for rank in new[:_NAMED]:
+            self.straggler = self._place_of(rank)
             self._warn(
                 f"straggler:{rank}",
                 f"{self.straggler} holds the other ranks up: {self._stragglers.describe(rank)}",
             )
-        return self._stragglers.chronic != before
+        if len(new) > _NAMED:
+            self._warn(f"stragglers:{new[_NAMED]}", f"so do {len(new) - _NAMED} more ranks")
+        return self._chronic != before
 
 
 def _place(rank: int, message: Message) -> str:

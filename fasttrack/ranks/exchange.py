@@ -1,8 +1,10 @@
 """How messages travel: torch.distributed's key-value store, over a connection of one's own.
 
 The default store's client serves one caller at a time, and process groups need it: a connection
-of one's own holds nobody up. A message is one key, deleted when it is read, so that the store does
-not grow: a rank whose messages are not read stops sending. There is no collective in this.
+of one's own holds nobody up. Each rank has one key, with those of its messages that are not known
+to be read, and one in which the reader says how many are. So the store does not grow (a rank whose
+messages are not read stops sending), and all ranks' keys are read in a few round trips, however
+many there are. There is no collective in this.
 
 Of torch's calls of a store none has a deadline that holds where the server is there and does not
 answer (`get` with a timeout of 3 s was stuck for longer). So all of this is called on a thread that
@@ -12,12 +14,18 @@ nobody waits for without one.
 from __future__ import annotations
 
 import datetime
+import socket
+import struct
+from collections import deque
 from typing import Any, Protocol
 
-_CONNECT_S = 2.0
+_REACH_S = 2.0
+_CONNECT_S = 30.0
+"""Longer than a resolver that gets no answer takes to give up; see `own_connection`."""
 MOST_UNREAD = 8
 """Messages of one rank that wait in the store."""
-_MOST_AT_ONCE = 4  # of one rank that are read in one round
+_AT_ONCE = 2048  # keys in one round trip
+_HEAD = struct.Struct("<QI")  # the first message's number, and how many there are
 
 
 class Store(Protocol):
@@ -32,12 +40,25 @@ class Store(Protocol):
     def check(self, keys: list[str], /) -> bool:
         """Return whether all `keys` hold something."""
 
-    def delete_key(self, key: str, /) -> bool:
-        """Let `key` hold nothing; return whether it did hold something."""
+    def add(self, key: str, value: int, /) -> int:
+        """Add to the number that `key` holds, 0 where it holds nothing; return the sum."""
+
+    def append(self, key: str, value: str, /) -> None:
+        """Add to the end of what `key` holds."""
+
+    def multi_get(self, keys: list[str], /) -> list[bytes]:
+        """Return what `keys` hold; each holds something."""
+
+    def multi_set(self, keys: list[str], values: list[str], /) -> None:
+        """Set `keys`."""
 
 
 def own_connection(store: Any) -> Store:
-    """Return a connection of one's own to the server of `store`. Blocks up to some seconds.
+    """Return a connection of one's own to the server of `store`.
+
+    Blocks up to 2 s where the server cannot be reached. torch asks the resolver for the name of
+    each address that it connects to, for its messages; where that is not answered (5 s a try is
+    usual), this takes as long, up to 30 s.
 
     Raises:
         RuntimeError: there is no such server, or it cannot be reached.
@@ -49,13 +70,46 @@ def own_connection(store: Any) -> Store:
         base = base.underlying_store
     timeout = datetime.timedelta(seconds=_CONNECT_S)
     if isinstance(base, TCPStore):
-        return TCPStore(  # type: ignore[return-value]  # its stub knows text only
+        _reach(base.host, base.port)  # torch would go on trying for all of its time
+        return TCPStore(  # type: ignore[return-value]  # its stub lacks half of it
             base.host, base.port, None, False, timeout=timeout, wait_for_workers=False
         )
     if not hasattr(base, "clone"):  # before torch 2.9
         raise RuntimeError(f"a {type(base).__name__} has one connection only")
-    connection: Store = base.clone()
-    return connection
+    connection = base.clone()
+    return connection if connection.has_extended_api() else _OneByOne(connection)
+
+
+def _reach(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), _REACH_S).close()
+    except OSError as error:
+        raise RuntimeError(f"nothing answers at {host}:{port}: {error}") from error
+
+
+class _OneByOne:
+    """A store that does one key at a time, such as one in a file. Threads: one at a time."""
+
+    def __init__(self, store: Any) -> None:
+        """Make several calls of one."""
+        self._store = store
+        self.set, self.get = store.set, store.get
+        self.check, self.add = store.check, store.add
+
+    def append(self, key: str, value: str, /) -> None:
+        """Add to the end of what `key` holds."""
+        before, after = "", value
+        while (found := self._store.compare_set(key, before, after).decode()) != after:
+            before, after = found, found + value
+
+    def multi_get(self, keys: list[str], /) -> list[bytes]:
+        """Return what `keys` hold; each holds something."""
+        return [self.get(key) for key in keys]
+
+    def multi_set(self, keys: list[str], values: list[str], /) -> None:
+        """Set `keys`."""
+        for key, value in zip(keys, values, strict=True):
+            self.set(key, value)
 
 
 class Outbox:
@@ -66,19 +120,32 @@ class Outbox:
 
     def __init__(self, store: Store, key: str, rank: int) -> None:
         """Send as `rank`; `key` is the same on all ranks, and nobody else's."""
-        self.connection = store
-        """Replaced where it was lost: the messages go on to be counted."""
         self._key = key
         self._rank = rank
-        self._next = 0
+        self._sent = 0
+        self._unread: deque[bytes] = deque()  # as far as is known, oldest first
+        self.move_to(store)
+
+    def move_to(self, store: Store) -> None:
+        """Go on with another connection: the one before was lost, and maybe what the store held."""
+        self._store = store
+        self._announced = False
 
     def try_send(self, message: bytes) -> bool:
-        """Send a message; return False where too many wait to be read. Two round trips at most."""
-        unread = self._next - MOST_UNREAD
-        if unread >= 0 and self.connection.check([_slot(self._key, self._rank, unread)]):
+        """Send a message; return False where too many wait to be read. One round trip, mostly."""
+        if self._unread:
+            read = self._store.add(_read_key(self._key, self._rank), 0)
+            while self._unread and self._sent - len(self._unread) < read:
+                self._unread.popleft()
+        if len(self._unread) >= MOST_UNREAD:
             return False
-        self.connection.set(_slot(self._key, self._rank, self._next), message)
-        self._next += 1
+        first = self._sent - len(self._unread)
+        self._store.set(_slot(self._key, self._rank), _pack(first, [*self._unread, message]))
+        if not self._announced:  # once there is something: whoever reads waits for what is not
+            self._store.append(_members(self._key), f"{self._rank},")
+            self._announced = True
+        self._unread.append(message)
+        self._sent += 1
         return True
 
 
@@ -90,43 +157,73 @@ class Inbox:
 
     def __init__(self, store: Store, key: str, ranks: list[int]) -> None:
         """Read what `ranks` send with the same `key`."""
-        self.connection = store
-        """Replaced where it was lost: the messages go on to be counted."""
         self._key = key
         self._next = dict.fromkeys(ranks, 0)
         self._found: list[tuple[int, bytes]] = []  # not handed on: the store has failed since
-        self._read_keys: list[str] = []  # that may not be deleted yet
+        self.move_to(store)
+
+    def move_to(self, store: Store) -> None:
+        """Go on with another connection: the one before was lost, and maybe what the store held."""
+        self._store = store
+        self._slots: dict[int, str] = {}  # of the ranks that have sent something
+        # To be told, again: a rank that is not told stops sending.
+        self._read_to = {
+            _read_key(self._key, rank): str(number) for rank, number in self._next.items() if number
+        }
 
     def read(self) -> list[tuple[int, bytes]]:
         """Return (rank, message) of what has come, each rank's in its order. Waits for none."""
-        self._delete_read()
-        asked = list(self._next)
-        for _ in range(_MOST_AT_ONCE):
-            asked = self._arrived(asked)
-            for rank in asked:
-                key = _slot(self._key, rank, self._next[rank])
-                self._found.append((rank, self.connection.get(key)))
-                self._next[rank] += 1
-                self._read_keys.append(key)
-                self._delete_read()
-            if not asked:
-                break
+        self._meet()
+        ranks = list(self._slots)
+        for at in range(0, len(ranks), _AT_ONCE):
+            self._read(ranks[at : at + _AT_ONCE])
+        if self._read_to:
+            self._store.multi_set(list(self._read_to), list(self._read_to.values()))
+            self._read_to.clear()
         found, self._found = self._found, []
         return found
 
-    def _delete_read(self) -> None:
-        # Where the store fails meanwhile, nobody knows whether it has deleted the key.
-        while self._read_keys:
-            self.connection.delete_key(self._read_keys[-1])
-            self._read_keys.pop()
+    def _read(self, ranks: list[int]) -> None:
+        packs = self._store.multi_get([self._slots[rank] for rank in ranks])
+        for rank, pack in zip(ranks, packs, strict=True):
+            first, count = _HEAD.unpack_from(pack)
+            seen = self._next[rank] - first
+            if seen < count:
+                self._found += [(rank, message) for message in _unpack(pack, count)[max(0, seen) :]]
+                self._next[rank] = first + count
+                self._read_to[_read_key(self._key, rank)] = str(first + count)
 
-    def _arrived(self, ranks: list[int]) -> list[int]:
-        """Return those of `ranks` whose next message is there: one round trip where all are."""
-        keys = {rank: _slot(self._key, rank, self._next[rank]) for rank in ranks}
-        if not keys or self.connection.check(list(keys.values())):
-            return ranks
-        return [rank for rank, key in keys.items() if self.connection.check([key])]
+    def _meet(self) -> None:
+        """Learn which ranks have begun to send."""
+        members = _members(self._key)
+        if len(self._slots) == len(self._next) or not self._store.check([members]):
+            return
+        for rank in map(int, self._store.get(members).split(b",")[:-1]):
+            if rank in self._next:
+                self._slots[rank] = _slot(self._key, rank)
 
 
-def _slot(key: str, rank: int, number: int) -> str:
-    return f"{key}/{rank}/{number}"
+def _pack(first: int, messages: list[bytes]) -> bytes:
+    sizes = struct.pack(f"<{len(messages)}I", *map(len, messages))
+    return b"".join((_HEAD.pack(first, len(messages)), sizes, *messages))
+
+
+def _unpack(pack: bytes, count: int) -> list[bytes]:
+    begin = _HEAD.size + 4 * count
+    messages = []
+    for size in struct.unpack_from(f"<{count}I", pack, _HEAD.size):
+        messages.append(pack[begin : begin + size])
+        begin += size
+    return messages
+
+
+def _slot(key: str, rank: int) -> str:
+    return f"{key}/{rank}"
+
+
+def _read_key(key: str, rank: int) -> str:
+    return f"{key}/{rank}/read"
+
+
+def _members(key: str) -> str:
+    return f"{key}/members"

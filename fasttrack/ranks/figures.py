@@ -1,7 +1,7 @@
 """One metric over many ranks, in a few numbers that can be merged in any order.
 
 Whoever adds two `Figures` has those of both groups of ranks, to the last digit: a node may sum up
-its ranks before it tells others. Sums are kept exactly, as few numbers whose sum they are.
+its ranks before it tells others. Sums are kept exactly, as numbers whose sum they are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Figures:
@@ -40,9 +40,11 @@ class Figures:
         self.where = where
 
     @classmethod
-    def of(cls, rank: int, value: float) -> Figures:
-        """Return those of one rank, whose value is finite."""
-        return cls(1, (value,), value, value, rank)
+    def of(cls, ranks: Sequence[int], values: Sequence[float]) -> Figures:
+        """Return those of one rank at least; each has one value, which is finite."""
+        greatest = max(values)
+        where = min(rank for rank, value in zip(ranks, values, strict=True) if value == greatest)
+        return cls(len(values), values, min(values), greatest, where)
 
     def add(self, other: Figures) -> None:
         """Take further ranks in."""

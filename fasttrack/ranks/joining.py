@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fasttrack.collective.reducing_logger import ReducingLogger
 from fasttrack.context.distributed import get_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fasttrack.engine import Engine
+    from fasttrack.hotpath.step_logger import StepLogger
+    from fasttrack.notices import Notices
     from fasttrack.quick_calls import QuickCalls
     from fasttrack.ranks.other import OtherRank
     from fasttrack.settings import RunSettings
@@ -35,7 +38,9 @@ def join(
     if settings.records and several:
         from fasttrack.ranks.recording import AllRanksEngine
 
-        return AllRanksEngine(settings, hot, on_fork), None
+        engine = AllRanksEngine(settings, hot, on_fork)
+        hot._logger = _reducing(engine.logger, engine.notices, settings)
+        return engine, None
     if settings.records:
         from fasttrack.engine import Engine
 
@@ -44,4 +49,18 @@ def join(
         return None, None
     from fasttrack.ranks.other import OtherRank
 
-    return None, OtherRank(settings, hot, on_fork)
+    other = OtherRank(settings, hot, on_fork)
+    hot._logger = _reducing(other.logger, other.notices, settings)
+    return None, other
+
+
+def _reducing(logger: StepLogger, notices: Notices, settings: RunSettings) -> ReducingLogger:
+    """Return what stands before `logger`, as every rank makes its calls."""
+    options = settings.options
+    return ReducingLogger(
+        logger,
+        notices,
+        log_interval=settings.log_interval,
+        norms=options.grad_norm != "off",
+        stretches=options.overhead_budget is not None,
+    )

@@ -17,6 +17,7 @@ from fasttrack.context.shared_id import default_store
 from fasttrack.latch import Bell, Latch
 from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
 from fasttrack.ranks.messages import Message, Span, Window
+from fasttrack.worker.bursts import Bursts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from fasttrack.ranks.statistics import WindowStatistics
 
 TELL_EVERY_S = 1.0
-"""How often each rank sends a message, and the recording one reads."""
+"""How often each rank sends a message, and the recording one reads; see `tell_every_s`."""
+MANY_RANKS = 4096
+"""Above which that is half as often, so that it takes little of the recording rank's core."""
 LOOK_EVERY_S = 0.1
 """How often, on average, a rank looks at what its training thread is doing."""
 TRY_AGAIN_S = 5.0
@@ -39,6 +42,38 @@ LAST_WORDS_S = 2.0
 _POLL_S = 0.02
 _MOST_WINDOWS = 64  # in one message
 _MOST_UNSENT = 256  # windows that wait for the store; the newest, if there are more
+_BACKLOG = 1000  # messages of one round from which being done matters more than short bursts
+
+
+def tell_every_s(ranks: int) -> float:
+    """Return how often each of so many ranks sends a message, and the recording one reads."""
+    return TELL_EVERY_S * (2 if ranks > MANY_RANKS else 1)
+
+
+def hear(
+    found: list[tuple[int, bytes]],
+    take: Callable[[int, Message], None],
+    warn: Callable[[str, str], None],
+    bursts: Bursts,
+) -> None:
+    """Have messages taken in, in short bursts: meanwhile training may wait for the GIL.
+
+    Args:
+        found: the ranks that have sent them, and the messages.
+        take: called with each.
+        warn: called with (key, text) for what the user should hear once.
+        bursts: has begun.
+    """
+    if len(found) > _BACKLOG:
+        bursts.lengthen()
+    for rank, text in found:
+        try:
+            message = Message.decode(text)
+        except ValueError as error:
+            warn("ranks_message", f"ranks='all': rank {rank} tells nonsense: {error}")
+            continue
+        take(rank, message)
+        bursts.rest_if_due()
 
 
 class Sink(Protocol):
@@ -87,6 +122,7 @@ class Member:
             sink: takes all ranks' messages, on the rank that records.
             store: returns the ranks' store; None while they have not met.
         """
+        self._tell_every_s = tell_every_s(ranks)
         self._rank = rank
         self._ranks = ranks
         self._statistics = statistics
@@ -113,6 +149,7 @@ class Member:
         self._span_began_s = time.perf_counter()
         self._steps_told = 0
         self._unsent: deque[Window] = deque(maxlen=_MOST_UNSENT)
+        self._bursts = Bursts()
         self._chance = random.Random(f"{key}/{rank}")
 
     def start(self) -> None:
@@ -166,7 +203,8 @@ class Member:
                 look_at_s = now_s + LOOK_EVERY_S * self._chance.uniform(0.5, 1.5)
             if now_s >= tell_at_s:
                 self._tell()
-                tell_at_s = max(tell_at_s + TELL_EVERY_S, now_s + TELL_EVERY_S / 2)
+                wait_s = self._tell_every_s
+                tell_at_s = max(tell_at_s + wait_s, now_s + wait_s / 2)
             self._wake.wait(max(0.0, min(look_at_s, tell_at_s) - time.monotonic()))
 
     def _tell(self, *, ended: bool = False) -> None:
@@ -222,13 +260,8 @@ class Member:
             self._lose(error)
             return
         assert self._sink is not None
-        for rank, text in found:
-            try:
-                message = Message.decode(text)
-            except ValueError as error:
-                self._warn("ranks_message", f"ranks='all': rank {rank} tells nonsense: {error}")
-                continue
-            self._sink.take(rank, message)
+        self._bursts.begin(hurried=self._closing)
+        hear(found, self._sink.take, self._warn, self._bursts)
 
     def _hear_the_last(self) -> None:
         """Read until all ranks have ended, or for `LAST_WORDS_S`."""
@@ -276,11 +309,11 @@ class Member:
     def _meet(self, connection: Store) -> None:
         if self._sink is None:
             self._outbox = self._outbox or Outbox(connection, self._key, self._rank)
-            self._outbox.connection = connection
+            self._outbox.move_to(connection)
         else:
             others = [rank for rank in range(self._ranks) if rank != self._rank]
             self._inbox = self._inbox or Inbox(connection, self._key, others)
-            self._inbox.connection = connection
+            self._inbox.move_to(connection)
 
     def _lose(self, error: Exception) -> None:
         """Let go of a store that has failed; say so where it matters and is not the usual end."""

@@ -31,17 +31,19 @@ class Window:
 class Span:
     """What the training thread was seen doing since the last message.
 
+    In an average the numbers are no whole ones.
+
     Threads: one at a time.
     """
 
     elapsed_s: float = 0.0
-    steps: int = 0
+    steps: float = 0
     """Training steps that ended."""
-    samples: int = 0
+    samples: float = 0
     """How often it was looked at, pauses aside."""
-    data: int = 0
+    data: float = 0
     """How often it was found waiting for data."""
-    own: int = 0
+    own: float = 0
     """How often in what no other rank can have caused, waiting for data included."""
 
     def add(self, later: Span) -> None:
@@ -51,6 +53,14 @@ class Span:
         self.samples += later.samples
         self.data += later.data
         self.own += later.own
+
+    def keep(self, share: float) -> None:
+        """Let it count for `share` of what it did: what is past weighs less."""
+        self.elapsed_s *= share
+        self.steps *= share
+        self.samples *= share
+        self.data *= share
+        self.own *= share
 
 
 @dataclass(slots=True, kw_only=True)

@@ -32,7 +32,11 @@ _DATA: Final = 4
 
 _DEEPEST = 300  # frames that are looked at
 _MOST_KINDS = 8192  # functions; programs that make them anew at every step are no reason to grow
-_WAITS = ("torch/distributed/", "torch/nn/parallel/distributed.py")
+_WAITS = (
+    "torch/distributed/",
+    "torch/nn/parallel/distributed.py",
+    "fasttrack/collective/",  # where ranks wait for others before they reduce what they log
+)
 _NO_WAITS = ("torch/distributed/elastic/",)
 _THROUGH_FILES = ("torch/_ops.py", "torch/utils/_contextlib.py")
 

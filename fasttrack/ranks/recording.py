@@ -17,6 +17,7 @@ from fasttrack.ranks.parts import RankListener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fasttrack.journal.trouble import RanksStanding
     from fasttrack.quick_calls import QuickCalls
     from fasttrack.ranks.messages import Message
     from fasttrack.settings import RunSettings
@@ -53,6 +54,7 @@ class AllRanksEngine(Engine):
             ),
             self._worker,
             self._describe_open,
+            self._note_standing,
         )
         self._member = listener.member(self.notices, self._worker.open_pauses, self._gathered)
         # Rows of ours come after their window: drawn over its own step, not over the newest one.
@@ -68,6 +70,10 @@ class AllRanksEngine(Engine):
     def _describe_open(self, make: Callable[[], Page]) -> None:
         if self.running:
             self.describe(make)
+
+    def _note_standing(self, standing: RanksStanding) -> None:
+        if self.running:
+            self._record("ranks", lambda: self._recorder.note(standing))
 
     def _gather_the_last(self) -> None:
         """Have the rows of all that is still under way written, once."""
@@ -97,11 +103,21 @@ class _Gathered:
         aggregator: Aggregator,
         worker: Worker,
         describe: Callable[[Callable[[], Page]], None],
+        note: Callable[[RanksStanding], None],
     ) -> None:
-        """Hand the rows of `aggregator` to `worker`, and the name of a straggler to `describe`."""
+        """Hand on what `aggregator` makes of messages.
+
+        Args:
+            aggregator: makes rows, and knows how it stands with the ranks.
+            worker: writes the rows.
+            describe: takes the name of a straggler, for the run's page.
+            note: takes how it stands, whenever that has changed.
+        """
         self._aggregator = aggregator
         self._worker = worker
         self._describe = describe
+        self._note = note
+        self._changes = 0  # that were noted
         self._named: str | None = None
 
     @property
@@ -116,7 +132,14 @@ class _Gathered:
     def look(self) -> None:
         """Write the rows that are due."""
         self._worker.beside.extend(self._aggregator.look())
+        if self._aggregator.changes == self._changes:
+            return
+        self._changes = self._aggregator.changes
+        standing = self._aggregator.standing(time.time())
+        self._note(standing)
         named = self._aggregator.straggler
+        if named is not None and named not in standing.stragglers:
+            named = f"none now; {named} was the last"
         if named is not None and named != self._named:
             self._named = named
             self._describe(lambda: Page(summary={"ranks/straggler_named": named}))

@@ -6,8 +6,9 @@ others makes them wait, for the difference between the two. A rank that waits ha
 however long its steps take.
 
 A *chronic* straggler is one whose share, averaged over some seconds (EWMA), is at least `MARGIN`
-above the median of the other ranks', and so in most of its newest spans, each of which holds a step
-at least. A single long step (a checkpoint, a stall) is no more than a one-off, which is counted.
+above the median of the other ranks', by more than chance would make of one among so many ranks, and
+so in most of its newest spans, each of which holds a step at least. A single long step (a
+checkpoint, a stall) is no more than a one-off, which is counted.
 """
 
 from __future__ import annotations
@@ -32,21 +33,24 @@ _NEWEST = 4  # spans of a rank that are looked at one by one
 _MOSTLY = 3  # of them
 _SHORTEST_SPAN_S = 0.8
 _ONE_OFF_S = 1.0  # that others wait for a rank in one span
+_JUDGEMENTS = 1000.0  # of each rank, in all of which chance alone is hardly ever to name one
 
 
 class _Rank:
     """What is known of one rank. Threads: one at a time."""
 
-    __slots__ = ("average", "newest", "one_off", "span")
+    __slots__ = ("average", "ended", "newest", "one_off", "span", "squares")
 
     def __init__(self) -> None:
         """Know nothing."""
         self.span = Span()  # that is not long enough yet
         self.average = Span()  # decayed
+        self.squares = 0.0  # of the samples' weights in that: what tells how far it is by chance
         self.newest: deque[float] = deque(maxlen=_NEWEST)
         """By how much the share was above the others', in the newest spans."""
         self.one_off = False
         """Whether the newest span may be a one-off."""
+        self.ended = False
 
     @property
     def known(self) -> bool:
@@ -58,6 +62,10 @@ class _Rank:
         """Of the time that it is at work of its own."""
         return self.average.own / self.average.samples
 
+    def scatter(self, usual: float) -> float:
+        """Return by how much its share would differ from `usual` by chance."""
+        return _scatter(usual, self.average.samples, self.squares)
+
     def settle(self) -> Span | None:
         """Return the span, and begin another, where it holds at least a step and some time."""
         span = self.span
@@ -67,10 +75,21 @@ class _Rank:
         if not span.samples:  # a pause, from beginning to end
             return None
         kept = math.exp(-span.elapsed_s / _AVERAGE_S)
-        mean = self.average
-        for name in ("elapsed_s", "steps", "samples", "data", "own"):
-            setattr(mean, name, getattr(mean, name) * kept + getattr(span, name))
+        self.average.keep(kept)
+        self.average.add(span)
+        self.squares = self.squares * kept * kept + span.samples
         return span
+
+
+def _scatter(usual: float, samples: float, squares: float) -> float:
+    """Return one sigma of the share of own time, in looks that are random.
+
+    Args:
+        usual: the share that is expected.
+        samples: the weights of the looks together.
+        squares: their squares.
+    """
+    return math.sqrt(max(0.0, usual * (1 - usual)) * squares) / samples
 
 
 class Stragglers:
@@ -97,33 +116,61 @@ class Stragglers:
         if (settled := known.settle()) is not None:
             self._settled.append((rank, settled))
 
-    def judge(self) -> None:
-        """Look at the ranks that have told something since the last time."""
+    def end(self, rank: int) -> None:
+        """Note that a rank says nothing more: from now on it holds nobody up."""
+        self.chronic.discard(rank)
+        if rank in self._known:
+            self._known[rank].ended = True
+
+    def forget(self, rank: int) -> None:
+        """Know nothing of a rank of which nothing is heard."""
+        self.chronic.discard(rank)
+        self._known.pop(rank, None)
+
+    def judge(self) -> frozenset[int]:
+        """Look at the ranks that have told something since the last time.
+
+        Returns:
+            Those that hold the others up now.
+        """
         settled, self._settled = self._settled, []
-        shares = {rank: known.share for rank, known in self._known.items() if known.known}
-        if len(shares) < 2:
-            return
+        shares = {}
+        for rank, known in self._known.items():
+            mean = known.average
+            if mean.samples >= _FEWEST_SAMPLES and not known.ended:
+                shares[rank] = mean.own / mean.samples
+        if len(shares) < 2:  # nobody is left whom a rank could hold up
+            self.chronic.clear()
+            return frozenset()
+        sigmas = math.sqrt(2 * math.log(_JUDGEMENTS * len(shares)))
         usual = _Medians(list(shares.values()))
         for rank, span in settled:
             if rank in shares:
-                self._judge(rank, span, usual.without(shares[rank]))
+                self._judge(rank, span, usual.without(shares[rank]), sigmas)
+        return frozenset(self.chronic)
 
-    def _judge(self, rank: int, span: Span, others: float) -> None:
+    def _judge(self, rank: int, span: Span, others: float, sigmas: float) -> None:
         known = self._known[rank]
         above = span.own / span.samples - others
         known.newest.append(above)
+        beyond = known.share - others
         if (
-            known.share - others >= MARGIN
+            beyond >= MARGIN
+            and beyond >= sigmas * known.scatter(others)
             and sum(each >= MARGIN for each in known.newest) >= _MOSTLY
         ):
             self.chronic.add(rank)
             known.one_off = False
             return
-        if known.share - others < MARGIN / 2:
+        if beyond < MARGIN / 2:
             self.chronic.discard(rank)
         if known.one_off and above < MARGIN and rank not in self.chronic:
             self.one_offs += 1
-        known.one_off = above >= MARGIN and above * span.elapsed_s >= _ONE_OFF_S
+        known.one_off = (
+            above >= MARGIN
+            and above * span.elapsed_s >= _ONE_OFF_S
+            and above >= sigmas * _scatter(others, span.samples, span.samples)
+        )
 
     @property
     def worst(self) -> int | None:
@@ -145,19 +192,17 @@ class Stragglers:
 
     def figures(self) -> dict[str, Figures]:
         """Return over all ranks, per step, the milliseconds of own time and of waiting for data."""
-        found: dict[str, Figures] = {}
+        ranks: list[int] = []
+        values: dict[str, list[float]] = {"own_time_ms": [], "data_wait_ms": []}
         for rank, known in self._known.items():
             mean = known.average
-            if not known.known or not mean.steps:
+            if mean.samples < _FEWEST_SAMPLES or not mean.steps:
                 continue
             step_ms = 1e3 * mean.elapsed_s / mean.steps
-            for name, seen in (("own_time_ms", mean.own), ("data_wait_ms", mean.data)):
-                mine = Figures.of(rank, seen / mean.samples * step_ms)
-                if name in found:
-                    found[name].add(mine)
-                else:
-                    found[name] = mine
-        return found
+            ranks.append(rank)
+            values["own_time_ms"].append(mean.own / mean.samples * step_ms)
+            values["data_wait_ms"].append(mean.data / mean.samples * step_ms)
+        return {name: Figures.of(ranks, each) for name, each in values.items() if ranks}
 
 
 class _Medians:

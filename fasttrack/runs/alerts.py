@@ -23,7 +23,7 @@ class RunAlert(NamedTuple):
     title: str
     text: str
     kind: str
-    """"non_finite", "spike", "stall", "hung", "crash" or "rule"."""
+    """"non_finite", "spike", "stall", "hung", "crash", "rule" or "asked"."""
     step: int | None
     """The training step at which it was; None: not known."""
     attempt: int

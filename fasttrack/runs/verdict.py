@@ -1,13 +1,14 @@
-"""What bounds a run's speed, judged by the shares of its time that its phases took."""
+"""What bounds a run's speed, judged by the shares of its time that were waited for something."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fasttrack.runs.ranks import RanksHealth
     from fasttrack.runs.summary import Summary
 
 WAITS_FROM_PCT = 20.0
@@ -22,22 +23,41 @@ class Verdict:
     bound_by: str
     """"data": it waits for its data; "others": for other ranks; "compute": for neither."""
     data_pct: float | None
-    """Percent of the training time that data is waited for; None, as below: it is not known."""
+    """Percent of the training time that data is waited for; None, as below: it is not known. Of a
+    run that tells of all its ranks, their mean."""
     others_pct: float | None
     ranks: int
+    rank: str | None = None
+    """Which rank it is that the others wait for, or that waits for its data most, and where it
+    runs, as far as is known."""
+    rank_data_pct: float | None = None
+    """Percent of the training time that this one waits for its data."""
+    of_all: bool = False
+    """Whether all ranks were looked at, not the recording one only."""
 
     def __str__(self) -> str:
         """Return the verdict as a line."""
         if self.bound_by == "data":
-            return f"waiting for data: {self.data_pct:.1f}% of the training time"
+            text = f"waiting for data: {self.data_pct:.1f}% of the training time"
+            if self.rank is None:
+                return text
+            return f"{text}, in the mean over all ranks; most on {self.rank}{self._of_it(': ')}"
         if self.bound_by == "others":
-            return f"waiting for others: {self.others_pct:.1f}% of the training time"
+            text = f"waiting for others: {self.others_pct:.1f}% of the training time"
+            if self.rank is None:
+                return text
+            return f"{text} for {self.rank}{self._of_it(', which waits for its data ')}"
         known = [f"{self.data_pct:.1f}% of the training time waits for data"]
         if self.others_pct is not None:
             known.append(f"{self.others_pct:.1f}% for other ranks")
+        elif self.of_all:
+            known.append("no rank holds the others up")
         elif self.ranks > 1:
             known.append("what waits for other ranks is not measured")
         return f"compute-bound: {', '.join(known)}"
+
+    def _of_it(self, before: str) -> str:
+        return f"{before}{self.rank_data_pct:.1f}%" if self.rank_data_pct else ""
 
 
 def judge(data_pct: float | None, others_pct: float | None, ranks: int) -> Verdict | None:
@@ -59,7 +79,33 @@ def judge(data_pct: float | None, others_pct: float | None, ranks: int) -> Verdi
     return None if data_pct is None else Verdict("compute", data_pct, others_pct, ranks)
 
 
-def judge_phases(metrics: Mapping[str, Summary], ranks: int) -> Verdict | None:
-    """Return the verdict by the phases "data" and "others", each the mean over all rows."""
-    means = [metrics[name].mean if name in metrics else None for name in (_DATA, _OTHERS)]
-    return judge(means[0], means[1], ranks)
+def judge_run(
+    metrics: Mapping[str, Summary], ranks: int, health: RanksHealth | None
+) -> Verdict | None:
+    """Return the verdict by what is known of all ranks, and by the phases "data" and "others".
+
+    Phases are the recording rank's only, but exact, and know of data that comes from elsewhere than
+    torch's DataLoader: the longer wait counts. Each is the mean over all rows.
+    """
+    data_pct, others_pct = (
+        metrics[name].mean if name in metrics else None for name in (_DATA, _OTHERS)
+    )
+    if health is None or health.data_pct is None:
+        return judge(data_pct, others_pct, ranks)
+    sees_data = health.data_pct >= (data_pct or 0.0)
+    sees_others = (health.others_pct or 0.0) > (others_pct or 0.0)
+    verdict = judge(
+        health.data_pct if sees_data else data_pct,
+        health.others_pct if sees_others else others_pct,
+        ranks,
+    )
+    if verdict is None:
+        return None
+    if verdict.bound_by == "data" and sees_data:
+        return replace(
+            verdict, rank=health.data_rank, rank_data_pct=health.data_rank_pct, of_all=True
+        )
+    if verdict.bound_by == "others" and sees_others:
+        data_of_it = health.others_rank_data_pct
+        return replace(verdict, rank=health.others_rank, rank_data_pct=data_of_it, of_all=True)
+    return replace(verdict, of_all=True)

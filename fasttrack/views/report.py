@@ -15,9 +15,10 @@ from fasttrack.journal.run_directory import media_directory
 from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.flights import FlightDump, read_flights
 from fasttrack.runs.media import MediaOfKind, logged_media
+from fasttrack.runs.ranks import RanksHealth, RanksReading
 from fasttrack.runs.status import DeliveryStatus, RunStatus, find_delivery, find_status
 from fasttrack.runs.summary import Summary
-from fasttrack.runs.verdict import judge_phases
+from fasttrack.runs.verdict import judge_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,6 +125,8 @@ class Report:
     goodput: Goodput
     flights: list[FlightDump]
     """The dumps of the flight recorder, oldest first."""
+    ranks: RanksHealth | None
+    """How it stands with the ranks; None where the run does not tell of all."""
     metrics: dict[str, Summary]
     bad_lines: int
     """How many damaged lines were left out."""
@@ -133,7 +136,8 @@ class Report:
     @property
     def verdict(self) -> Verdict | None:
         """What bounds the run's speed; None where that was not measured."""
-        return judge_phases(self.metrics, 1 if self.header is None else self.header.world_size)
+        ranks = 1 if self.header is None else self.header.world_size
+        return judge_run(self.metrics, ranks, self.ranks)
 
     def as_json(self) -> dict[str, object]:
         """Return what `fasttrack show --json` prints."""
@@ -156,6 +160,7 @@ class Report:
             "bad_lines": self.bad_lines,
             "damage": self.damage,
             "goodput": self.goodput.as_json(),
+            "ranks": None if self.ranks is None else asdict(self.ranks),
             "verdict": None if self.verdict is None else asdict(self.verdict),
             "metrics": {
                 name: {field: getattr(summary, field) for field in _METRIC_FIELDS}
@@ -189,7 +194,9 @@ def read_report(run: LocalRun) -> Report:
     media: dict[str, MediaOfKind] = {}
     media_folder = media_directory(run.directory)
     metrics: dict[str, Summary] = {}
+    ranks = RanksReading()
     for attempt, entry in run.entries():
+        ranks.take(entry)
         match entry:
             case MediaRow():
                 count = media[entry.type].count if entry.type in media else 0
@@ -217,6 +224,7 @@ def read_report(run: LocalRun) -> Report:
         alerts=read_alerts(run.directory),
         goodput=read_goodput(run.segments),
         flights=read_flights(run.directory),
+        ranks=ranks.health(),
         metrics=metrics,
         bad_lines=run.bad_lines,
         damage=[str(damage) for damage in run.damage],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.wandb import util as util
+from fasttrack.wandb.alerts import AlertLevel as AlertLevel
 from fasttrack.wandb.artifact import Artifact as Artifact
 from fasttrack.wandb.calls import alert as alert
 from fasttrack.wandb.calls import define_metric as define_metric

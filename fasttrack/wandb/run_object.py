@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.handler_errors import is_handlers
+from fasttrack.wandb.alerts import Alerts
 from fasttrack.wandb.config_object import Config
 from fasttrack.wandb.files import Files
 from fasttrack.wandb.rows import Rows
@@ -64,6 +65,7 @@ class Run(Files):
         self.starting_step = 0 if earlier is None else earlier + 1
         self.start_time = time.time()
         self._rows = Rows(tracker.log_metrics, self.starting_step, tracker.log_media)
+        self._alerts = Alerts(tracker.alert)
         self.config = Config(config, tracker.update_config)
         self.summary = Summary(self._rows.last, lambda told: tracker.describe(summary=told))
         tracker.before_end(self._rows.close_at_end)
@@ -131,9 +133,20 @@ class Run(Files):
     def unwatch(self, *models: Any, **further: Any) -> None:
         """Do nothing."""
 
-    def alert(self, title: str, text: str = "", *args: Any, **further: Any) -> None:
-        """Print the alert; it is sent nowhere."""
-        say_once(f"alert:{title}", f"alert (printed, sent nowhere): {title}: {text}")
+    @careful
+    def alert(
+        self, title: str, text: str = "", level: Any = None, wait_duration: Any = None
+    ) -> None:
+        """Tell W&B, and whoever else is told of the run's alerts.
+
+        Args:
+            title: what it is about.
+            text: all of it.
+            level: an `AlertLevel`, or its name; None: INFO.
+            wait_duration: seconds, or a timedelta, in which no other of this title is sent; None: a
+                minute.
+        """
+        self._alerts.take(title, text, level, wait_duration)
 
     # --- asking -----------------------------------------------------------------------------------
 

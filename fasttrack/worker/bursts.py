@@ -29,7 +29,7 @@ class Bursts:
 
     Where it matters, ask `clock() >= end_s` first: a method call for every row would be noticed.
 
-    Threads: worker only.
+    Threads: one at a time.
     """
 
     __slots__ = ("_length_s", "_pause_s", "_rest", "clock", "end_s")
@@ -56,10 +56,14 @@ class Bursts:
         self._length_s = _BACKLOG_BURST_S
         self._pause_s = 0.0
 
+    def begin_next(self) -> None:
+        """Begin a burst where a rest was none too soon: somebody waited, and the GIL was free."""
+        self.end_s = self.clock() + self._length_s
+
     def rest(self) -> None:
         """Give up the GIL, and begin the next burst."""
         self._rest(self._pause_s)
-        self.end_s = self.clock() + self._length_s
+        self.begin_next()
 
     def rest_if_due(self) -> None:
         """Give up the GIL if the burst has lasted long enough."""

@@ -312,6 +312,7 @@ class Worker:
         until_s = time.perf_counter()
         if not self._ring.items:
             for found in watch.rest(until_s):
+                self._bursts.begin_next()  # what they were read from freed the GIL
                 self._write_rows(found)
         if entries := watch.entries(last=last):
             self._append(list(map(encode, entries)))
@@ -323,6 +324,7 @@ class Worker:
                 self._write_records(records)
             else:
                 for piece in self._watch.in_order(records):
+                    self._bursts.begin_next()  # as above
                     self._write_records(piece)
         finally:
             self._in_hand = 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fasttrack.worker.layers import LayerNorms
     from fasttrack.worker.resolve import Resolver
 
-    _Seen = TrailStep | SeenBad | MetricsRecord
+    _Seen = TrailStep | SeenBad | list[MetricsRecord]
 
 _CALM_STEPS = 50  # from one bad loss to the next, if that is to be news
 
@@ -111,11 +111,10 @@ class StepWatch:
 
     def _of_layers(self, layers: LayerNorms, until_s: float) -> list[_Seen]:
         try:
-            rows, bad = layers.look(until_s)
+            return [*layers.look(until_s)]
         except Exception as error:  # the rows must not go with it
             self._met("layers_met", "norms of layers could not be computed", error)
             return []
-        return [*bad, *rows]
 
     def _rows_of(self, each: _Seen) -> Iterator[list[RawRecord]]:
         if isinstance(each, SeenBad):
@@ -125,7 +124,7 @@ class StepWatch:
             if self._is_news(each.step, values):
                 yield [(each.step, each.at_s, values)]
         else:
-            yield [each]
+            yield list(each)  # of one sample together: each write would wait for the GIL
 
     def _note_bad_layers(self, bad: SeenBad) -> None:
         self._bad_layers = bad
@@ -179,7 +178,7 @@ class StepWatch:
 
 
 def _at_s(each: _Seen) -> float:
-    return each.at_s if isinstance(each, (TrailStep, SeenBad)) else each[1]
+    return each[0][1] if isinstance(each, list) else each.at_s
 
 
 def _is_bad(loss: Any) -> bool:

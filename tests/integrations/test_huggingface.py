@@ -34,6 +34,7 @@ def _journal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTTRACK_BACKENDS", "none")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    importlib.import_module("fasttrack.integrations.huggingface")  # makes `report_to`'s name known
 
 
 def callback(**arguments: Any) -> huggingface.FasttrackCallback:

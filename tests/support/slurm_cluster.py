@@ -161,9 +161,10 @@ class SlurmCluster:
         self._nodes.remove(node)
         daemon.kill()
         daemon.wait()
-        # First who would tell Slurm that the rest was killed.
-        stewards = [pid for pid in self._processes() if _title(pid).startswith(titles)]
-        for process in (*stewards, *self._processes(f"SLURMD_NODENAME={node}")):
+        running = self._processes(f"SLURMD_NODENAME={node}")
+        # First who would tell Slurm that the rest was killed; newer ones have no environment.
+        stewards = {pid for pid in map(_parent, running) if _title(pid).startswith(titles)}
+        for process in (*stewards, *running):
             with contextlib.suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         self.command("scontrol", "update", f"nodename={node}", "state=down", "reason=power")
@@ -262,6 +263,13 @@ class SlurmCluster:
                 if wanted <= set((process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
         return found
+
+
+def _parent(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_bytes().rsplit(b")", 1)[1].split()[1])
+    except OSError:
+        return 0
 
 
 def _title(process: int) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -203,6 +204,44 @@ def test_what_waits_is_sent_by_the_next_delivery(
     assert done["delivered"]
     assert told(directory) == {"non_finite": {"wandb": True, "webhook": True}}
     assert len(hook.texts) == len(server.runs[str(tracker.get_run_id())].alerts) == 1
+
+
+@pytest.mark.server
+def test_what_a_script_asks_of_w_and_b_reaches_it_and_the_webhook(
+    server: WandbServer,
+    hook: WebhookServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Through `fasttrack.wandb`, once each: also where nobody has said that W&B is told."""
+    from fasttrack import wandb
+
+    monkeypatch.setenv("FASTTRACK_ALERTS_WEBHOOK", hook.url)
+    run = wandb.init(project="digits", mode="online", dir=str(tmp_path), name="asks")
+    run.log({"loss": 1.0})
+    wandb.alert("half way", "half of it", level=wandb.AlertLevel.WARN)
+    wandb.alert("half way", "within the minute that it waits")
+    run.alert(title="over", level="ERROR", wait_duration=0)
+    run.alert(title="over", text="again", wait_duration=timedelta(0))
+    wandb.finish()
+    directory = run_dir(tmp_path, run.id)
+    shown = " ".join(CliRunner().invoke(cli, ["show", str(directory)]).stdout.split())
+
+    assert server.runs[run.id].alerts == [
+        ("WARN", "half way", "half of it"),
+        ("ERROR", "over", ""),
+        ("INFO", "over (2)", "again"),
+    ]
+    url = f"({run.url})"
+    assert [text.removesuffix(url).strip() for text in hook.texts] == [
+        "WARN asks: half way: half of it",
+        "ERROR asks: over",
+        "INFO asks: over: again",
+    ]
+    said = capfd.readouterr().err
+    assert said.count("alert: half way: half of it\n") == said.count("alert: over: again\n") == 1
+    assert "half way: half of it (stderr: told, webhook: told, wandb: told)" in shown
 
 
 def test_a_run_that_keeps_its_journal_only_is_watched_where_that_is_asked_for(

@@ -18,6 +18,9 @@ from torch._C._distributed_c10d import TCPStore
 
 from fasttrack.journal.entries import Page
 from fasttrack.journal.rows import Row
+from fasttrack.journal.trouble import RanksStanding
+from fasttrack.runs.local import LocalRun
+from fasttrack.views.report import read_report
 
 _PREAMBLE = """
 import datetime, json, os, signal, sys, time
@@ -146,7 +149,7 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
 
         meet()
         torch.manual_seed(rank)
-        tracker = track()
+        tracker = track(options={"alerts": {"straggler": True}})
         assert tracker.is_active() is (rank == 0)
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -186,6 +189,19 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
     summary = next(page.summary for page in pages if page.summary)
     assert summary["ranks/straggler_named"].startswith("rank 2 (")
     assert done[0].stderr.count("holds the other ranks up") == 1
+    standing = read_entries(directory, RanksStanding)[0]
+    assert standing.missing_ranks == 0
+    assert [where.split(" (")[0] for where in standing.stragglers] == ["rank 2"]
+    report = read_report(LocalRun(directory))
+    assert [(each.kind, each.level) for each in report.alerts] == [("straggler", "WARN")]
+    assert report.alerts[0].title == "rank 2 is slow"
+    assert "alert:" not in done[0].stderr  # it was said
+    assert report.verdict is not None
+    assert report.ranks is not None
+    (where,) = standing.stragglers
+    assert (report.verdict.bound_by, report.verdict.rank) == ("others", where)
+    assert str(report.verdict).startswith("waiting for others: ")
+    assert report.ranks.tell(now=False).startswith(f"4 of 4 heard; {where} held the others up from")
     assert "ranks" not in "".join(each.stderr for each in done[1:])
     windows = [row.values for row in ours if "ranks/step" in row.values]
     assert [row["ranks/step"] for row in windows] == list(range(19, len(told[0][0]), 20))
@@ -319,7 +335,7 @@ def test_ranks_that_are_restarted_hear_nothing_of_the_attempt_before(tmp_path: P
     first = Ranks(2, log.format(makes="rank", loss=100.0))
     first.end()
     assert first.server is not None
-    assert first.server.check(["fasttrack/ranks/0/0/1/0"])
+    assert first.server.check(["fasttrack/ranks/0/0/1"])
 
     Ranks(2, log.format(makes=True, loss=1.0), server=first.server, attempt=1).end()
 

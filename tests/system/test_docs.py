@@ -26,6 +26,7 @@ from fasttrack import ConfigurationError, ExperimentTracker, Options
 from fasttrack.alerts.settings import resolve_alerts
 from fasttrack.journal.entries import Artifact, Config
 from fasttrack.journal.run_directory import artifacts_directory
+from fasttrack.journal.trouble import AskedAlert
 
 # test_integrations_page.py, test_media_page.py, test_all_ranks.py, test_sharded_page.py
 _ELSEWHERE = {"integrations.md", "media.md", "ranks.md", "sharded.md"}
@@ -283,6 +284,17 @@ def test_the_file_sets_alerts() -> None:
 
     assert (settings.spike, settings.to) == (False, ("wandb", "command"))
     assert settings.command == ("notify-send", "training")
+
+
+@pages.runs('tracker.alert("accuracy is there"')
+def test_an_alert_of_ones_own_is_in_the_journal(snippet: Snippet) -> None:
+    """With what it says."""
+    with ExperimentTracker(project="digits", options=Options(backends=("none",))) as tracker:
+        snippet.run({"tracker": tracker, "accuracy": 0.95, "step": 7})
+
+    (asked,) = read_entries(directory_of(tracker), AskedAlert)
+    assert (asked.level, asked.title) == ("INFO", "accuracy is there")
+    assert asked.text == "0.950 at step 7"
 
 
 # --- docs/backends.md -----------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from support.runs import HANG_GUARD_S, make_tracker, script_environment
 from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
 from support.trackers import journal_only
 
+from fasttrack import ExperimentTracker, Options
+
 PAGE = ROOT / "docs" / "sharded.md"
 pages = Pages(PAGE)
 
@@ -56,6 +58,23 @@ def test_reducing_only_what_is_logged(snippet: Snippet) -> None:
 def test_what_clip_grad_norm_returned_is_logged(snippet: Snippet) -> None:
     """The norm before clipping."""
     assert run_alone(snippet)["train/grad_norm"] > 1.0
+
+
+@pages.runs('Options(ranks="all")')
+def test_the_logging_calls_of_all_ranks_take_what_is_sharded(
+    snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone a rank has all of it. What several do, and what becomes of it, four real ones show."""
+    monkeypatch.setenv("FASTTRACK_BACKENDS", "none")
+    script = training_script()
+
+    names = {**script, "ExperimentTracker": ExperimentTracker, "Options": Options}
+    snippet.run(names)
+    tracker = names["tracker"]
+    tracker.finish()
+
+    rows = {row.step: row.values for row in read_rows(tracker.get_run_dir())}
+    assert [step for step, row in rows.items() if "train/grad_norm" in row] == [0, 10, 20]
 
 
 @pages.runs("pipeline_group")

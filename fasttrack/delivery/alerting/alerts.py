@@ -26,6 +26,7 @@ from fasttrack.delivery.alerting.sender import Sender
 from fasttrack.delivery.alerting.standing import Standing
 from fasttrack.delivery.alerting.watch import AlertWatch
 from fasttrack.delivery.events import Said
+from fasttrack.journal.alerts import ASKED
 from fasttrack.redaction import redact_text
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _TRAINER_WAITS_S = 5.0  # that an end may take longer for alerts, where somebody
 _NOBODY_WAITS_S = 60.0
 # What the training process says on its own stderr: twice would be noise.
 _SAID_BY_TRAINER = ("training failed",)
-_SAID_BY_WORKER = ("non_finite:loss/total:", "non_finite:layers:")
+_SAID_BY_WORKER = ("non_finite:loss/total:", "non_finite:layers:", "straggler:", "missing:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +123,10 @@ class Alerts:
 
     def handover(self, backend: str) -> Handover | None:
         """Return what hands alerts to sessions of `backend`; None: it is to be told of none."""
-        asked = self._settings is not None and backend in self._settings.to
-        if backend != WANDB or not (asked or self._book.due(backend)):
+        if backend != WANDB or not (self._watch is not None or self._book.due(backend)):
             return None
-        return Handover(backend, self._book, self._message, self._decided)
+        expects = self._settings is not None and backend in self._settings.to
+        return Handover(backend, self._book, self._message, self._decided, expects=expects)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -177,6 +178,8 @@ class Alerts:
     def _found(self, finding: Finding, attempt: int) -> None:
         assert self._settings is not None
         to = [sink for sink in self._settings.to if sink != STDERR or not _is_said(finding)]
+        if finding.kind == ASKED and WANDB in self._header.backends and WANDB not in to:
+            to.append(WANDB)  # as the script asks W&B's client for it
         alert = self._book.add(finding, attempt, to)
         if alert is not None and STDERR in to:
             self._say(alert)
@@ -189,7 +192,7 @@ class Alerts:
 
     def _say(self, alert: Alert) -> None:
         message = self._message(alert)
-        text = f"alert: {message.text}"
+        text = f"alert: {message.words}"
         if alert.kind in ("crash", "hung"):  # then it cannot say anything itself
             said = self._means.say_for_trainer(redact_text(text))
             if not said and alert.kind == "crash" and not self._is_alive():

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.alerts import Alert, Sending, load_alerts, save_alerts
+from fasttrack.journal.alerts import ASKED, Alert, Sending, load_alerts, save_alerts
 from fasttrack.journal.run_directory import alerts_path
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class AlertBook:
                 return None
             cause = finding.key.rpartition(":")[0]
             alike = sum(alert.key.rpartition(":")[0] == cause for alert in self._alerts)
-            if alike >= _MOST_ALIKE or len(self._alerts) >= _MOST:
+            if (alike >= _MOST_ALIKE and finding.kind != ASKED) or len(self._alerts) >= _MOST:
                 return None
             alert = Alert(
                 time_s=finding.time_s,

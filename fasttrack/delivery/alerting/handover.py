@@ -51,18 +51,34 @@ class Handover:
         message: Callable[[Alert], Message],
         decided: Callable[[float], bool],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        expects: bool = True,
     ) -> None:
-        """Hand over what `book` has for `backend`; `decided` waits until all is in it."""
+        """Hand over what `book` has for `backend`; `decided` waits until all is in it.
+
+        Args:
+            backend: which.
+            book: the run's alerts.
+            message: returns what is sent of one.
+            decided: waits, for so many seconds at most, until all is in the book.
+            clock: in seconds.
+            expects: whether any alert may be for the backend; False: only those that are asked for.
+        """
         self._backend = backend
         self._book = book
         self._message = message
         self._decided = decided
         self._clock = clock
+        self._expects = expects
         self._taken: dict[str, float] = {}  # by key: when
 
     def begin(self) -> None:
         """Begin with a new session."""
         self._taken.clear()
+
+    def expect(self) -> None:
+        """Note that the program asks for an alert, which the watch puts into the book."""
+        self._expects = True
 
     def send(self, session: object) -> None:
         """Hand over what is due, and note what has arrived. Never waits.
@@ -99,7 +115,8 @@ class Handover:
             BackendLostError: the session is gone.
         """
         if isinstance(session, Alertable):
-            self._decided(_DECIDED_S)
+            if self._expects:
+                self._decided(_DECIDED_S)
             self.send(session)
 
     def finished(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fasttrack.journal.alerts import ASKED
 from fasttrack.redaction import redact_text
 
 if TYPE_CHECKING:
@@ -37,12 +38,21 @@ class Message:
     """Where to look at it."""
     time_s: float
     """Unix time of what happened."""
+    has_title: bool = False
+    """Whether the text is nothing without the title: somebody else wrote both."""
+
+    @property
+    def words(self) -> str:
+        """What is told where there is no place for a title."""
+        if not self.has_title:
+            return self.text
+        return f"{self.title}: {self.text}" if self.text else self.title
 
     @property
     def line(self) -> str:
         """All of it, in one line."""
         where = f" ({self.url})" if self.url else ""
-        return f"{self.level} {self.run}: {self.text}{where}"
+        return f"{self.level} {self.run}: {self.words}{where}"
 
 
 def message_of(alert: Alert, run_id: str, run: str, url: str | None) -> Message:
@@ -55,4 +65,5 @@ def message_of(alert: Alert, run_id: str, run: str, url: str | None) -> Message:
         run=redact_text(run),
         url=url,
         time_s=alert.time_s,
+        has_title=alert.kind == ASKED,
     )

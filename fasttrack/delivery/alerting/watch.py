@@ -14,7 +14,7 @@ from fasttrack.journal.entries import Finish, Pausing
 from fasttrack.journal.reader import SegmentReader, read_finish
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import alerts_state_path, attempt
-from fasttrack.journal.trouble import BadLayers
+from fasttrack.journal.trouble import AskedAlert, BadLayers, RanksStanding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,6 +179,15 @@ class AlertWatch:
                 self._judge.paused = entry.begins
             elif isinstance(entry, BadLayers):
                 for finding in self._judge.see_layers(entry.step, entry.text, entry.time_s):
+                    self._tell(finding)
+            elif isinstance(entry, AskedAlert):
+                self._see(rows)
+                rows = []
+                self._tell(self._judge.see_asked(entry))
+            elif isinstance(entry, RanksStanding):
+                self._see(rows)  # what is told of ranks names the last step
+                rows = []
+                for finding in self._judge.see_ranks(entry):
                     self._tell(finding)
             elif isinstance(entry, Finish):
                 finish = entry

@@ -32,6 +32,8 @@ class ReadBack:
         place: Place,
         read: Callable[[], Iterable[Held]],
         kept: Callable[[Row], Held],
+        *,
+        takes_media: bool = False,
     ) -> None:
         """Know nothing before `settle`.
 
@@ -39,13 +41,14 @@ class ReadBack:
             place: the run's delivery.
             read: reads what is there.
             kept: returns of a row what the destination can be expected to hold.
+            takes_media: whether the session looks after media, beside the rows.
         """
         self._place = place
         self._read = read
         self._kept = kept
         self._segments: list[Path] = []
         self._known = Known()
-        self._media_said = False
+        self._media_said = takes_media
         self.segment: Path | None = None
         """Whose rows come now."""
         self.number = 0

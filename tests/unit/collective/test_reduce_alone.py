@@ -14,6 +14,7 @@ from support.runs import make_tracker
 
 from fasttrack import ExperimentTracker, Options
 from fasttrack.collective.packet import OPS
+from fasttrack.collective.roll_call import RollCall
 
 JOURNAL_ONLY = Options(backends=("none",))
 
@@ -124,3 +125,18 @@ def test_a_copy_reduces_too() -> None:
         assert copy.deepcopy(tracker).reduce(2.0) == 2.0
     assert pickle.loads(pickled).reduce(3.0) == 3.0
     assert tracker.reduce(4.0) == 4.0, "a collective has to be made after the end, too"
+
+
+def test_names_that_change_do_not_fill_the_memory() -> None:
+    """Of the same ranks a thousand are asked for; those of others are counted apart."""
+    asked: list[str] = []
+    roll_call = RollCall(patience_s=1.0)
+
+    def ask(members: str, name: str) -> str | None:
+        return roll_call.why_not(members, name, lambda: asked.append(members))
+
+    assert {ask(members, str(name)) for name in range(1500) for members in "ab"} == {None}
+    assert (asked.count("a"), asked.count("b")) == (1000, 1000)
+    assert ask("a", "0") is None
+    assert ask("c", "0") is None
+    assert len(asked) == 2001

@@ -1,4 +1,4 @@
-"""`reduce` and `reduce_grad_norm` on four real ranks: sharded, replicated, mixed, and their rows.
+"""Values and norms that four real ranks share: in calls of their own, and in the logging calls.
 
 One story, as each rank imports torch's parallel parts, for seconds. What is logged is compared with
 values gathered by hand, by `full_tensor()`, and by a model that is on one rank.
@@ -14,222 +14,9 @@ from typing import Any
 
 import pytest
 from support.runs import journal_rows, run_script
+from support.sharded_story import SHARDED_STORY
 
 _RANKS = 4
-
-_STORY = """
-import faulthandler, json, os, sys, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")  # torch.distributed's own
-import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.tensor import Partial, Replicate, Shard, DTensor, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel, RowwiseParallel, parallelize_module)
-from support.runs import make_tracker
-from fasttrack import Options
-from fasttrack.collective.reducer import Reducer
-from fasttrack.notices import Notices
-
-base, rank = Path(sys.argv[1]), 0
-bond, last_end = os.pipe()  # ends with the last rank
-others = []
-while rank < 3:  # each is a fork of one that has imported all this
-    if pid := os.fork():
-        others.append(pid)
-        break
-    others = []
-    rank += 1
-if rank < 3:
-    os.close(last_end)
-os.environ["WANDB_DIR"] = str(base)
-os.dup2(os.open(base / f"stderr{rank}", os.O_CREAT | os.O_WRONLY, 0o600), 2)
-faulthandler.dump_traceback_later(100, exit=True)  # no rank outlives the test
-dist.init_process_group(
-    "gloo", store=dist.FileStore(str(base / "store"), 4), rank=rank, world_size=4)
-mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
-flat = init_device_mesh("cpu", (4,))
-tracker = make_tracker(options=Options(backends=("none",), console=False))
-results, said = {}, {}
-
-
-def note(name, reduced, true):
-    results[name] = [float(reduced), float(true)]
-    tracker.log_metrics({name: reduced}, 0)
-
-
-def gathered(value):
-    every = [None] * 4
-    dist.all_gather_object(every, value)
-    return every
-
-
-def true_norm(model):
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    grads = [g.full_tensor() if isinstance(g, DTensor) else g for g in grads]
-    return torch.cat([g.double().flatten() for g in grads]).norm()
-
-
-class Net(torch.nn.Module):
-    def __init__(self, width=6):
-        super().__init__()
-        self.up = torch.nn.Linear(4, width)
-        self.norm = torch.nn.LayerNorm(width)
-        self.down = torch.nn.Linear(width, 5)
-        self.free = torch.nn.Linear(5, 1)
-
-    def forward(self, x):
-        return self.free(self.down(self.norm(self.up(x))).relu())
-
-
-def tensor_parallel(net):
-    plan = {"up": ColwiseParallel(output_layouts=Replicate()),
-            "down": RowwiseParallel(input_layouts=Replicate())}
-    return parallelize_module(net, mesh["tp"], plan)
-
-
-def trained(name, net, replica):
-    torch.manual_seed(replica)
-    net(torch.randn(8, 4)).square().sum().backward()
-    norm = tracker.reduce_grad_norm(net)
-    tracker.log_training_step(tracker.reduce(float(rank)), len(results), grad_norm=norm)
-    note(name, norm, true_norm(net))
-"""
-
-_VALUES = """
-torch.manual_seed(rank)
-mine = torch.rand(3).tolist()
-alike = [mine[0], torch.tensor(mine[0]), torch.tensor(mine[0]).double(), mine[0]][rank]
-every = [row[0] for row in gathered([float(alike), mine])]
-note("mean", tracker.reduce(alike), sum(every) / 4)
-note("sum", tracker.reduce(alike, "sum"), sum(every))
-note("max", tracker.reduce(alike, "max"), max(every))
-note("min", tracker.reduce(alike, "min"), min(every))
-note("norm", tracker.reduce(alike, op="norm"), sum(x * x for x in every) ** 0.5)
-both = tracker.reduce({"a": mine[1], "b": mine[2]} if rank % 2 else {"b": mine[2], "a": mine[1]})
-note("named/a", both["a"], sum(row[1] for row in gathered(mine)) / 4)
-note("named/b", both["b"], sum(row[2] for row in gathered(mine)) / 4)
-for op, some in (("mean", 1.5), ("sum", 3.0), ("max", 2.0), ("min", 1.0), ("norm", 5**0.5)):
-    note(f"two of four/{op}", tracker.reduce(float(rank) if rank in (1, 2) else None, op), some)
-note("pair", tracker.reduce(float(rank), "sum", group=mesh["tp"]), (1, 1, 5, 5)[rank])
-pair = dist.new_group([1, 2])
-in_pair = tracker.reduce(float(rank), "sum", group=pair)
-said["pair"] = None if in_pair.isnan() else in_pair.item()
-note("mesh", tracker.reduce(float(rank), "sum", group=mesh), 6)
-bad = tracker.reduce({"bad": "text" if rank == 2 else 1.0, "good": 1.0})
-said["bad"] = [bad["bad"].isnan().item(), bad["good"].item()]
-
-weight = torch.arange(14.0).reshape(7, 2)
-sharded = distribute_tensor(weight, mesh, [Shard(0), Shard(1)])
-note("sharded mean", tracker.reduce(sharded.mean()), weight.mean())
-note("sharded max", tracker.reduce(sharded.max()), 13)
-note("norm partial", tracker.reduce(torch.linalg.vector_norm(sharded)), weight.norm())
-note("replicated", tracker.reduce(distribute_tensor(torch.tensor(2.5), flat, [Replicate()])), 2.5)
-on_pair = distribute_tensor(torch.tensor(3.0), mesh["tp"], [Replicate()]) * (rank // 2 + 1)
-note("over another mesh", tracker.reduce(on_pair, "norm", group=mesh["dp"]), 45**0.5)
-part = sharded.sum()
-tracker.log_metrics({"local": part}, 0)  # refused: no rank has all of it
-
-lonely = Reducer(Notices(), patience_s=0.2)
-if rank == 0:
-    lone = [lonely.values({"only": 1.0}, "mean", None)["only"],
-            lonely.grad_norm([sharded, weight], None),
-            lonely.values({"part": part}, "mean", None)["part"]]
-    said["alone"] = [value.isnan().item() for value in lone]
-dist.barrier()
-said["late"] = lonely.values({"only": 1.0}, "mean", None)["only"].isnan().item()
-for name in "ab":
-    tracker.reduce({name: 1.0})
-for name in "ab" if rank == 0 else "ba":
-    said["order " + name] = tracker.reduce({name: float(rank)})[name].isnan().item()
-"""
-
-_NORMS = """
-torch.manual_seed(0)
-trained("fsdp2", fully_shard(Net(), mesh=flat), rank)  # five rows on four ranks: one has none
-hybrid = Net()
-fully_shard(hybrid.up, mesh=mesh)
-trained("hsdp", fully_shard(hybrid, mesh=mesh), rank)
-trained("tp", tensor_parallel(Net()), 0)
-both = tensor_parallel(Net())
-for block in (both.up, both.down, both):
-    fully_shard(block, mesh=mesh["dp"])
-trained("fsdp2 x tp", both, rank // 2)
-mixed = Net()
-fully_shard(mixed.down, mesh=flat)
-trained("half of it sharded", mixed, 0)
-frozen = Net()
-frozen.up.requires_grad_(False)
-trained("frozen", fully_shard(frozen, mesh=flat), rank)
-
-shares = torch.nn.Linear(3, 2, bias=False)
-whole = torch.nn.Parameter(distribute_tensor(torch.zeros(2, 3), mesh, [Replicate()] * 2))
-whole.grad = DTensor.from_local(torch.full((2, 3), rank + 1.0), mesh, [Replicate(), Partial()])
-shares.weight = whole
-norm = tracker.reduce_grad_norm(shares)
-note("shares of a sum", norm, (6 * (3, 3, 7, 7)[rank] ** 2) ** 0.5)
-
-clipped = fully_shard(Net(), mesh=flat)
-clipped(torch.ones(2, 4) + rank).sum().backward()
-true = true_norm(clipped)
-norm = torch.nn.utils.clip_grad_norm_(clipped.parameters(), 0.1)
-note("clip_grad_norm_", tracker.reduce(norm), true)
-tracker.log_training_step(0.5, 0, model=clipped)  # refused
-"""
-
-_PIPELINE = """
-last = make_tracker(options=Options(backends=("none",), console=False, log_rank=3))
-stage_of, pipe = rank % 2, mesh["tp"].get_group()
-for number, schedule_of in enumerate((ScheduleGPipe, Schedule1F1B)):
-    torch.manual_seed(1)
-    net = Net(8)
-    halves = [torch.nn.Sequential(net.up, net.norm),
-              torch.nn.Sequential(net.down, torch.nn.ReLU(), net.free)]
-    whole = torch.nn.Sequential(*halves)
-    torch.manual_seed(10 + rank // 2)
-    x, y = torch.randn(8, 4), torch.randn(8, 1)
-    loss = torch.nn.functional.mse_loss(whole(x), y)
-    loss.backward()
-    norm = true_norm(whole)
-    whole.zero_grad()
-    stage = PipelineStage(halves[stage_of], stage_of, 2, torch.device("cpu"), group=pipe)
-    schedule = schedule_of(stage, 4, loss_fn=torch.nn.functional.mse_loss)
-    losses = []
-    if stage_of == 0:
-        schedule.step(x)
-    else:
-        schedule.step(target=y, losses=losses)
-    mean = torch.stack(losses).mean() if losses else None
-    global_norm = tracker.reduce_grad_norm(halves[stage_of], group=pipe)
-    over_replicas = tracker.reduce(mean)
-    last.log_training_step(mean, number, grad_norm=global_norm)
-    name = schedule_of.__name__
-    note(name + " loss", over_replicas, sum(gathered(float(loss))) / 4)
-    note(name + " norm", global_norm, norm)
-    said.setdefault("at the last", []).append([float(loss), float(norm)])
-last.finish()
-said["last"] = last.get_run_id()
-"""
-
-_END = """
-ends = dist.new_group([0, 3])
-if rank in (0, 3):
-    tracker.reduce(1.0, group=ends)
-dist.barrier()
-if rank == 0:
-    os.read(bond, 1)  # the last one is gone
-    said["gone"] = tracker.reduce(1.0, group=ends).isnan().item()
-    tracker.log_metrics({"after": 1.0}, 0)
-tracker.finish()
-said["run"] = tracker.get_run_id()
-(base / f"told{rank}").write_text(json.dumps([results, said]))
-for pid in others:
-    os.waitpid(pid, 0)
-os._exit(0)  # a process group that has lost a rank ends as it likes
-"""
 
 
 @dataclass(frozen=True)
@@ -261,7 +48,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Four ranks, from the first import to the last barrier."""
     base = tmp_path_factory.mktemp("ranks")
-    run_script(_STORY + _VALUES + _NORMS + _PIPELINE + _END, str(base), warnings=None)
+    run_script(SHARDED_STORY, str(base), warnings=None)
     ranks = []
     for number in range(_RANKS):
         results, said = json.loads((base / f"told{number}").read_text())
@@ -351,3 +138,73 @@ def test_the_last_stage_records_the_pipelines_loss_and_whole_norm(story: Story) 
     for step, (loss, norm) in enumerate(last.said["at the last"]):
         assert rows[step]["loss/total"] == pytest.approx(loss, rel=1e-6)
         assert rows[step]["train/grad_norm"] == pytest.approx(norm, rel=1e-6)
+
+
+def test_another_tracker_asks_anew(story: Story) -> None:
+    """What the ranks answered the first one is not taken for an answer."""
+    assert [rank.said["second"] for rank in story.ranks] == [[False, True]] + [[False]] * 3
+    assert "a: rank 1, 2, 3 of 4 ranks did not make this call within 0.2 s" in story.ranks[0].stderr
+
+
+def test_names_that_change_leave_nothing_in_the_store(story: Story) -> None:
+    """Nor do the logging calls, but for the last meeting."""
+    for rank in story.ranks:
+        assert rank.said["keys"] == 0
+        assert rank.said["meetings"] == [7, True]
+        assert not any(rank.said["left"])
+
+
+def test_the_logging_calls_of_all_ranks_reduce(story: Story) -> None:
+    """Losses, further values, clipped norms, and the norms of models, at the steps logged."""
+    rows, truth = story.rows("every"), story.ranks[0].said["together"]
+
+    norms = [rows[2 * number]["train/grad_norm"] for number in range(len(truth))]
+    assert norms == pytest.approx(truth, rel=1e-6)
+    assert len(truth) == 5
+    for number in range(len(truth)):
+        row = rows[2 * number]
+        assert [row[name] for name in ("loss/total", "rank", "max", "pair")] == [91, 0, 13, 13]
+    assert rows[10]["train/grad_norm"] == pytest.approx(819**0.5, rel=1e-6)
+    assert [rows[10][name] for name in ("loss/aux", "a", "eval", "plain")] == [91, 1, 91, 2]
+    assert rows[14]["loss/total"] == 91
+    assert rows[14]["train/grad_norm"] == pytest.approx(truth[0], rel=1e-6)
+
+
+def test_a_rank_that_has_ended_takes_part(story: Story) -> None:
+    """Nobody waits for it in vain, and nothing is lost but its own late calls."""
+    assert [rank.said["lost"] for rank in story.ranks] == [[0, 2 * (r == 2), 0] for r in range(4)]
+
+
+def test_the_norm_of_a_model_on_some_of_the_ranks_is_refused(story: Story) -> None:
+    """Whether the others hold more of it, as in a pipeline, no logging call can know."""
+    assert "train/grad_norm" not in story.rows("every")[16]
+    for rank in story.ranks:
+        assert "the model is on 2 of 4 ranks" in rank.stderr
+        assert "on every rank call tracker.reduce_grad_norm(model), with group=" in rank.stderr
+
+
+def test_a_logging_call_of_one_rank_is_refused_with_the_advice(story: Story) -> None:
+    """Once it waits, and nobody does later; the row has what needs no other rank."""
+    alone, rows = story.ranks[0], story.rows("lone")
+
+    assert [rows[step]["b"] for step in (0, 2)] == [1, 2]
+    assert not any({"loss/total", "train/grad_norm"} & rows[step].keys() for step in rows)
+    assert alone.stderr.count("ranks did not make this call within 0.3 s of the first") == 1
+    assert all("is not reduced by the logging calls: " in rank.stderr for rank in story.ranks)
+    assert "loss/total: a DTensor of which this rank holds a part" in alone.stderr
+
+
+def test_logging_calls_that_differ_between_ranks_are_refused_at_once(story: Story) -> None:
+    """One rank has a value more: no collective begins, and none of a later call."""
+    assert all("loss/total" not in row for row in story.rows("different").values())
+    what = "loss (Partial(sum), Partial(sum))"
+    for rank in story.ranks[:3]:
+        assert f"made different calls, this one log_training_step at step 0: {what};" in rank.stderr
+    assert f"{what}, extra only (Partial(sum)" in story.ranks[3].stderr
+
+
+def test_steps_that_each_rank_chooses_are_not_reduced(story: Story) -> None:
+    """With a budget ranks may log other steps; metrics are logged on all of them."""
+    assert story.rows("budget")[0]["eval"] == 91
+    assert "loss/total" not in story.rows("budget")[0]
+    assert "as overhead_budget has each rank decide which steps it logs" in story.ranks[0].stderr

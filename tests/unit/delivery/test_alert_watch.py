@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fasttrack.journal.reader import SegmentReader
 from fasttrack.journal.rows import Row, encode_row
 from fasttrack.journal.run_directory import alerts_state_path, segments
 from fasttrack.journal.shared_reads import Piece, SharedReads
+from fasttrack.journal.trouble import AskedAlert, RanksStanding
 from fasttrack.journal.writer import SegmentWriter
 
 
@@ -91,6 +93,27 @@ def test_rows_are_judged_as_they_come_and_the_end_as_it_is(run: Run) -> None:
     assert watch.run_once(0.25) is True
     assert run.found[1:] == [("crash:1", 1)]
     assert watch.wait(0) is True
+
+
+def test_what_the_program_asks_for_is_found_once_by_every_watch(run: Run) -> None:
+    """In its place among the rows; one of the same title at another time is another."""
+    asked = AskedAlert(title="half way", text="of it", step=1, time_s=7.5)
+    run.log(math.nan)
+    run.writer.append([encode(asked), encode(replace(asked, time_s=8.0))])
+    run.log(math.inf, first_step=2)
+    first: list[tuple[str, int]] = []
+    second: list[tuple[str, int]] = []
+    for found in (first, second):
+        run.found = found
+        alerts_state_path(run.directory).unlink(missing_ok=True)
+        run.watch().run_once(0.25)
+
+    assert first == second
+    assert [key for key, _ in first[:3]] == [
+        "non_finite:loss/total:0",
+        "asked:half way:1 7.5",
+        "asked:half way:1 8.0",
+    ]
 
 
 def test_what_a_courier_reads_is_not_read_twice(run: Run) -> None:
@@ -256,3 +279,19 @@ def test_a_disk_that_is_full_costs_no_alert(run: Run) -> None:
     watch.run_once(0.25)
 
     assert alerts_state_path(run.directory).exists()
+
+
+def test_what_is_told_of_ranks_is_told_once_by_whatever_process(run: Run) -> None:
+    """With the last step before it; a process that goes on there knows it."""
+    slow = RanksStanding(stragglers={"rank 2 (n7)": "it is slow"})
+    watch = run.watch()
+    run.log(1.0, 1.0)
+    run.writer.append([encode(slow)])
+    watch.run_once(0.25)
+    assert run.found == [("straggler:rank 2 (n7)", 1)]
+    watch._save()
+
+    run.writer.append([encode(RanksStanding(missing=("rank 1",), missing_ranks=1)), encode(slow)])
+    run.watch().run_once(0.25)
+
+    assert run.found[1:] == [("missing:1 rank 1", 1)]

@@ -120,8 +120,8 @@ def test_a_run_without_rows_is_delivered(tmp_path: Path, heap: Heap) -> None:
     assert (done.delivered, done.proof) == (True, "no rows")
 
 
-def test_media_are_left_out_and_said(tmp_path: Path, heap: Heap) -> None:
-    """They hold up nothing, and take no row's place."""
+def test_media_that_are_not_to_be_had_hold_up_nothing(tmp_path: Path, heap: Heap) -> None:
+    """trackio is given none, and of MLflow's the file is gone. They take no row's place."""
     picture = MediaRow(1, 1, 1e9, name="sample", type="text", files=("0" * 20 + ".txt",))
     segment = heap.record(tmp_path, row(0, 0, loss=1.0))
     with segment.open("ab") as file:

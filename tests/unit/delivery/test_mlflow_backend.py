@@ -14,12 +14,13 @@ from support.heaps import MlflowHeap, counted, deliver_here, staged
 from support.journals import append, finish, row, rows_of
 
 from fasttrack.delivery.backends.base import Place
-from fasttrack.delivery.backends.mlflow import client
+from fasttrack.delivery.backends.mlflow import client, names
 from fasttrack.delivery.backends.mlflow.backend import MlflowBackend
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.cursor import Ledger, load_cursor
 from fasttrack.journal.entries import Header, Metadata
-from fasttrack.journal.run_directory import cursor_path, staged_directory
+from fasttrack.journal.media import MediaRow
+from fasttrack.journal.run_directory import cursor_path, media_directory, staged_directory
 
 
 @pytest.fixture
@@ -53,6 +54,46 @@ def test_the_run_ends_as_its_trainer_did(
     info = store.client.get_run(run).info
     assert (info.status, info.start_time) == (status, 10**12)
     assert info.end_time == int(last.time_s * 1000)
+
+
+def test_media_are_files_under_their_names_and_steps(tmp_path: Path, store: MlflowHeap) -> None:
+    """Each once, also where delivery begins anew and an attempt logs what is there already."""
+    picture, page = "0" * 20 + ".png", "1" * 20 + ".html"
+    bins = {"counts": [1, 2], "bins": [0, 1, 2]}
+    media = [
+        MediaRow(1, 5, 1e9, name="val/sample", type="image", files=(picture,)),
+        MediaRow(2, 5, 1e9, name="../pages", type="html", files=(page,)),
+        MediaRow(3, 6, 1e9, name="weights", type="histogram", about=bins),
+        MediaRow(4, 6, 1e9, name="gone", type="text", files=("2" * 20 + ".txt",)),
+    ]
+    segment = store.record(tmp_path, row(0, 0, loss=1.0), *media, row(5, 6, loss=0.5), finish())
+    folder = media_directory(segment.parent)
+    folder.mkdir()
+    (folder / picture).write_bytes(b"a picture")
+    (folder / page).write_bytes(b"<p>")
+    first = deliver_here(segment.parent)["mlflow"]
+    (run,) = store.runs()
+    listed = client.Client(store.uri).sizes(run, "media")
+    cursor_path(segment.parent).unlink()
+    store.record(tmp_path, media[0], row(6, 7, loss=0.5), finish(), resumed=True)
+    again = deliver_here(segment.parent)["mlflow"]
+
+    assert first.delivered
+    assert (first.proof or "").endswith("; 3 of 3 files of media listed with their sizes")
+    assert again.delivered
+    assert store.values_of_the_run() == counted(
+        [(0, {"loss": 1.0}), (6, {"loss": 0.5}), (7, {"loss": 0.5})]
+    )
+    named = media[2].identity.removeprefix("media ")
+    escaped = names.name_for("../pages")
+    assert listed == client.Client(store.uri).sizes(run, "media")
+    assert set(listed) == {
+        f"media/val/sample/00000005-{picture}",
+        f"media/{escaped}/00000005-{page}",
+        f"media/weights/00000006-{named}.json",
+    }
+    assert listed[f"media/val/sample/00000005-{picture}"] == 9
+    assert not list(segment.parent.glob(".*media*"))
 
 
 def test_what_the_run_is_called_and_tagged(tmp_path: Path, store: MlflowHeap) -> None:

@@ -33,6 +33,13 @@ class Setup:
         )
         self.aggregator.take(rank, Message.decode(message.encode()))
 
+    def train(self, ranks: Iterable[int]) -> None:
+        """Let ranks tell of a second, in which rank 1 was at work of its own, the others hardly."""
+        for rank in ranks:
+            own = 14 if rank == 1 else 1
+            message = Message(width=_WIDTH, span=Span(1.0, 5, 16, own, own), host="n7", gpu="GPU 1")
+            self.aggregator.take(rank, message)
+
     def look(self, after_s: float = 0.0) -> list[Row]:
         """Return the rows that are due then."""
         self.now_s += after_s
@@ -148,16 +155,62 @@ def test_straggler_is_named_with_its_host_in_a_row_of_its_own() -> None:
     setup = Setup(3)
     rows = []
     for _ in range(6):
-        for rank in range(3):
-            own = 14 if rank == 1 else 1
-            message = Message(width=_WIDTH, span=Span(1.0, 5, 16, own, own), host="n7", gpu="GPU 1")
-            setup.aggregator.take(rank, message)
+        setup.train(range(3))
         rows += setup.look(after_s=1.0)
 
     (row,) = rows
     assert (row["ranks/straggler"], row["ranks/stragglers"]) == (1, 1)
     assert setup.aggregator.straggler == "rank 1 (n7, GPU 1)"
     assert setup.said[0].startswith("rank 1 (n7, GPU 1) holds the other ranks up: it is at work of")
+
+
+@pytest.mark.parametrize("goes", ["ends", "falls silent"])
+def test_straggler_that_is_gone_holds_nobody_up(goes: str) -> None:
+    """Whether it has ended or died, the others go on without it; one that comes back is judged."""
+    setup = Setup(3)
+    for _ in range(6):
+        setup.train(range(3))
+        setup.look(after_s=1.0)
+    slow = setup.aggregator.standing(0.0)
+    assert list(slow.stragglers) == ["rank 1 (n7, GPU 1)"]
+    assert slow.stragglers["rank 1 (n7, GPU 1)"].startswith("it is at work of its own 8")
+    changes = setup.aggregator.changes
+
+    rows = []
+    for second in range(10):
+        setup.train((0, 2))
+        if goes == "ends" and not second:
+            setup.tell(1, ended=True)
+        rows += setup.look(after_s=1.0)
+
+    gone = setup.aggregator.standing(0.0)
+    assert setup.aggregator.changes == changes + 1
+    missing = () if goes == "ends" else ("rank 1 (n7, GPU 1)",)
+    assert (gone.stragglers, gone.missing, gone.missing_ranks) == ({}, missing, len(missing))
+    (row,) = rows
+    assert (row["ranks/stragglers"], row["ranks/missing"]) == (0, len(missing))
+    assert "ranks/straggler" not in row
+    if goes == "falls silent":
+        assert row["ranks/own_time_ms/argmax"] != 1
+        for _ in range(6):
+            setup.train(range(3))
+            setup.look(after_s=1.0)
+        back = setup.aggregator.standing(0.0)
+        assert (list(back.stragglers), back.missing) == (["rank 1 (n7, GPU 1)"], ())
+
+
+def test_last_rank_that_trains_holds_nobody_up() -> None:
+    """All others have ended."""
+    setup = Setup(2)
+    for _ in range(6):
+        setup.train(range(2))
+        setup.look(after_s=1.0)
+    setup.tell(0, ended=True)
+
+    (row,) = setup.look()
+
+    assert row["ranks/stragglers"] == 0
+    assert setup.aggregator.standing(0.0).stragglers == {}
 
 
 @settings(max_examples=40, deadline=None, database=None, derandomize=True)

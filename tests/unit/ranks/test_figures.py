@@ -16,7 +16,7 @@ _VALUES = st.floats(min_value=-1e300, max_value=1e300)
 
 def merged(values: dict[int, float], chance: random.Random) -> Figures:
     """Return the figures of ranks that come together by twos, at random."""
-    groups = [Figures.of(rank, value) for rank, value in values.items()]
+    groups = [Figures.of([rank], [value]) for rank, value in values.items()]
     while len(groups) > 1:
         chance.shuffle(groups)
         one = groups.pop()

@@ -74,7 +74,7 @@ def test_store_that_does_not_answer_holds_up_neither_worker_nor_finish() -> None
         rank.store = TCPStore("127.0.0.1", port, None, False, wait_for_workers=False)
         rank.member.start()
         wait_until(
-            lambda: rank.member._outbox is not None and rank.member._outbox._next == MOST_UNREAD
+            lambda: rank.member._outbox is not None and rank.member._outbox._sent == MOST_UNREAD
         )
         os.kill(server.pid, signal.SIGSTOP)
 
@@ -107,7 +107,13 @@ def test_what_is_told_before_the_ranks_meet_and_at_the_end_arrives() -> None:
 
     assert rank.member.close()
 
-    messages = [Message.decode(text) for _, text in Inbox(rank.store, "ranks/0", [1]).read()]
+    inbox, messages = Inbox(rank.store, "ranks/0", [1]), list[Message]()
+
+    def has_ended() -> bool:
+        messages.extend(Message.decode(text) for _, text in inbox.read())
+        return bool(messages) and messages[-1].ended
+
+    wait_until(has_ended)
     assert [each for message in messages for each in message.windows] == told
     assert [message.ended for message in messages] == [False] * (len(messages) - 1) + [True]
     assert rank.member.close(), "again"

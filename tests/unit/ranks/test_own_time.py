@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
+from fasttrack.collective.agreement import Agreement
 from fasttrack.ranks.messages import Span
 from fasttrack.ranks.own_time import OwnTime
 
@@ -100,8 +101,8 @@ def test_backward_pass_counts_as_waiting() -> None:
     assert span == Span(0.0, 0, 1, 0, 0)
 
 
-def test_waiting_for_other_ranks_is_no_own_time() -> None:
-    """For one that never comes, in a function of torch.distributed."""
+def seen_waiting() -> threading.Event:
+    """Return what is set once this thread is seen at what is not its own."""
     seen = threading.Event()
     main = threading.get_ident()
 
@@ -110,15 +111,34 @@ def test_waiting_for_other_ranks_is_no_own_time() -> None:
             pass
         seen.set()
 
+    threading.Thread(target=watch, daemon=True).start()
+    return seen
+
+
+def test_waiting_for_other_ranks_is_no_own_time() -> None:
+    """For one that never comes, in a function of torch.distributed."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    seen = seen_waiting()
     with pytest.raises(RuntimeError, match=r".+"):
         dist.init_process_group(
             "gloo", store=store, rank=0, world_size=2, timeout=timedelta(seconds=1)
         )
 
     assert seen.wait(HANG_GUARD_S)
+
+
+def test_waiting_for_other_ranks_logging_calls_is_no_own_time() -> None:
+    """Before what is split over them is reduced; the other one never comes."""
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        seen = seen_waiting()
+        why = Agreement("0", (0, 1), patience_s=0.5).why_not("log_metrics")
+    finally:
+        dist.destroy_process_group()
+
+    assert seen.wait(HANG_GUARD_S)
+    assert why is not None
+    assert why.startswith("rank 1 of 2 ranks did not make this call within 0.5 s")
 
 
 def test_pause_and_a_thread_that_is_gone_tell_nothing() -> None:

@@ -55,6 +55,15 @@ def test_nobody_is_named_where_all_are_alike(share: float) -> None:
     assert judge.chronic == set()
 
 
+def test_among_thousands_chance_names_nobody_from_the_first_second_on() -> None:
+    """Of so many some are found at work of their own much more often, in few looks."""
+    chance, judge = random.Random(0), Stragglers()
+
+    for _ in range(12):
+        watch([0.4] * 3000, 1, chance, judge)
+        assert judge.chronic == set()
+
+
 def test_two_slow_ranks_are_both_named_and_the_slower_is_the_worst() -> None:
     """Each is compared with the middle of the others."""
     chance, judge = random.Random(0), Stragglers()

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.journals import read_entries
 from support.runs import journal_entries, journal_rows, run_script
 
 import fasttrack
 import fasttrack.wandb as wandb
 from fasttrack.errors import ConfigurationError
 from fasttrack.journal.entries import Artifact, Finish, Header, Page
+from fasttrack.journal.trouble import AskedAlert
 
 if TYPE_CHECKING:
     from fasttrack.wandb.run_object import Run
@@ -420,3 +422,19 @@ def test_what_a_handler_raises_goes_on_to_the_script() -> None:
             run.log(Slow(a=1.0))
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_an_alert_that_nobody_tells_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """A run that keeps its journal only has no process for it; the journal has it all the same."""
+    run = wandb.init(project="digits")
+    run.alert("over", "all of it", level="loud", wait_duration="long")
+    run.alert("over", "all of it", level="loud")
+    directory = run.tracker.get_run_dir()
+    wandb.finish()
+    said = capfd.readouterr().err
+
+    assert "alert (sent nowhere): over: all of it" in said
+    assert "level='LOUD' is not known; INFO is taken" in said
+    assert directory is not None
+    (asked,) = read_entries(directory, AskedAlert)
+    assert (asked.title, asked.text, asked.level) == ("over", "all of it", "INFO")

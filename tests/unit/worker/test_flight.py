@@ -150,14 +150,15 @@ def test_what_is_asked_for_at_the_end_waits_for_the_last_rows(tmp_path: Path) ->
 
 
 def test_a_run_that_ends_well_leaves_no_dump_and_few_steps_are_no_trouble(make: Trackers) -> None:
-    """A failed one says its code, with as many steps as there were."""
-    good, failed = (make(options=journal_only(flight_recorder=N)) for _ in range(2))
-    train(good, range(3))
-    train(failed, range(3))
+    """One that leaves because it was asked to ends well; a failed one says its code."""
+    good, left, failed = (make(options=journal_only(flight_recorder=N)) for _ in range(3))
+    for tracker in (good, left, failed):
+        train(tracker, range(3))
     good.finish()
+    left.finish(143, preempting=True)
     failed.finish(3)
 
-    assert read_flights(directory(good)) == []
+    assert read_flights(directory(good)) == read_flights(directory(left)) == []
     (dump,) = read_flights(directory(failed))
     assert (dump.reason, dump.error, dump.steps) == ("exit_code", "exit code 3", 3)
 

@@ -77,7 +77,7 @@ class Bench:
 
     def values(self) -> dict[str, float]:
         """Return the metrics of all that was sampled."""
-        rows, _ = self.norms.look(math.inf)
+        rows = [row for seen in self.norms.look(math.inf) if isinstance(seen, list) for row in seen]
         return {name: value for _, _, values in rows for name, value in values.items()}
 
 
@@ -127,6 +127,27 @@ def test_parameters_of_many_layers_take_turns_and_gradients_do_not() -> None:
 
     assert [len(names) for names in seen] == [64, 64, 64, 58, 64]
     assert len(set.union(*seen[:4])) == 250
+
+
+def test_a_sample_is_one_piece_of_short_rows_whichever_have_gradients() -> None:
+    """One piece is written at once; the worker reads gradients that are made anew."""
+    bench, model = Bench(), network(150, bias=False)
+    for step, without in ((0, None), (10, None), (20, None), (30, 7)):
+        for layer in model:
+            layer.weight.grad = torch.full_like(layer.weight, step + 1.0)
+        if without is not None:
+            model[without].weight.grad = None
+        bench.log(step, model)
+        assert (bench.source.samples[0].gradients.versions is None) is (step < 20)
+        (rows,) = bench.norms.look(math.inf)
+
+        assert isinstance(rows, list)
+        turn = 22 if step == 20 else 64
+        assert [len(row[2]) for row in rows] == [128, 22 + turn - (without is not None)]
+        values = {name: value for row in rows for name, value in row[2].items()}
+        grads = [f"layers/grad_norm/{place}" for place in range(150) if place != without]
+        assert list(values)[: len(grads)] == grads
+        assert {values[name] for name in grads} == {4 * (step + 1.0)}
 
 
 @pytest.mark.parametrize("interval", [1, 10, 7])
@@ -245,29 +266,32 @@ def test_what_is_logged_while_norms_are_read_stays_in_order(
 def test_gradients_that_change_behind_the_call_are_dropped_once_then_launched_in_it() -> None:
     """As for the norm of all; parameters may change at once."""
     bench, model = Bench(), network()
-    for step in (0, 10, 20):
+    for step in (0, 10, 20, 30):
         model.zero_grad()
         backward(model)
         expected = norms_of(model)
         bench.log(step, model)
         for parameter in model.parameters():
             parameter.grad.zero_()
-            parameter.detach().zero_() if step == 20 else None
+            parameter.detach().zero_() if step == 30 else None
         values = bench.values()
-        if step == 10:  # those of the first are launched anyway: nobody knows yet
+        if step == 20:  # those of the first two are launched anyway: nobody knows yet
             assert bench.notices.counts() == {"stale": 1}
             expected = {n: v for n, v in expected.items() if "param" in n}
         assert values == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_that_are_never_made_anew_are_launched_in_the_call() -> None:
-    """As a CUDA graph's, which no version tells of; nothing is lost to finding out."""
+    """As a CUDA graph's, which no version tells of, behind steps that made new ones before it."""
     bench, model = Bench(), network()
-    for step in (0, 10, 20):
+    for step in range(0, 80, 10):
+        if step in (0, 10, 40):  # a step, one graph, a second one
+            model.zero_grad()
         backward(model)
         expected = norms_of(model)
         bench.log(step, model)
-        model.zero_grad(set_to_none=False)
+        for parameter in model.parameters():
+            parameter.grad.data.zero_()  # as a graph writes
         assert bench.values() == pytest.approx(expected, rel=1e-5)
 
     assert bench.notices.counts() == {}

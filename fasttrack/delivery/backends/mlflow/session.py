@@ -8,8 +8,10 @@ from fasttrack.delivery.backends.mlflow import client as mlflow
 from fasttrack.delivery.backends.mlflow import names
 from fasttrack.delivery.backends.mlflow.describing import Description, tags_from, tags_of
 from fasttrack.delivery.backends.mlflow.finding import find_run, read_points, refused_names
+from fasttrack.delivery.backends.mlflow.media import MediaFiles
 from fasttrack.delivery.backends.read_back import ReadBack
 from fasttrack.errors import ArtifactRefusedError, BackendLostError
+from fasttrack.journal.media import MediaRow
 from fasttrack.journal.reader import read_finish, read_header
 from fasttrack.journal.run_directory import attempt, segments
 
@@ -96,7 +98,8 @@ class MlflowSession:
         self._description.tag(tags_of(header))
         self._description.configure(header.config)
         self._refused: frozenset[str] = frozenset()
-        self._back = ReadBack(place, self._read, self._kept)
+        self._back = ReadBack(place, self._read, self._kept, takes_media=True)
+        self._media = MediaFiles(client, found.run_id, place)
         self._stamps = names.Stamps()
         self._points: list[Point] = []
         self._newest_s: float | None = None
@@ -119,7 +122,10 @@ class MlflowSession:
     def log(self, rows: Sequence[Row]) -> bool:
         """Hold rows back until the next `check`, if there are not too many. See `Session.log`."""
         before = len(self._points)
+        is_full = False
         for row in rows:
+            if isinstance(row, MediaRow):
+                is_full = self._media.take(row)
             stamp_ms = self._stamps.of(row)
             self._newest_s = row.time_s
             if (lacking := self._back.lacking(row)) is not None:
@@ -129,7 +135,7 @@ class MlflowSession:
                     for name, value in lacking.values.items()
                 ]
         added = len(self._points) > before
-        if len(self._points) >= _MANY_POINTS:
+        if len(self._points) >= _MANY_POINTS or is_full:
             self._send()
         return added
 
@@ -226,7 +232,8 @@ class MlflowSession:
     def prove(self, *, artifacts: int, timeout_s: float) -> str:
         """Read all of the run back. See `Session.prove`; what it takes is the store's."""
         try:
-            return self._back.prove(f"MLflow's run {self.mlflow_id}")
+            proof = self._back.prove(f"MLflow's run {self.mlflow_id}")
+            return "; ".join((proof, *self._media.proof()))
         except mlflow.FAULTS as error:
             raise mlflow.lost(error) from error
 
@@ -247,9 +254,10 @@ class MlflowSession:
             self._send_description()
             for batch in mlflow.batches(self._points):
                 self._send_points(batch)
+            self._points = []
+            self._media.send()
         except mlflow.FAULTS as error:
             raise mlflow.lost(error) from error
-        self._points = []
 
     def _send_points(self, points: Sequence[Point]) -> None:
         """Send values; of those that are refused find the metric, which is then left out."""

@@ -1,0 +1,1 @@
+"""How many ranks the recording one can hear with `Options(ranks="all")`."""
