@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fasttrack.handler_errors import is_handlers
+from fasttrack.integrations.batches import TokenCount, samples_of
 from fasttrack.integrations.describing import as_mapping, check_arguments
 from fasttrack.integrations.lasting_run import LastingRun
 from fasttrack.integrations.lightning_package import (
@@ -36,6 +35,7 @@ from fasttrack.tracker import ExperimentTracker
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Callable
 
 __all__ = ["FasttrackCallback", "FasttrackLogger"]
 
@@ -54,11 +54,19 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
     Threads: the training script's.
     """
 
-    def __init__(self, tracker: ExperimentTracker | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        tracker: ExperimentTracker | None = None,
+        *,
+        tokens_fn: Callable[[Any], Any] | None = None,
+        **arguments: Any,
+    ) -> None:
         """Prepare; the run begins later.
 
         Args:
             tracker: one to log to, which stays yours to finish; None: the logger makes its own.
+            tokens_fn: returns this rank's tokens of a batch, for `perf/tokens_per_sec`; a number,
+                or a tensor in the host's memory.
             **arguments: those of `ExperimentTracker`, for a tracker of its own. Other defaults: the
                 project is WANDB_PROJECT, then "lightning_logs"; steps are logged every
                 `log_every_n_steps`; hyperparameters are in the configuration, and `config` adds to
@@ -71,6 +79,7 @@ class FasttrackLogger(Logger):  # type: ignore[misc]
         super().__init__()
         self.run = LastingRun(tracker)
         self.losses = NonfiniteLosses(self.run)
+        self.tokens = TokenCount(tokens_fn)
         if arguments.get("project") is None:
             arguments["project"] = os.environ.get("WANDB_PROJECT") or "lightning_logs"
         self._arguments = arguments
@@ -309,6 +318,7 @@ class FasttrackCallback(Callback):  # type: ignore[misc]
         if tracker.is_active():
             self._tracker = tracker
         self.logger.losses.begin()
+        self.logger.tokens.take()  # of a step that was never done
         self.logger.saves_later = isinstance(
             getattr(trainer.strategy, "checkpoint_io", None), AsyncCheckpointIO
         )
@@ -357,10 +367,12 @@ class FasttrackCallback(Callback):  # type: ignore[misc]
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None:
             self._loss = losses.note(step, loss, self._loss)
-        self._samples += _samples_of(batch)
+        self._samples += samples_of(batch)
+        self.logger.tokens.add(batch)
         if loop is not None and trainer.accumulate_grad_batches > 1 and loop._should_accumulate():
             return
-        tracker.log_training_step(self._loss, step, self._samples or None)
+        tokens = self.logger.tokens.take()
+        tracker.log_training_step(self._loss, step, self._samples or None, **tokens)
         self._step, self._loss, self._samples = step, None, 0
         losses.look()
 
@@ -383,16 +395,3 @@ class FasttrackCallback(Callback):  # type: ignore[misc]
         """Go on with the checkpoint's run, where training goes on."""
         if trainer.state.fn == "fit":
             self.logger.go_on(checkpoint.get(_KEY))
-
-
-def _samples_of(batch: Any) -> int:
-    """Return the length of a batch's first tensor; 0 where none is found at once."""
-    for _ in range(3):
-        if isinstance(batch, torch.Tensor):
-            return len(batch) if batch.dim() else 0
-        if isinstance(batch, dict):
-            batch = list(batch.values())
-        if not isinstance(batch, (list, tuple)) or not batch:
-            return 0
-        batch = batch[0]
-    return 0

@@ -101,7 +101,7 @@ def test_all_that_the_trainer_reports_is_in_one_run_with_its_values(
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_each_logged_step_has_its_own_loss_and_throughput(tmp_path: Path, accumulated: int) -> None:
     """Several batches' add up, as Lightning scales them; an epoch's last step may have fewer."""
-    logger = make_logger()
+    logger = make_logger(tokens_fn=lambda batch: 7 * len(batch[0]))
     trainer = tiny.make_trainer(
         tmp_path, logger, log_every_n_steps=1, accumulate_grad_batches=accumulated
     )
@@ -119,6 +119,21 @@ def test_each_logged_step_has_its_own_loss_and_throughput(tmp_path: Path, accumu
     last = read_rows(run, "perf/samples_per_sec")[-1].values
     samples = tiny.BATCH if accumulated == 1 else 2 * tiny.BATCH
     assert last["perf/samples_per_sec"] == pytest.approx(samples * last["perf/steps_per_sec"])
+    assert last["perf/tokens_per_sec"] == pytest.approx(7 * last["perf/samples_per_sec"])
+
+
+def test_function_that_cannot_count_a_batch_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said once; the steps go on without tokens."""
+    logger = make_logger(tokens_fn=lambda batch: batch["input_ids"].numel())
+    trainer = tiny.make_trainer(tmp_path, logger, log_every_n_steps=1)
+    trainer.fit(tiny.TinyModule(), tiny.batches())
+    logger.finish()
+
+    assert len(read_rows(only_run(tmp_path), "loss/total")) == 12
+    assert read_rows(only_run(tmp_path), "perf/tokens_per_sec") == []
+    assert capsys.readouterr().err.count("tokens are not counted any more: tokens_fn raised") == 1
 
 
 @pytest.mark.parametrize(
@@ -540,6 +555,8 @@ def test_wrong_arguments_are_refused_when_the_logger_is_made() -> None:
     """Not after an hour of loading."""
     with pytest.raises(ConfigurationError, match="mode"):
         lightning.FasttrackLogger(mode="of course")
+    with pytest.raises(ConfigurationError, match="tokens_fn must be a function of a batch, not"):
+        lightning.FasttrackCallback(tokens_fn=128)
     with pytest.raises(TypeError, match="projekt"):
         lightning.FasttrackCallback(projekt="digits")
 
