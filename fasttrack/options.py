@@ -118,7 +118,7 @@ class Options:
     share_run_id: bool = False
     """Whether `get_run_id()` returns the recording rank's id on every rank, through the key-value
     store of torch.distributed, without a collective. All ranks must then construct such trackers
-    in the same order, after `init_process_group`."""
+    in the same order, after `init_process_group`; rank 0, which names the group, among them."""
 
     nodes: str = "main"
     """Whose hardware is sampled: "main", the GPU that the recording rank trains on; "all", also all

@@ -18,7 +18,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from bench.lib.processes import ROOT, cpu_clock, end
 from bench.scaling.synthetic import SyntheticRanks
-from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.context.stores import own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.collective.roll_call import EVERY_RANK, absent_ranks
+from fasttrack.collective.roll_call import EVERY_RANK, absent_ranks, await_group, say_later
 from fasttrack.context.distributed import get_rank
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.stores import default_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +44,8 @@ class Agreement:
             ranks: who meet, this one included.
             patience_s: how long one waits for the others.
         """
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         which = hashlib.sha256(",".join(map(str, ranks)).encode()).hexdigest()[:16]
-        self._key = f"fasttrack/together/{attempt}/{name}/{which}"
+        self._key = f"together/{name}/{which}"
         self._ranks = ranks
         self._patience_s = patience_s
         self._number = 0
@@ -61,11 +59,15 @@ class Agreement:
         Args:
             call: what is about to be done; alike on all ranks that do the same.
         """
-        store = default_store()
-        if store is None:
+        if default_store() is None:
             return "torch.distributed is not initialised"
         number, self._number = self._number, self._number + 1
+        leader, deadline_s = min(self._ranks), time.monotonic() + self._patience_s
         try:
+            store = await_group(leader, len(self._ranks), deadline_s)
+            if store is None:
+                say_later(leader, f"{self._key}/{number}", _LATE.decode())
+                return self._refusal(str(leader))
             answer = self._meet(store, f"{self._key}/{number}", call)
             if answer == _GO:
                 return None
@@ -74,6 +76,9 @@ class Agreement:
             absent = absent_ranks(store, f"{self._key}/{number}", self._ranks)
         except RuntimeError as error:  # the store's process is gone
             return f"the other ranks cannot be asked: {error}"
+        return self._refusal(absent)
+
+    def _refusal(self, absent: str) -> str:
         which = f"rank {absent}" if absent else "some"
         return (
             f"{which} of {len(self._ranks)} ranks did not make this call within "

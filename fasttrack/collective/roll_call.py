@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_rank
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store, when_group_is_known
+from fasttrack.context.stores import default_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -75,37 +75,44 @@ class RollCall:
         return why
 
     def _ask(self, name: str, ranks: Sequence[int]) -> str | None:
-        store = default_store()
-        if store is None or len(ranks) < 2:
+        if default_store() is None or len(ranks) < 2:
             return None
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         text = f"{name}/{','.join(map(str, ranks))}"
         call = hashlib.sha256(text.encode()).hexdigest()[:24]
-        key = f"fasttrack/roll_call/{attempt}/{call}/{_asked[call]}"
+        key = f"roll_call/{call}/{_asked[call]}"
         _asked[call] += 1
+        deadline_s = time.monotonic() + self._patience_s
         try:
-            return self._agree(store, key, ranks)
+            return self._agree(key, ranks, deadline_s)
         except RuntimeError:  # the store's process is gone; the collective says it better
             return None
 
-    def _agree(self, store: Any, key: str, ranks: Sequence[int]) -> str | None:
+    def _agree(self, key: str, ranks: Sequence[int], deadline_s: float) -> str | None:
+        leader = min(ranks)
+        store = await_group(leader, len(ranks), deadline_s)
+        if store is None:
+            if default_store() is None:  # destroyed meanwhile
+                return None
+            say_later(leader, key, "no")
+            return self._refusal(str(leader), len(ranks))
         store.set(f"{key}/{get_rank()}", "here")
         if store.add(f"{key}/number", 1) >= len(ranks):
             came = store.compare_set(key, "", "go") == b"go"
         else:
-            came = self._wait(store, key, len(ranks))
+            came = self._wait(store, key, len(ranks), deadline_s)
         if came:
             _leave(store, key, len(ranks))
             return None
-        absent = absent_ranks(store, key, ranks)
+        return self._refusal(absent_ranks(store, key, ranks), len(ranks))
+
+    def _refusal(self, absent: str, number: int) -> str:
         which = f"rank {absent}" if absent else "some"  # all came, but one of them too late
         return (
-            f"{which} of {len(ranks)} ranks did not make this call within {self._patience_s:g} s "
+            f"{which} of {number} ranks did not make this call within {self._patience_s:g} s "
             f"of the first; {EVERY_RANK}"
         )
 
-    def _wait(self, store: Any, key: str, number: int) -> bool:
-        deadline_s = time.monotonic() + self._patience_s
+    def _wait(self, store: Any, key: str, number: int, deadline_s: float) -> bool:
         pause_s = _FIRST_PAUSE_S
         # Not store.wait(): the store's client serves one caller at a time, and a process group may
         # need it meanwhile.
@@ -115,6 +122,28 @@ class RollCall:
             time.sleep(pause_s + number * _PAUSE_OF_A_RANK_S)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return bool(store.get(key) == b"go")
+
+
+def await_group(leader: int, number: int, deadline_s: float) -> Any:
+    """Return the store of the group that `leader` names; None where it does not come in time."""
+    pause_s = _FIRST_PAUSE_S
+    while (store := group_store(leader)) is None and default_store() is not None:
+        if time.monotonic() >= deadline_s:
+            return None
+        time.sleep(pause_s + number * _PAUSE_OF_A_RANK_S)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return store
+
+
+def say_later(leader: int, key: str, word: str) -> None:
+    """Tell a leader that comes too late, and who comes after it: `key` gets its first word."""
+
+    def say() -> None:
+        with contextlib.suppress(RuntimeError):  # the store's process is gone
+            if (store := group_store(leader)) is not None:
+                store.compare_set(key, "", word)
+
+    when_group_is_known(say, leader)
 
 
 def _leave(store: Any, key: str, number: int) -> None:

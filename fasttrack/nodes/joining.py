@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fasttrack.context.places import count_nodes, local_rank, node_name
 from fasttrack.journal.run_directory import run_directory
 from fasttrack.nodes.gathering import Gathering
 from fasttrack.nodes.meeting import Announcement, Meeting, proof_of
 from fasttrack.nodes.member import Home, Visitor
-from fasttrack.nodes.places import count_nodes, local_rank, node_name
 from fasttrack.nodes.sampling import NodeSampler
 from fasttrack.notices import Notices
 

@@ -13,19 +13,18 @@ import itertools
 import json
 import os
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fasttrack.context.group_store import group_store
 from fasttrack.context.job_runs import current_job
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.stores import own_connection
 from fasttrack.journal.run_directory import segments
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _trackers = itertools.count()  # of this process that sample nodes, in order: alike on all ranks
-_ANSWER_S = 20.0  # that the store's server may take
 _CLOCKS_S = 600.0  # by which clocks, and the starts of a job's processes, may differ
 _LONGEST_HEADER_BYTES = 2**24
 _OVER = "over"
@@ -109,8 +108,7 @@ class Meeting:
             began_s: unix time at which this tracker was made.
         """
         number = next(_trackers)
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._key = f"fasttrack/nodes/{restart}/{number}"
+        self._key = f"nodes/{number}"
         job = current_job()
         name = "" if job is None else f"{job.key}-{job.start[0]}-{job.start[1]}-{number}.json"
         self._file = runs_directory / ".jobs" / name if name else None
@@ -124,12 +122,12 @@ class Meeting:
 
     @property
     def has_store(self) -> bool:
-        """Whether this process has a process group now, and so a store."""
-        store = default_store()
+        """Whether this process has a process group now, with a name, and so a store."""
+        store = group_store()
         if store is None:  # its server may have gone with the group
             return False
         if self._store is None:
-            self._store = _connect(store)
+            self._store = own_connection(store)
         return True
 
     # --- where the run is recorded ------------------------------------------------------------
@@ -226,17 +224,3 @@ class Meeting:
         return Announcement(
             segment=str(taken[-1]), proof=proof, interval_s=0.0, time_s=time_s, by_id=True
         )
-
-
-def _connect(store: Any) -> Any:
-    """Return the ranks' store by a connection of our own.
-
-    The process group may wait in its own for long, which serves one caller at a time.
-    """
-    try:
-        store = store.clone()
-    except (AttributeError, RuntimeError, NotImplementedError):  # before torch 2.9
-        return store
-    with contextlib.suppress(AttributeError, RuntimeError, NotImplementedError):
-        store.set_timeout(timedelta(seconds=_ANSWER_S))
-    return store

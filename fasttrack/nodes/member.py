@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fasttrack.context.places import fit_name
 from fasttrack.journal.run_directory import node_path
 from fasttrack.latch import Latch
 from fasttrack.nodes.files import NodeFile
 from fasttrack.nodes.meeting import has_ended, proof_of
-from fasttrack.nodes.places import fit_name
 from fasttrack.nodes.sampling import NodeSampler
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import datetime
 import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fasttrack.context.distributed import get_rank, get_world_size
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store, when_group_is_known
+from fasttrack.context.stores import default_store, own_connection
 from fasttrack.handler_errors import is_handlers
 from fasttrack.latch import Bell, Latch
 from fasttrack.notices import Notices
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 1.0
 _LAST_WORDS_S = 1.0  # that the thread may take to end once it does nothing more
-_STORE_TIMEOUT_S = 10.0
 _LONGEST_REASON = 200
 _watches = itertools.count()  # of this process, in the order of first calls: alike on all ranks
 
@@ -72,8 +71,7 @@ class StopWatch:
         self._asked: str | None = None
         self._notices = notices
         self._pid = os.getpid()
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._key = f"fasttrack/stop/{restart}/{next(_watches)}"
+        self._key = f"stop/{next(_watches)}"
         self._agreement: Agreement | None = None
         self._sources = list(sources)
         if asks_slurm and options.stop_before_end_s is not None and "SLURM_JOB_ID" in os.environ:
@@ -93,6 +91,8 @@ class StopWatch:
         try:
             self._meet()
             self._thread.start()
+            if self._agreement is None:
+                when_group_is_known(self._wake.ring)
         except RuntimeError as error:  # the system has no thread left
             if is_handlers(error):
                 raise
@@ -123,14 +123,14 @@ class StopWatch:
             self._asked = _one_line(reason)
             if self._agreement is not None:
                 self._agreement.request(self._asked)
-            elif _store_of_many() is None:
+            elif not _are_many():
                 self._calls.limit = 0
 
     def _meet(self) -> None:
         """Agree with the other ranks from now on, if torch.distributed has made them known."""
-        if self._agreement is None and (store := _store_of_many()) is not None:
+        if self._agreement is None and _are_many() and (store := group_store()) is not None:
             self._agreement = Agreement(
-                lambda: _own_connection(store),
+                lambda: own_connection(store),
                 self._key,
                 get_rank(),
                 get_world_size(),
@@ -185,16 +185,6 @@ def _one_line(reason: object) -> str:
     return " ".join(words)[:_LONGEST_REASON] or "request"
 
 
-def _store_of_many() -> Any:
-    """Return the store of torch.distributed's ranks; None where there are not several."""
-    store = default_store()
-    return None if store is None or get_world_size() < 2 else store
-
-
-def _own_connection(store: Any) -> Any:
-    """Return a connection of one's own: a store's client serves one caller at a time."""
-    if not hasattr(store, "clone"):  # before torch 2.9
-        return store
-    connection = store.clone()
-    connection.set_timeout(datetime.timedelta(seconds=_STORE_TIMEOUT_S))
-    return connection
+def _are_many() -> bool:
+    """Return whether torch.distributed has made several ranks known to one another."""
+    return default_store() is not None and get_world_size() > 1

@@ -13,15 +13,10 @@ nobody waits for without one.
 
 from __future__ import annotations
 
-import datetime
-import socket
 import struct
 from collections import deque
 from typing import Any, Protocol
 
-_REACH_S = 2.0
-_CONNECT_S = 30.0
-"""Longer than a resolver that gets no answer takes to give up; see `own_connection`."""
 MOST_UNREAD = 8
 """Messages of one rank that wait in the store."""
 _AT_ONCE = 2048  # keys in one round trip
@@ -30,6 +25,9 @@ _HEAD = struct.Struct("<QI")  # the first message's number, and how many there a
 
 class Store(Protocol):
     """What this needs of a store of torch.distributed."""
+
+    def has_extended_api(self) -> bool:
+        """Return whether it has `append` and calls for several keys."""
 
     def set(self, key: str, value: str | bytes, /) -> None:
         """Set `key`."""
@@ -53,40 +51,6 @@ class Store(Protocol):
         """Set `keys`."""
 
 
-def own_connection(store: Any) -> Store:
-    """Return a connection of one's own to the server of `store`.
-
-    Blocks up to 2 s where the server cannot be reached. torch asks the resolver for the name of
-    each address that it connects to, for its messages; where that is not answered (5 s a try is
-    usual), this takes as long, up to 30 s.
-
-    Raises:
-        RuntimeError: there is no such server, or it cannot be reached.
-    """
-    from torch._C._distributed_c10d import TCPStore  # as torch.distributed has it
-
-    base = store
-    while hasattr(base, "underlying_store"):
-        base = base.underlying_store
-    timeout = datetime.timedelta(seconds=_CONNECT_S)
-    if isinstance(base, TCPStore):
-        _reach(base.host, base.port)  # torch would go on trying for all of its time
-        return TCPStore(  # type: ignore[return-value]  # its stub lacks half of it
-            base.host, base.port, None, False, timeout=timeout, wait_for_workers=False
-        )
-    if not hasattr(base, "clone"):  # before torch 2.9
-        raise RuntimeError(f"a {type(base).__name__} has one connection only")
-    connection = base.clone()
-    return connection if connection.has_extended_api() else _OneByOne(connection)
-
-
-def _reach(host: str, port: int) -> None:
-    try:
-        socket.create_connection((host, port), _REACH_S).close()
-    except OSError as error:
-        raise RuntimeError(f"nothing answers at {host}:{port}: {error}") from error
-
-
 class _OneByOne:
     """A store that does one key at a time, such as one in a file. Threads: one at a time."""
 
@@ -95,6 +59,10 @@ class _OneByOne:
         self._store = store
         self.set, self.get = store.set, store.get
         self.check, self.add = store.check, store.add
+
+    def has_extended_api(self) -> bool:
+        """Return whether it has `append` and calls for several keys: now it has."""
+        return True
 
     def append(self, key: str, value: str, /) -> None:
         """Add to the end of what `key` holds."""
@@ -110,6 +78,10 @@ class _OneByOne:
         """Set `keys`."""
         for key, value in zip(keys, values, strict=True):
             self.set(key, value)
+
+
+def _of_many(store: Store) -> Store:
+    return store if store.has_extended_api() else _OneByOne(store)
 
 
 class Outbox:
@@ -128,7 +100,7 @@ class Outbox:
 
     def move_to(self, store: Store) -> None:
         """Go on with another connection: the one before was lost, and maybe what the store held."""
-        self._store = store
+        self._store = _of_many(store)
         self._announced = False
 
     def try_send(self, message: bytes) -> bool:
@@ -164,7 +136,7 @@ class Inbox:
 
     def move_to(self, store: Store) -> None:
         """Go on with another connection: the one before was lost, and maybe what the store held."""
-        self._store = store
+        self._store = _of_many(store)
         self._slots: dict[int, str] = {}  # of the ranks that have sent something
         # To be told, again: a rank that is not told stops sending.
         self._read_to = {

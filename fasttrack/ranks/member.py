@@ -13,9 +13,11 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fasttrack.context.shared_id import default_store
+from fasttrack.context.group_store import group_store
+from fasttrack.context.places import node_name
+from fasttrack.context.stores import default_store, own_connection
 from fasttrack.latch import Bell, Latch
-from fasttrack.ranks.exchange import Inbox, Outbox, own_connection
+from fasttrack.ranks.exchange import Inbox, Outbox
 from fasttrack.ranks.messages import Message, Span, Window
 from fasttrack.worker.bursts import Bursts
 
@@ -107,7 +109,7 @@ class Member:
         describe_gpu: Callable[[], str],
         warn: Callable[[str, str], None],
         sink: Sink | None = None,
-        store: Callable[[], Any] = default_store,
+        store: Callable[[], Any] = group_store,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -120,7 +122,7 @@ class Member:
             describe_gpu: returns what it trains on; "" for no GPU.
             warn: called with (key, text) for what the user should hear once.
             sink: takes all ranks' messages, on the rank that records.
-            store: returns the ranks' store; None while they have not met.
+            store: returns the ranks' store, the group's own; None while they have not met.
         """
         self._tell_every_s = tell_every_s(ranks)
         self._rank = rank
@@ -138,7 +140,7 @@ class Member:
         self._ended = Latch()
         self._thread: threading.Thread | None = None
         # own thread
-        self._host = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+        self._host = node_name()
         self._kept: Any = None  # the ranks' store: its server may be this object's
         self._outbox: Outbox | None = None
         self._inbox: Inbox | None = None
@@ -182,6 +184,7 @@ class Member:
     def _run(self) -> None:
         try:
             self._loop()
+            self._meet_at_last()
             self._tell(ended=True)
             if self._sink is not None:
                 self._hear_the_last()
@@ -286,6 +289,15 @@ class Member:
         except Exception as error:  # the store's own exceptions have no common base
             self._lose(error)
 
+    def _meet_at_last(self) -> None:
+        """Give a very short run's ranks the time to meet; not where they have no process group."""
+        until_s = time.monotonic() + LAST_WORDS_S / 2
+        while self._kept is None and not self._failures and default_store() is not None:
+            self._meet_once()
+            if self._kept is not None or time.monotonic() >= until_s:
+                return
+            time.sleep(_POLL_S)
+
     def _connect(self) -> bool:
         """Return whether the ranks are connected, now or by this call."""
         if self._kept is not None and (self._outbox or self._inbox) is not None:
@@ -298,8 +310,8 @@ class Member:
             if now_s - self._began_s >= NO_STORE_S and self._sink is not None:
                 self._warn(
                     "ranks_store",
-                    "ranks='all': torch.distributed is not initialised, so that the other ranks "
-                    "cannot be heard; call init_process_group",
+                    "ranks='all': torch.distributed is not initialised, or rank 0 has no such "
+                    "tracker, so that the other ranks cannot be heard; call init_process_group",
                 )
             return False
         self._meet(own_connection(store))

@@ -50,13 +50,12 @@ class RankListener:
         self, notices: Notices, open_pauses: Sequence[float], sink: Sink | None = None
     ) -> Member:
         """Return this rank among the others, not started yet; the caller's thread is who trains."""
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return Member(
             get_rank(),
             get_world_size(),
             self.statistics,
             OwnTime(threading.get_ident(), open_pauses, _waits_for_devices),
-            key=f"fasttrack/ranks/{restart}/{next(_trackers)}",
+            key=f"ranks/{next(_trackers)}",
             describe_gpu=self.device.describe,
             warn=notices.warn,
             sink=sink,

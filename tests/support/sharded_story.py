@@ -18,6 +18,7 @@ from support.runs import make_tracker
 from fasttrack import Options
 from fasttrack.collective import agreement
 from fasttrack.collective.reducer import Reducer
+from fasttrack.context.group_store import group_store
 from fasttrack.notices import Notices
 
 base, rank = Path(sys.argv[1]), 0
@@ -218,9 +219,10 @@ whole = dist.get_world_size() * weight.sum()  # of no DTensor: no rank is asked
 every.log_training_step(whole, 12, model=torch.nn.Linear(1, 1), grad_norm=1.0)
 before_end = every._logger._together._agreements[0, 1, 2, 3]
 key, number = before_end._key, before_end._number
-said["meetings"] = [number, kept.check([f"{key}/{number - 1}"])]
+own = group_store()
+said["meetings"] = [number, own.check([f"{key}/{number - 1}"])]
 dist.barrier()
-said["left"] = [kept.check([f"{key}/{i}{end}"]) for i in range(number - 1)
+said["left"] = [own.check([f"{key}/{i}{end}"]) for i in range(number - 1)
                 for end in ("", "/number", "/call")]
 if rank == 2:
     every.finish()  # the others are not kept waiting

@@ -414,8 +414,9 @@ def test_where_the_ranks_cannot_stop_together_signals_end_the_program_as_before(
 
         agreement.WAIT_S = {60.0 if left else 0.2}
         store = dist.HashStore()
-        watch._store_of_many = lambda: store
-        watch._own_connection = lambda shared: shared
+        watch._are_many = lambda: True
+        watch.group_store = lambda: store
+        watch.own_connection = lambda shared: shared
         watch.get_world_size = lambda: 2
         before = signal.getsignal(signal.SIGINT)
         options = journal_only(stop_signals=("SIGTERM", "SIGINT", "SIGUSR1"))

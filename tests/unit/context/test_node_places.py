@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from fasttrack.nodes.places import count_nodes, fit_name, local_rank, node_name
+from fasttrack.context.places import count_nodes, fit_name, local_rank, node_name
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_NODES": "2"}
 
