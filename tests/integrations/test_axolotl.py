@@ -11,15 +11,20 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel
 from support.journals import read_entries, read_headers
-from support.tiny_trainer import make_trainer, recorded, reported, runs_of
+from support.late import Late
 
 from fasttrack import ConfigurationError
 from fasttrack.journal.entries import Finish
+
+if TYPE_CHECKING:
+    from support import tiny_trainer as tiny
+else:
+    tiny = Late("support.tiny_trainer")
 
 NAME = "fasttrack.integrations.axolotl.FasttrackPlugin"
 
@@ -111,12 +116,12 @@ def test_a_training_of_axolotls_is_recorded_with_its_yaml(tmp_path: Path, axolot
     section = {"project": "lego", "config": {"width": 3}}
     cfg = axolotl.read(fasttrack=section, hub_token="hunter2")
     (callback,) = axolotl.callbacks(cfg)
-    trainer = make_trainer(tmp_path / "out", callback)
+    trainer = tiny.make_trainer(tmp_path / "out", callback)
     trainer.train()
     callback._end()
 
-    (run,) = runs_of(tmp_path)
-    assert recorded(run) == reported(trainer.state.log_history)
+    (run,) = tiny.runs_of(tmp_path)
+    assert tiny.recorded(run) == tiny.reported(trainer.state.log_history)
     (header,) = read_headers(run)
     assert (header.project, header.config["width"]) == ("lego", 3)
     assert header.config["axolotl"]["learning_rate"] == 0.01

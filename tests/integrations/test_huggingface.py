@@ -7,29 +7,26 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.journals import read_entries, read_headers, read_rows
+from support.late import Late
 from support.ranks import run_ranks
 from support.runs import run_script
-from support.tiny_trainer import (
-    BATCH,
-    LENGTH,
-    make_trainer,
-    recorded,
-    reported,
-    runs_of,
-)
 from support.trackers import journal_only
-from transformers.integrations import integration_utils
 
 from fasttrack import ConfigurationError
-from fasttrack.integrations import huggingface
-from fasttrack.integrations.huggingface import FasttrackCallback
 from fasttrack.journal.entries import Finish
 from fasttrack.journal.run_directory import segments
 from fasttrack.testing import memory_tracker
+
+if TYPE_CHECKING:
+    from support import tiny_trainer as tiny
+
+    from fasttrack.integrations import huggingface
+else:
+    tiny, huggingface = Late("support.tiny_trainer"), Late("fasttrack.integrations.huggingface")
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +34,21 @@ def _journal_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTTRACK_BACKENDS", "none")
     monkeypatch.setenv("WANDB_CONSOLE", "off")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    importlib.import_module("fasttrack.integrations.huggingface")  # makes `report_to`'s name known
 
 
-def callback(**arguments: Any) -> FasttrackCallback:
+def callback(**arguments: Any) -> huggingface.FasttrackCallback:
     """Return a callback whose tracker keeps its journal only."""
-    return FasttrackCallback(**{"options": journal_only(), **arguments})
+    return huggingface.FasttrackCallback(**{"options": journal_only(), **arguments})
 
 
-def callback_of(trainer: Any) -> FasttrackCallback:
+def callback_of(trainer: Any) -> huggingface.FasttrackCallback:
     """Return the trainer's callback."""
-    (found,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, FasttrackCallback))
+    (found,) = (
+        c
+        for c in trainer.callback_handler.callbacks
+        if isinstance(c, huggingface.FasttrackCallback)
+    )
     return found
 
 
@@ -57,13 +59,13 @@ def end(trainer: Any) -> None:
 
 def only_run(base: Path) -> Path:
     """Return the directory of the one run under `base`."""
-    (found,) = runs_of(base)
+    (found,) = tiny.runs_of(base)
     return found
 
 
 def test_all_that_the_trainer_reports_is_in_the_run_with_its_values(tmp_path: Path) -> None:
     """Losses, evaluations, tokens, and the summary; also of an evaluation after training."""
-    trainer = make_trainer(
+    trainer = tiny.make_trainer(
         tmp_path / "out",
         report_to="fasttrack",
         eval_strategy="steps",
@@ -76,9 +78,9 @@ def test_all_that_the_trainer_reports_is_in_the_run_with_its_values(tmp_path: Pa
     end(trainer)
 
     run = only_run(tmp_path)
-    history = reported(trainer.state.log_history)
+    history = tiny.reported(trainer.state.log_history)
     assert len(history) == 6 + 3 + 1 + 1
-    assert recorded(run) == history
+    assert tiny.recorded(run) == history
     assert read_entries(run, Finish)[-1].exit_code == 0
     assert any("test/loss" in row.values for row in read_rows(run))
     assert {"train/num_input_tokens_seen", "train/train_tokens_per_second"} <= history[0][1].keys()
@@ -86,7 +88,7 @@ def test_all_that_the_trainer_reports_is_in_the_run_with_its_values(tmp_path: Pa
 
 def test_each_logged_step_has_its_own_loss_and_throughput(tmp_path: Path) -> None:
     """Where every step is logged, the Trainer's average is the step's loss."""
-    trainer = make_trainer(tmp_path / "out", callback(), logging_steps=1)
+    trainer = tiny.make_trainer(tmp_path / "out", callback(), logging_steps=1)
     trainer.train()
     end(trainer)
 
@@ -94,12 +96,12 @@ def test_each_logged_step_has_its_own_loss_and_throughput(tmp_path: Path) -> Non
     losses = {row.step: row.values["loss/total"] for row in read_rows(run, "loss/total")}
     assert losses == {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
     last = read_rows(run, "perf/steps_per_sec")[-1].values
-    assert last["perf/samples_per_sec"] == pytest.approx(BATCH * last["perf/steps_per_sec"])
+    assert last["perf/samples_per_sec"] == pytest.approx(tiny.BATCH * last["perf/steps_per_sec"])
 
 
 def test_accumulated_batches_are_one_step_and_their_losses_add_up(tmp_path: Path) -> None:
     """What the Trainer reports is their sum, too; it has scaled them."""
-    trainer = make_trainer(
+    trainer = tiny.make_trainer(
         tmp_path / "out", callback(), logging_steps=1, max_steps=4, gradient_accumulation_steps=3
     )
     trainer.train()
@@ -110,7 +112,9 @@ def test_accumulated_batches_are_one_step_and_their_losses_add_up(tmp_path: Path
     told = {e["step"]: e["loss"] for e in trainer.state.log_history if "loss" in e}
     assert losses == pytest.approx(told, rel=1e-6)
     last = read_rows(run, "perf/steps_per_sec")[-1].values
-    assert last["perf/samples_per_sec"] == pytest.approx(3 * BATCH * last["perf/steps_per_sec"])
+    assert last["perf/samples_per_sec"] == pytest.approx(
+        3 * tiny.BATCH * last["perf/steps_per_sec"]
+    )
 
 
 def test_tokens_are_those_that_the_trainer_counts(tmp_path: Path) -> None:
@@ -121,10 +125,10 @@ def test_tokens_are_those_that_the_trainer_counts(tmp_path: Path) -> None:
         "include_num_input_tokens_seen": "all",
     }
     options = journal_only(flops_per_token=1000, peak_flops=1e9)
-    trainer = make_trainer(tmp_path / "out", callback(options=options), max_steps=6, **changes)
+    trainer = tiny.make_trainer(tmp_path / "out", callback(options=options), max_steps=6, **changes)
     trainer.train()
     end(trainer)
-    again = make_trainer(tmp_path / "out", callback(options=options), max_steps=9, **changes)
+    again = tiny.make_trainer(tmp_path / "out", callback(options=options), max_steps=9, **changes)
     again.train(resume_from_checkpoint=True)
     end(again)
 
@@ -132,7 +136,7 @@ def test_tokens_are_those_that_the_trainer_counts(tmp_path: Path) -> None:
     assert [row.step for row in rows] == [2, 3, 4, 5, 6, 8, 9]  # the first of each is not timed
     for values in (row.values for row in rows):
         tokens = values["perf/tokens_per_sec"] / values["perf/steps_per_sec"]
-        assert tokens == pytest.approx(3 * BATCH * LENGTH)
+        assert tokens == pytest.approx(3 * tiny.BATCH * tiny.LENGTH)
         assert values["perf/mfu"] == pytest.approx(values["perf/tokens_per_sec"] * 1000 / 1e9 * 100)
 
 
@@ -148,7 +152,7 @@ def test_training_that_raises_has_ended_its_run_as_failed_when_it_has_raised(
     exit_code: int,
 ) -> None:
     """The Trainer calls no event for it. The reason stands in the run's console log."""
-    trainer = make_trainer(tmp_path / "out", report_to="fasttrack")
+    trainer = tiny.make_trainer(tmp_path / "out", report_to="fasttrack")
     trainer.at_step, trainer.instead = 5, error
     with pytest.raises(type(error)) as raised:
         trainer.train()
@@ -170,7 +174,7 @@ def recorded_losses(run: Path) -> list[Any]:
 
 def test_a_run_that_failed_goes_on_when_its_trainer_does(tmp_path: Path) -> None:
     """Ctrl-C in a notebook, then an evaluation: one run, two attempts."""
-    trainer = make_trainer(tmp_path / "out", callback())
+    trainer = tiny.make_trainer(tmp_path / "out", callback())
     trainer.at_step, trainer.instead = 5, KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -188,7 +192,7 @@ def test_the_first_loss_that_is_no_number_is_told_by_its_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], filtered: bool, accumulated: int
 ) -> None:
     """Of the filtered ones the Trainer reports zeros; its own words are kept, and the truth."""
-    trainer = make_trainer(
+    trainer = tiny.make_trainer(
         tmp_path / "out",
         callback(),
         logging_steps=4,
@@ -201,7 +205,7 @@ def test_the_first_loss_that_is_no_number_is_told_by_its_step(
     end(trainer)
 
     run = only_run(tmp_path)
-    assert str(recorded(run)) == str(reported(trainer.state.log_history))
+    assert str(tiny.recorded(run)) == str(tiny.reported(trainer.state.log_history))
     if filtered:
         assert [entry["loss"] for entry in trainer.state.log_history[:3]][-1] == 0.0
     (first,) = read_rows(run, "train/first_nonfinite_step")
@@ -232,7 +236,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(tmp_path: Path) -> N
     """SIGKILL right after the save: one run, no row lost, none twice."""
     killed = run_script(_KILLED, str(tmp_path / "out"), check=False)
     assert killed.returncode == -9, killed.stderr
-    trainer = make_trainer(
+    trainer = tiny.make_trainer(
         tmp_path / "out", report_to="fasttrack", eval_strategy="steps", eval_steps=3
     )
     trainer.train(resume_from_checkpoint=True)
@@ -240,18 +244,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint_by_itself(tmp_path: Path) -> N
 
     run = only_run(tmp_path)
     assert len(segments(run)) == 2
-    assert recorded(run) == reported(trainer.state.log_history)
+    assert tiny.recorded(run) == tiny.reported(trainer.state.log_history)
     assert [row.step for row in recorded_losses(run)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_run_goes_on_also_where_the_trainer_makes_its_callbacks_anew(tmp_path: Path) -> None:
     """What the user has given the callback is not in the checkpoint, and holds all the same."""
     make = {"restore_callback_states_from_checkpoint": True, "max_steps": 6}
-    first = make_trainer(tmp_path / "out", callback(name="first"), **make)
+    first = tiny.make_trainer(tmp_path / "out", callback(name="first"), **make)
     first.train()
     end(first)
     given = callback(name="second")
-    second = make_trainer(tmp_path / "out", given, **{**make, "max_steps": 12})
+    second = tiny.make_trainer(tmp_path / "out", given, **{**make, "max_steps": 12})
     second.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
     end(second)
 
@@ -263,8 +267,8 @@ def test_a_run_goes_on_also_where_the_trainer_makes_its_callbacks_anew(tmp_path:
 
 def test_a_checkpoint_of_a_trainer_without_the_callback_is_gone_on_from(tmp_path: Path) -> None:
     """Trainer itself fails when it saves then: it looks the callback up in the old state."""
-    make_trainer(tmp_path / "out", max_steps=6).train()
-    trainer = make_trainer(tmp_path / "out", callback())
+    tiny.make_trainer(tmp_path / "out", max_steps=6).train()
+    trainer = tiny.make_trainer(tmp_path / "out", callback())
     trainer.train(resume_from_checkpoint=True)
     end(trainer)
 
@@ -278,11 +282,11 @@ def test_a_first_number_that_is_none_is_told_once_over_all_attempts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The checkpoint knows of it."""
-    first = make_trainer(tmp_path / "out", callback(), max_steps=6)
+    first = tiny.make_trainer(tmp_path / "out", callback(), max_steps=6)
     first.at_step, first.instead = 3, math.inf
     first.train()
     end(first)
-    second = make_trainer(tmp_path / "out", callback())
+    second = tiny.make_trainer(tmp_path / "out", callback())
     second.train(resume_from_checkpoint=True)
     end(second)
 
@@ -298,9 +302,9 @@ def test_checkpoints_are_uploaded_where_the_policy_says_so(
     """Each save is a version; a tracker of the user's own stays open."""
     monkeypatch.setenv("WANDB_LOG_MODEL", policy)
     with memory_tracker() as tracker:
-        trainer = make_trainer(
+        trainer = tiny.make_trainer(
             tmp_path / "out",
-            FasttrackCallback(tracker),
+            huggingface.FasttrackCallback(tracker),
             eval_strategy="steps",
             eval_steps=6,
             load_best_model_at_end=True,
@@ -318,7 +322,7 @@ def test_the_configuration_is_the_trainers_and_the_models_without_secrets(tmp_pa
     given = callback(
         name="a run", project="digits", config={"api_key": "hunter2", "n_embd": "small"}
     )
-    trainer = make_trainer(tmp_path / "out", given, max_steps=1, hub_token="hf_" + "a1B2" * 9)
+    trainer = tiny.make_trainer(tmp_path / "out", given, max_steps=1, hub_token="hf_" + "a1B2" * 9)
     trainer.train()
     end(trainer)
 
@@ -335,7 +339,7 @@ def test_the_configuration_is_the_trainers_and_the_models_without_secrets(tmp_pa
 
 def test_project_and_name_are_the_trainers_where_none_are_given(tmp_path: Path) -> None:
     """And steps are logged as often as the Trainer does."""
-    trainer = make_trainer(
+    trainer = tiny.make_trainer(
         tmp_path / "out", report_to="fasttrack", run_name="lego", project="vla", logging_steps=3
     )
     trainer.train()
@@ -350,11 +354,11 @@ def test_another_trainers_run_ends_the_one_before_which_goes_on_when_it_is_used(
     tmp_path: Path,
 ) -> None:
     """Folds of a cross-validation: one worker and one delivery process at a time."""
-    first = make_trainer(tmp_path / "1", callback(name="1"), max_steps=2)
+    first = tiny.make_trainer(tmp_path / "1", callback(name="1"), max_steps=2)
     first.train()
-    second = make_trainer(tmp_path / "2", callback(name="2"), max_steps=2)
+    second = tiny.make_trainer(tmp_path / "2", callback(name="2"), max_steps=2)
     second.train()
-    by_name = {read_headers(run)[0].name: run for run in runs_of(tmp_path)}
+    by_name = {read_headers(run)[0].name: run for run in tiny.runs_of(tmp_path)}
     ended = read_entries(by_name["1"], Finish)
     first.evaluate()
     end(first)
@@ -369,9 +373,9 @@ def test_another_trainers_run_ends_the_one_before_which_goes_on_when_it_is_used(
 def test_wrong_arguments_are_refused_when_the_callback_is_made() -> None:
     """Not after an hour of loading."""
     with pytest.raises(ConfigurationError, match="mode"):
-        FasttrackCallback(mode="of course")
+        huggingface.FasttrackCallback(mode="of course")
     with pytest.raises(TypeError, match="projekt"):
-        FasttrackCallback(projekt="digits")
+        huggingface.FasttrackCallback(projekt="digits")
 
 
 _RANKS = """
@@ -395,7 +399,9 @@ def test_only_the_first_of_several_ranks_records(tmp_path: Path) -> None:
     assert len(segments(run)) == 1
     assert [row.step for row in recorded_losses(run)] == [2, 4]
     last = read_rows(run, "perf/steps_per_sec")[-1].values
-    assert last["perf/samples_per_sec"] == pytest.approx(2 * BATCH * last["perf/steps_per_sec"])
+    assert last["perf/samples_per_sec"] == pytest.approx(
+        2 * tiny.BATCH * last["perf/steps_per_sec"]
+    )
 
 
 def test_importing_the_package_imports_no_framework() -> None:
@@ -409,13 +415,13 @@ def test_importing_the_package_imports_no_framework() -> None:
 
 def test_each_trial_of_a_search_is_a_run(tmp_path: Path) -> None:
     """Under the trial's name, in the group of the search."""
-    trainer = make_trainer(tmp_path / "out", callback(), max_steps=2, run_name="search")
+    trainer = tiny.make_trainer(tmp_path / "out", callback(), max_steps=2, run_name="search")
     trainer.hp_name = lambda trial: f"lr {trial['learning_rate']}"
     for rate in (0.1, 0.2):
         trainer.train(trial={"learning_rate": rate})
     end(trainer)
 
-    found = {read_headers(run)[0].name: run for run in runs_of(tmp_path)}
+    found = {read_headers(run)[0].name: run for run in tiny.runs_of(tmp_path)}
     assert sorted(map(str, found)) == ["lr 0.1", "lr 0.2"]
     for run in found.values():
         assert read_headers(run)[0].group == "search"
@@ -427,7 +433,8 @@ def test_a_version_that_lacks_a_hook_is_used_without_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line says what is missing, and what to do instead."""
-    monkeypatch.delattr(integration_utils, "INTEGRATION_TO_CALLBACK")
+    name = "transformers.integrations.integration_utils.INTEGRATION_TO_CALLBACK"
+    monkeypatch.delattr(name)
     huggingface._make_known()
 
     assert "pass callbacks=[FasttrackCallback()]" in capsys.readouterr().err
@@ -459,15 +466,15 @@ def test_a_disabled_attempt_leaves_the_run_alone_and_hands_its_id_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one goes on with it."""
-    first = make_trainer(tmp_path / "out", callback(), max_steps=6, save_steps=3)
+    first = tiny.make_trainer(tmp_path / "out", callback(), max_steps=6, save_steps=3)
     first.train()
     end(first)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    second = make_trainer(tmp_path / "out", callback(), max_steps=9, save_steps=3)
+    second = tiny.make_trainer(tmp_path / "out", callback(), max_steps=9, save_steps=3)
     second.train(resume_from_checkpoint=True)
     end(second)
     monkeypatch.delenv("WANDB_MODE")
-    third = make_trainer(tmp_path / "out", callback(), max_steps=12, save_steps=3)
+    third = tiny.make_trainer(tmp_path / "out", callback(), max_steps=12, save_steps=3)
     third.train(resume_from_checkpoint=True)
     end(third)
 

@@ -7,15 +7,21 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from support.journals import read_headers, read_rows
+from support.late import Late
 from support.runs import run_script
 from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
-from support.tiny_trainer import arguments, make_model, runs_of, sequences
 
 from fasttrack.testing import memory_tracker
+
+if TYPE_CHECKING:
+    from support import tiny_trainer as tiny
+else:
+    tiny = Late("support.tiny_trainer")
 
 PAGE = ROOT / "docs" / "integrations.md"
 pages = Pages(PAGE)
@@ -30,7 +36,7 @@ def _journal_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only_run(base: Path) -> Path:
     """Return the directory of the one run under `base`."""
-    (found,) = runs_of(base)
+    (found,) = tiny.runs_of(base)
     return found
 
 
@@ -38,14 +44,18 @@ def only_run(base: Path) -> Path:
 @pages.runs('run_name="lego"', "callbacks=[callback]")
 def test_a_trainer_reports_to_fasttrack(snippets: tuple[Snippet, ...], tmp_path: Path) -> None:
     """By its name, or by a callback."""
-    names = {"model": make_model(), "dataset": sequences(16), "output_dir": str(tmp_path / "out")}
+    names = {
+        "model": tiny.make_model(),
+        "dataset": tiny.sequences(16),
+        "output_dir": str(tmp_path / "out"),
+    }
     named = snippets[0].run(dict(names))
     with_callback = snippets[1].run(
         {
             **names,
             "tags": training_script()["tags"],
             "Trainer": named["Trainer"],
-            "arguments": arguments(tmp_path / "out", max_steps=2),
+            "arguments": tiny.arguments(tmp_path / "out", max_steps=2),
         }
     )
     with_callback["trainer"].train()
@@ -55,7 +65,7 @@ def test_a_trainer_reports_to_fasttrack(snippets: tuple[Snippet, ...], tmp_path:
         if isinstance(callback, ours):
             callback._end()
 
-    headers = {read_headers(run)[0].project: read_headers(run)[0] for run in runs_of(tmp_path)}
+    headers = {read_headers(run)[0].project: read_headers(run)[0] for run in tiny.runs_of(tmp_path)}
     assert headers["huggingface"].name == "lego"
     assert headers["vla"].config["dataset"] == "lego"
 
@@ -92,7 +102,7 @@ def test_lightning_logs_with_fasttrack(snippets: tuple[Snippet, ...], tmp_path: 
     names["fabric"].logger.finish()
 
     with_test, with_callback, with_fabric = sorted(
-        runs_of(tmp_path), key=lambda run: read_headers(run)[0].time_s
+        tiny.runs_of(tmp_path), key=lambda run: read_headers(run)[0].time_s
     )
     assert len(read_rows(with_test, "test/loss")) == 1
     assert [row.step for row in read_rows(with_test, "loss/total")] == [0, 2, 4, 6, 8, 10]
