@@ -67,7 +67,7 @@ def measure_reading(ranks: int, rounds: int, silent: int = 0) -> dict[str, Any]:
     with store_server() as (store, server):
         sending, reading = own_connection(store), own_connection(store)
         outboxes = {rank: Outbox(sending, KEY, rank) for rank in range(1, ranks - silent)}
-        inbox = Inbox(reading, KEY, list(range(1, ranks)))
+        inbox = Inbox(reading, KEY, set(range(1, ranks)))
         for _ in range(rounds):
             begun_s = time.clock_gettime(server)
             for rank, text in synthetic.tell():

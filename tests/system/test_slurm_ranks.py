@@ -55,7 +55,8 @@ while not store.check(["over"]):
         os.kill(os.getpid(), signal.SIGKILL)
     tracker.log_training_step(1.0, step, 4)
     step += 1
-    time.sleep(0.01)
+    with tracker.pause():  # nobody waits for anybody: no work of one's own to be blamed for
+        time.sleep(0.01)
     gone = rank == 0 and tracker._engine._gathered._aggregator._missing
     if gone or time.monotonic() - began_s > 90:
         break
@@ -90,7 +91,7 @@ def test_slow_rank_and_lost_rank_of_a_job_are_named_with_their_nodes(tmp_path: P
     for rank in (0, 2, 3):
         assert f"rank {rank} ended" in log, log
     assert f"rank 3 ({node.format(2)}) holds the other ranks up" in log, log
-    assert log.count("holds the other ranks up") == 1
+    assert log.count("holds the other ranks up") == 1, log
     assert f"nothing was heard of rank 1 ({node.format(1)}) for 3 s" in log, log
     (directory,) = (tmp_path / "wandb" / "fasttrack").iterdir()
     (header,) = read_headers(directory)
