@@ -175,9 +175,11 @@ class Life:
                 asked to leave and did so in its own time needs no record of its last steps.
         """
         terminated = preempting and exit_code == SIGTERM_EXIT_CODE
+        error = sys.exc_info()[1]
+        in_order = preempting and by_program and isinstance(error, SystemExit | None)
         if self._console is not None:
             self._console.stop()
-        if self._flight is not None and not (terminated and by_program):
+        if self._flight is not None and not in_order:
             self._flight.ask_at_end(exit_code, terminated=terminated)
         if not self._worker.stop(timeout_s):
             if self._flight is not None:

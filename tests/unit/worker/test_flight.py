@@ -151,14 +151,16 @@ def test_what_is_asked_for_at_the_end_waits_for_the_last_rows(tmp_path: Path) ->
 
 def test_a_run_that_ends_well_leaves_no_dump_and_few_steps_are_no_trouble(make: Trackers) -> None:
     """One that leaves because it was asked to ends well; a failed one says its code."""
-    good, left, failed = (make(options=journal_only(flight_recorder=N)) for _ in range(3))
-    for tracker in (good, left, failed):
+    good, left, requeued, failed = (make(options=journal_only(flight_recorder=N)) for _ in range(4))
+    for tracker in (good, left, requeued, failed):
         train(tracker, range(3))
     good.finish()
     left.finish(143, preempting=True)
+    requeued.finish(75, preempting=True)  # near a time limit
     failed.finish(3)
 
-    assert read_flights(directory(good)) == read_flights(directory(left)) == []
+    for tracker in (good, left, requeued):
+        assert read_flights(directory(tracker)) == []
     (dump,) = read_flights(directory(failed))
     assert (dump.reason, dump.error, dump.steps) == ("exit_code", "exit code 3", 3)
 
