@@ -26,7 +26,7 @@ def _two_writers(bench: Bench) -> None:
 
 
 def _two_directories(bench: Bench) -> None:
-    """Go on with a run from another directory while its first trainer is still at it."""
+    """Go on with a run from another directory while its first trainer is about to end."""
     rows = bench.scenario.rows
     bench.forks = False  # started, the second begins behind the first one's last row; forked, amid
     first = bench.train(rows=rows)
