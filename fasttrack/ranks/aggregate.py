@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fasttrack.journal.trouble import RanksStanding
-from fasttrack.ranks.figures import Figures
+from fasttrack.ranks.figures import figures_of
 from fasttrack.ranks.straggler import Stragglers
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Aggregator:
         self._written = key
         row: Row = {"ranks/step": window.last}
         for name, (ranks, values) in window.values.items():
-            row.update(Figures.of(ranks, values).as_metrics(name))
+            row.update(figures_of(name, ranks, values))
         row.update(self._common())
         row["ranks/missing"] = self._ranks - len(window.ranks)
         return row
@@ -224,8 +224,7 @@ class Aggregator:
     def _common(self) -> Row:
         """Return what is known at any time."""
         row: Row = {"ranks/missing": len(self._missing)}
-        for name, figures in self._stragglers.figures().items():
-            row.update(figures.as_metrics(name))
+        row.update(self._stragglers.figures())
         row["ranks/stragglers"] = len(self._stragglers.chronic)
         row["ranks/one_off_stragglers"] = self._stragglers.one_offs
         if (worst := self._stragglers.worst) is not None:

@@ -19,7 +19,7 @@ from collections import deque
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from fasttrack.ranks.figures import Figures
+from fasttrack.ranks.figures import figures_of
 from fasttrack.ranks.messages import Span
 
 if TYPE_CHECKING:
@@ -190,8 +190,11 @@ class Stragglers:
             f"it is at work of its own {known.share:.0%} of the time{data}, the others {usual:.0%}"
         )
 
-    def figures(self) -> dict[str, Figures]:
-        """Return over all ranks, per step, the milliseconds of own time and of waiting for data."""
+    def figures(self) -> dict[str, float]:
+        """Return over all ranks, per step, the milliseconds of own time and of waiting for data.
+
+        As they stand in a row; empty where no rank is known.
+        """
         ranks: list[int] = []
         values: dict[str, list[float]] = {"own_time_ms": [], "data_wait_ms": []}
         for rank, known in self._known.items():
@@ -202,7 +205,11 @@ class Stragglers:
             ranks.append(rank)
             values["own_time_ms"].append(mean.own / mean.samples * step_ms)
             values["data_wait_ms"].append(mean.data / mean.samples * step_ms)
-        return {name: Figures.of(ranks, each) for name, each in values.items() if ranks}
+        row: dict[str, float] = {}
+        if ranks:
+            for name, each in values.items():
+                row.update(figures_of(name, ranks, each))
+        return row
 
 
 class _Medians:

@@ -41,8 +41,8 @@ def test_rank_that_works_while_others_wait_is_named_within_ten_seconds_and_no_ot
     assert (judge.chronic, judge.worst) == ({slow}, slow)
     assert judge.one_offs == 0
     figures = judge.figures()
-    assert figures["own_time_ms"].where == slow
-    assert figures["own_time_ms"].greatest == pytest.approx(80, abs=20)
+    assert figures["ranks/own_time_ms/argmax"] == slow
+    assert figures["ranks/own_time_ms/max"] == pytest.approx(80, abs=20)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.95])
