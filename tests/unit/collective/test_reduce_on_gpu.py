@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import torch.distributed as dist
+from support.cuda import BUSY_CYCLES, waiting_forbidden
 
 from fasttrack import ExperimentTracker
 from fasttrack.collective.members import members_of
@@ -21,7 +21,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-_BUSY_CYCLES = 200_000_000  # about a tenth of a second
 
 
 @pytest.fixture(autouse=True)
@@ -30,13 +29,10 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     dist.all_reduce(torch.ones(1, device="cuda"))  # it connects at the first one
     torch.cuda.synchronize()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "a prototype feature"
-        torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        with waiting_forbidden():
+            yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
         dist.destroy_process_group()
 
 
@@ -45,7 +41,7 @@ def test_a_packet_is_reduced_without_a_wait(op: str) -> None:
     """Of tensors there, in two dtypes, of a float, and of nothing, behind a device that is busy."""
     device = members_of(None).device()
     there = torch.full((1,), 0.5, device=device)
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     packet = pack([there, there.bfloat16(), 2.5, None], op, 7, device)
     dist.all_reduce(packet, op=reduction_of(op))
     results, alike = unpack(packet, 4, op, 7, 1)
@@ -70,7 +66,7 @@ def test_a_model_on_the_gpu_has_its_norm_without_a_wait() -> None:
     loss.backward()
     torch.cuda.synchronize()
     tracker = ExperimentTracker(enabled=False)
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     torch.cuda.set_sync_debug_mode("error")
     norm, mean = tracker.reduce_grad_norm(model), tracker.reduce(loss)
     assert not torch.cuda.current_stream().query(), "the device was waited for"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.cuda import BUSY_CYCLES, waiting_forbidden
 from torch import nn
 
 from fasttrack.hotpath.capture import Capture, order
@@ -19,7 +19,7 @@ from fasttrack.worker.device import SideStreams
 from fasttrack.worker.resolve import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,19 +27,6 @@ pytestmark = [
 ]
 GIB = 2**30
 STEPS = 8
-_BUSY_CYCLES = 200_000_000  # about a tenth of a second
-
-
-@contextmanager
-def waiting_forbidden() -> Iterator[None]:
-    """Make whatever waits for the device raise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "a prototype feature"
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 class Bench:
@@ -101,7 +88,7 @@ def test_norms_and_losses_are_exact_behind_a_busy_device(
     model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8)).cuda()
     inputs = torch.randn(STEPS, 16, 64, device="cuda")
     bench, truths = Bench(mode), []
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     for step in range(STEPS):
         loss = model(inputs[step]).pow(2).mean()
         loss.backward()
@@ -183,7 +170,7 @@ def test_a_model_that_moves_is_followed(mode: str) -> None:
     for step, device in enumerate(("cpu", "cuda", "cpu", "cuda")):
         model.to(device)
         none_it(model)
-        torch.cuda._sleep(_BUSY_CYCLES)
+        torch.cuda._sleep(BUSY_CYCLES)
         model(torch.randn(4, 64, device=device)).pow(2).sum().backward()
         truths.append(norm_of(model))
         bench.log(step, model, torch.ones((), device=device))
@@ -238,7 +225,7 @@ def test_what_is_in_flight_stays_below_the_limit_of_real_memory() -> None:
     bench = Bench("auto", limit_bytes=40 * 2**20)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     for step in range(40):
         model.weight.grad = torch.full_like(model.weight, step + 1.0)
         bench.log(step, model, torch.ones((), device="cuda"))
@@ -275,7 +262,7 @@ def test_gradients_of_a_replayed_graph_are_those_of_the_call(mode: str) -> None:
         bench.log(-1, model, loss.detach())
         bench.read()
         bench.records.clear()
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     for step in range(STEPS):
         inputs.fill_(step + 1.0)
         graph.replay()

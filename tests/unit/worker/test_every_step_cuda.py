@@ -7,11 +7,11 @@ import json
 import math
 import shutil
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from support.cuda import BUSY_CYCLES, waiting_forbidden
 from support.journals import read_rows
 from support.trackers import journal_only
 from torch import nn
@@ -28,7 +28,7 @@ from fasttrack.worker.layers import LayerNorms, SeenBad
 from fasttrack.worker.resolve import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.trackers import Trackers
@@ -42,19 +42,6 @@ pytestmark = [
 GIB = 2**30
 BAD = 47
 STEPS = 100
-_BUSY_CYCLES = 200_000_000  # about a tenth of a second
-
-
-@contextmanager
-def waiting_forbidden() -> Iterator[None]:
-    """Make whatever waits for the device raise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "a prototype feature"
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def directory(tracker: ExperimentTracker) -> Path:
@@ -92,7 +79,7 @@ def free(tracker: ExperimentTracker) -> None:
 def elsewhere(tracker: ExperimentTracker) -> None:
     """Log from another stream than the default one."""
     with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(_BUSY_CYCLES)
+        torch.cuda._sleep(BUSY_CYCLES)
         overwrite(tracker)
         tracker.finish()
 
@@ -104,7 +91,7 @@ def test_the_first_bad_step_and_what_led_to_it_are_exact_behind_a_busy_device(
     """Whatever becomes of the loss behind the call."""
     tracker = make(options=journal_only(flight_recorder=STEPS), log_interval=10)
     torch.cuda.synchronize()
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     train(tracker)
     tracker.finish()
 
@@ -129,7 +116,7 @@ def keep_and_read(trail: StepTrail) -> list[dict[str, Any]]:
     resolver = Resolver(Capture("snapshot"), source, notices)
     loss, norm = torch.zeros((), device="cuda"), torch.ones(1, device="cuda").half()
     torch.cuda.synchronize()
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     with waiting_forbidden():
         for step in range(STEPS):
             loss.fill_(step)
@@ -210,7 +197,7 @@ def test_norms_of_layers_are_sampled_without_a_wait_and_as_they_were(scaled: boo
         if scaler is not None:
             model.zero_grad()
             scaler.scale(model(batch).pow(2).mean()).backward()
-        torch.cuda._sleep(_BUSY_CYCLES)
+        torch.cuda._sleep(BUSY_CYCLES)
         with waiting_forbidden():
             assert source.logged(step, model, optimizer, scaler)
         with torch.no_grad():
@@ -267,7 +254,7 @@ def test_a_graph_is_captured_while_the_worker_reads_and_its_replays_are_told_apa
     tracker = make(options=options, log_interval=10)
     model, inputs = nn.Linear(64, 8).cuda(), torch.zeros(16, 64, device="cuda")
     warm_up(model, inputs)
-    torch.cuda._sleep(_BUSY_CYCLES)
+    torch.cuda._sleep(BUSY_CYCLES)
     for step in range(STEPS):  # the worker can read them once the capture, too, may begin
         tracker.log_training_step(torch.ones((), device="cuda"), step, 4)
     graph = torch.cuda.CUDAGraph()
