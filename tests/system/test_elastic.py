@@ -195,9 +195,9 @@ def test_a_slurm_jobs_run_outlives_a_rank_and_a_node(tmp_path: Path) -> None:
     """
     (tmp_path / "logs").mkdir()
     environment = {**environment_of(tmp_path), "PYTHON": sys.executable, "SCRATCH": str(tmp_path)}
-    torchrun = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}")
-    torchrun += ("--rdzv-id=job", "--max-restarts=5", "--monitor-interval=0.1")
-    command = (_TEMPLATE, *torchrun, _TRAINER, tmp_path)
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}"
+    agents = ("--rdzv-backend=c10d", endpoint, "--max-restarts=5", "--monitor-interval=0.1")
+    command = (_TEMPLATE, *agents, _TRAINER, tmp_path)
     with SlurmCluster(nodes=3) as cluster:
         job_id = cluster.submit(*command, environment=environment, directory=tmp_path)
         wait_for_attempt(tmp_path, 1)
