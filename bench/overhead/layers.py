@@ -28,6 +28,8 @@ from fasttrack import ExperimentTracker, Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fasttrack.worker.loop import Worker
+
 _WIDTH = 8
 _AFTER_S = 25e-3
 _EVERY = 100  # steps
@@ -60,10 +62,15 @@ def busy_without_lock() -> Callable[[], object]:
     return lambda: hashlib.sha256(data)
 
 
+def worker_of(tracker: ExperimentTracker) -> Worker:
+    """Return the tracker's worker."""
+    assert tracker._engine is not None
+    return tracker._engine._worker
+
+
 def worker_cpu_s(tracker: ExperimentTracker) -> float:
     """Return what the tracker's worker has computed so far."""
-    assert tracker._engine is not None
-    thread = tracker._engine._worker._thread
+    thread = worker_of(tracker)._thread
     assert thread is not None
     assert thread.ident is not None
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -100,6 +107,7 @@ def measure(layers: int, pairs: int, *, lock: bool) -> list[tuple[Block, Block]]
         began_s = time.perf_counter()
         tracker.log_training_step(0.5, step, 32, None, model)
         called_s = time.perf_counter()
+        worker_of(tracker).wake()  # in both: else a sample might be read outside of the block
         behind()
         ended_s = time.perf_counter()
         time.sleep(_DRAIN_S)

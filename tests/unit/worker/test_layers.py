@@ -64,11 +64,19 @@ def norms_of(model: torch.nn.Module) -> dict[str, float]:
 class Bench:
     """A source and its reader, by hand."""
 
-    def __init__(self, every: int = 10, hold_limit_bytes: int = 2**30) -> None:
-        """Build them."""
+    def __init__(
+        self, every: int = 10, hold_limit_bytes: int = 2**30, cpu_inline_bytes: int = 0
+    ) -> None:
+        """Build them: gradients go to the worker, as large ones do."""
         self.notices = Notices()
         gradients = GradientSource("auto", 2**30, self.notices.warn)
-        self.source = LayerSource(every, hold_limit_bytes, gradients, self.notices.warn)
+        self.source = LayerSource(
+            every,
+            hold_limit_bytes,
+            gradients,
+            self.notices.warn,
+            cpu_inline_bytes=cpu_inline_bytes,
+        )
         self.norms = LayerNorms(self.source, SideStreams(), self.notices)
 
     def log(self, step: int, model: Any, optimizer: Any = None, scaler: Any = None) -> bool:
