@@ -13,10 +13,13 @@ from fasttrack.hotpath.norms import each_norm, is_distributed, size_bytes, whole
 from fasttrack.hotpath.parameters import ParameterList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _MOST_AT_ONCE = 64  # parameters whose norms are launched in one call
 _MOST_BYTES_AT_ONCE = 4 * 2**20  # of them on the CPU, which computes in the call
+_NORMED = frozenset(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.complex128)
+)
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _index_of = _tensor.get_device
 
@@ -52,6 +55,11 @@ def launch_norms(
         return Norms(places, each_norm(tensors, alike=alike), None)
 
 
+def with_norms(parameters: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
+    """Return those that torch can norm: quantized ones are bytes, and have no gradients."""
+    return [each for each in parameters if each is not None and each.dtype in _NORMED]
+
+
 class _Turn(NamedTuple):
     """Parameters whose norms are launched together."""
 
@@ -65,20 +73,21 @@ class Layers:
     __slots__ = (
         *("_last_places", "_some", "all", "alike", "grad_names", "has_dtensors", "indices", "kept"),
         *("listed", "made_anew", "may_move", "names", "next_turn", "of_parameter", "on_cpu"),
-        *("on_cuda", "one_each", "param_names", "size_bytes", "smallest", "turns"),
+        *("on_cuda", "one_each", "param_names", "parameters", "size_bytes", "smallest", "turns"),
     )
 
     def __init__(self, model: torch.nn.Module, gone: Callable[[Any], object]) -> None:
         """Walk through `model`; `gone` is called when it is no more."""
         self.listed = ParameterList(model, gone)
+        parameters = self.parameters = with_norms(self.listed.parameters)
+        """Those that are looked at; each has a number."""
         self.names: list[str] = []
         layer_of: dict[int, int] = {}
         for name, module in model.named_modules():
-            own = [p for p in module._parameters.values() if p is not None]
+            own = with_norms(module._parameters.values())
             if new := [p for p in own if id(p) not in layer_of]:
                 layer_of.update(dict.fromkeys(map(id, new), len(self.names)))
                 self.names.append(_plain(name))
-        parameters = self.listed.parameters
         self.of_parameter = np.array(
             [layer_of.get(id(p), len(self.names)) for p in parameters], dtype=np.intp
         )
@@ -125,7 +134,7 @@ class Layers:
             ValueRefusedError: one is a DTensor's part.
         """
         places, plan = self.all
-        tensors = self.listed.parameters
+        tensors = self.parameters
         if not all_of_them:
             places, plan = self.turns[self.next_turn]
             self.next_turn = (self.next_turn + 1) % len(self.turns)
@@ -151,7 +160,7 @@ class Layers:
         """Return how the norms of some are computed; on an accelerator that needs no plan."""
         if not self.on_cpu or self.has_dtensors:
             return _Turn(places, None)
-        return _Turn(places, NormPlan([self.listed.parameters[place] for place in places]))
+        return _Turn(places, NormPlan([self.parameters[place] for place in places]))
 
     def _in_turns(self, sizes: list[int]) -> list[list[int]]:
         """Return in which order norms of parameters are computed, some at a time.

@@ -23,7 +23,7 @@ import torch
 from fasttrack.errors import ValueRefusedError
 from fasttrack.hotpath.capture import mark_streams
 from fasttrack.hotpath.gradients import CPU_INLINE_BYTES
-from fasttrack.hotpath.layer_list import Layers, Norms, launch_norms
+from fasttrack.hotpath.layer_list import Layers, Norms, launch_norms, with_norms
 from fasttrack.hotpath.loss_scale import ScaleUnknownError
 from fasttrack.hotpath.norms import whole, why_local_norm_is_wrong
 
@@ -178,14 +178,13 @@ class LayerSource:
     def _gradients_of(
         self, layers: Layers, optimizer: Any, scaler: Any, *, inline: bool
     ) -> GradientsOf:
-        parameters = layers.listed.parameters
         try:
             scale = self._gradients.scale_of(scaler, optimizer, layers.listed)
         except ScaleUnknownError as error:
             why = str(error).replace("train/grad_norm is", "layers/grad_norm/ are")
             self._warn("layers_scale", why)
             return GradientsOf(Norms([], [], None), None, None)
-        gradients: list[Any] = list(map(_gradient_of, parameters))
+        gradients: list[Any] = list(map(_gradient_of, layers.parameters))
         made_anew = _are_made_anew(layers, gradients[layers.smallest])
         inline = (
             inline
@@ -236,7 +235,7 @@ class LayerSource:
         why = why_local_norm_is_wrong(model, parameters)
         if why is not None:  # what that advises is another norm
             return f"{why.split(';', 1)[0]}; leave Options.layer_norms_every out"
-        return None if parameters else "the model has no parameters"
+        return None if with_norms(parameters) else "the model has no parameters"
 
 
 def _are_made_anew(layers: Layers, gradient: torch.Tensor | None) -> bool:

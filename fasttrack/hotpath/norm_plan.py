@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     _Pick = Callable[[list[torch.Tensor]], list[torch.Tensor] | tuple[torch.Tensor, ...]]
 
-_MOST_ELEMENTS = 4096  # of a tensor that is copied
-_MOST_COPIED = 2**16  # elements at once, so that they stay in the cache
+_MOST_ELEMENTS = 2048  # of a tensor that is copied
+_MOST_COPIED_BYTES = 96 * 2**10  # at once: they stay in the cache, and malloc asks no system
 _FEWEST = 8  # of a shape, for which two operations pay
 
 
@@ -47,7 +47,7 @@ class NormPlan:
                 self._alone += numbers
                 continue
             first = tensors[numbers[0]]
-            most = _MOST_COPIED // first.numel()
+            most = _MOST_COPIED_BYTES // first.nbytes
             dtype = torch.float32 if first.dtype in HALVES else None
             for start in range(0, len(numbers), most):
                 self._alike.append((_picker(numbers[start : start + most]), dtype))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     _Norms = tuple[Sequence[int], Sequence[float]]
     """Of whom, by their number; and their norms."""
 
-_MOST_TOGETHER = 512  # metrics of one row: the GIL is kept while it is encoded
+_MOST_TOGETHER = 2048  # metrics of one row: the GIL is kept while it is encoded
 
 
 class SeenBad(NamedTuple):
