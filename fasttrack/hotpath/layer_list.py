@@ -39,20 +39,21 @@ def launch_norms(
 ) -> Norms:
     """Launch the norm of each of `tensors`, without waiting for an accelerator.
 
+    To be called without autograd.
+
     Args:
         places: what they are of.
         tensors: no DTensors.
         plan: how, if that is known.
         alike: as in `each_norm`.
     """
-    with torch.no_grad():
-        if plan is not None:
-            try:
-                return Norms(places, plan.launch(tensors), plan)
-            except RuntimeError as error:  # one is sparse
-                if is_handlers(error):
-                    raise
-        return Norms(places, each_norm(tensors, alike=alike), None)
+    if plan is not None:
+        try:
+            return Norms(places, plan.launch(tensors), plan)
+        except RuntimeError as error:  # one is sparse
+            if is_handlers(error):
+                raise
+    return Norms(places, each_norm(tensors, alike=alike), None)
 
 
 def with_norms(parameters: Iterable[torch.Tensor | None]) -> list[torch.Tensor]:

@@ -99,7 +99,8 @@ class LayerNorms:
         norms, versions, scale = sample.gradients
         gradients = norms.tensors
         if versions is not None:
-            norms = launch_norms(*norms, alike=sample.layers.alike)
+            with torch.no_grad():
+                norms = launch_norms(*norms, alike=sample.layers.alike)
         numbers, more = self._both(norms, sample.parameters)
         of_parameters = _in_order(sample.parameters, more)
         if versions is not None and versions != versions_of(gradients):
