@@ -3,10 +3,11 @@
 `python -m bench.overhead.layers [--layers N] [--width N] [--pairs N]`
 
 Pairs of blocks, one of which samples: the call, and then 25 ms in which the thread computes in
-Python, so that it feels whenever the worker holds the interpreter's lock. The worker is woken behind
-the call in both blocks, so that what it does falls into them. The gradients are made anew in front
-of each, as `zero_grad()` has it; a layer is a matrix of `--width` squared. The median difference, with its 95% interval,
-is what a sample takes; every 100 steps of 1.7 ms it is that share of them.
+Python, so that it feels whenever the worker holds the interpreter's lock. The worker is woken
+behind the call in both blocks, so that what it does falls into them. The gradients are made anew in
+front of each, as `zero_grad()` has it; a layer is a matrix of `--width` squared. The median
+difference, with its 95% interval, is what a sample takes; every 100 steps of 1.7 ms it is that
+share of them.
 
 Other pairs compute without the interpreter behind the call: what a sample adds there is the
 machine's doing, a core or a memory that two threads share, and no lock's. Last comes what the
