@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.journals import read_headers, read_rows
 from support.runs import wait_until
-from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
 from support.slurm_site import EXAMPLES, OVER, PATIENCE_S, Site
 
 from fasttrack import open_run
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
+    *NEEDS_SLURM,
     pytest.mark.skipif(find_spec("sklearn") is None, reason="the digits come with scikit-learn"),
 ]
 
