@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.lib.arguments import make_parser
 from bench.lib.isolation import private_home
@@ -25,9 +25,6 @@ from bench.lib.measure import MS, percentile, table, timed_loop
 from bench.lib.scalars import LOSS, TAGS
 from bench.lib.workload import Workload
 from fasttrack import ExperimentTracker, Options
-
-if TYPE_CHECKING:
-    pass
 
 _FILES = 4
 _PIECE_BYTES = 2**20

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
@@ -23,9 +23,6 @@ from bench.lib.arguments import make_parser
 from bench.lib.isolation import private_home
 from bench.lib.measure import describe_machine, machine, median_interval, table
 from bench.ranks.blocks import KINDS, measure, medians_us, ratios
-
-if TYPE_CHECKING:
-    pass
 
 _ROOT = Path(__file__).parents[2]
 _ANSWER_S = 1800.0

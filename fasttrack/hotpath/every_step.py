@@ -139,7 +139,7 @@ class EveryStepLogger(StepLogger):
     def close(self) -> None:
         """Log nothing any more, and let the last steps be read."""
         super().close()
-        self._trail.close()
+        self._trail.mark()
         if self._layers is not None:
             self._layers.close()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.goodput_chain import PAUSE_S
 from support.runs import wait_until
+from support.slurm_site import PATIENCE_S
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.reader import count_rows
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _PROGRAM = Path(__file__).with_name("goodput_chain.py")
 _ROWS = 60  # more than the program's steps from one checkpoint to the next
-_PATIENCE_S = 120.0
 
 
 def write_chain_script(base: Path) -> str:
@@ -40,11 +40,11 @@ def write_chain_script(base: Path) -> str:
 def preempt_thrice(cluster: SlurmCluster, job_id: str, base: Path) -> None:
     """Let the job train a while each time it has begun, then submit one that is more urgent."""
     for attempt in (1, 2, 3):
-        wait_until(lambda: _has_trained(base, attempt), _PATIENCE_S)  # noqa: B023
+        wait_until(lambda: _has_trained(base, attempt), PATIENCE_S)  # noqa: B023
         node = cluster.job(job_id)["NodeList"]
         urgent = ("--partition=urgent", f"--nodelist={node}", "--exclusive", "--wrap=true")
         cluster.command("sbatch", "--output=/dev/null", *urgent)
-        wait_until(lambda: cluster.job(job_id)["Restarts"] == str(attempt), _PATIENCE_S)  # noqa: B023
+        wait_until(lambda: cluster.job(job_id)["Restarts"] == str(attempt), PATIENCE_S)  # noqa: B023
 
 
 def _has_trained(base: Path, attempt: int) -> bool:

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue")
 _STARTS = 3  # a port may be taken between finding and using it
 _PORTS = range(20_000, 32_000)
@@ -78,6 +80,14 @@ def missing() -> str | None:
     return None if os.geteuid() == 0 else "Slurm's daemons need root"
 
 
+NEEDS_SLURM = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
+    pytest.mark.timeout(900),  # a job waits for Slurm, for its start and for a busy machine
+]
+"""Marks of a test that starts a cluster."""
+
+
 class SlurmCluster:
     """The cluster: start it with `with`, then `submit` jobs.
 
@@ -107,7 +117,10 @@ class SlurmCluster:
             self.stop()
             raise
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: object, *exc_info: object) -> None:
+        if kind is not None:  # what a reader of the failure asks first
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                print(self.command("squeue", "--states=all"), self.command("sinfo", "-N", "-l"))
         self.stop()
 
     # --- jobs ---------------------------------------------------------------------------------
@@ -143,7 +156,7 @@ class SlurmCluster:
         text = self.command("scontrol", "show", "job", "-o", job_id)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
-    def wait_for_state(self, job_id: str, *states: str, timeout_s: float = 240.0) -> dict[str, str]:
+    def wait_for_state(self, job_id: str, *states: str, timeout_s: float = 480.0) -> dict[str, str]:
         """Wait until the job is in one of `states`, asking ten times a second; return the job."""
         deadline = time.monotonic() + timeout_s
         while (job := self.job(job_id))["JobState"] not in states:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 """States in which a job is over."""
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 STEPS_BEFORE_THE_SIGNAL = 20
 _SCRIPTS = EXAMPLES.with_name("slurm")
 _SBATCH_OPTIONS = ("--nodes", "--nodelist", "--time", "--signal", "--partition", "--exclusive")

@@ -16,7 +16,7 @@ import torch
 from support.goodput_story import assert_goodput_is_true, preempt_thrice, write_chain_script
 from support.journals import read_headers, read_rows
 from support.runs import OFFLINE_LINE, make_tracker, metrics, wait_until
-from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
 from support.slurm_site import EXAMPLES, OVER, PATIENCE_S, STEPS_BEFORE_THE_SIGNAL, Site
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from support.wandb_server import WandbServer
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
-]
+pytestmark = NEEDS_SLURM
 
 _DDP = EXAMPLES / "ddp.py"
 _REQUEUE = EXAMPLES / "requeue.py"
@@ -172,7 +169,7 @@ def test_whatever_interrupts_a_job_it_goes_on_in_its_run_and_each_row_arrives_on
     for site in sites:
         site.base.mkdir()
     limited, preempted, unlucky, chained = sites
-    with SlurmCluster(nodes=4) as cluster:
+    with SlurmCluster(nodes=5) as cluster:  # one is lost, and nobody waits for another's
         # Without the signal that the script asks for: 180 s before the end of 60.
         limits = ("--time=1", "--signal=CONT@1", "--exclusive")
         limited_id, _ = _submit_requeue(limited, cluster, *limits, step_s=0.4)

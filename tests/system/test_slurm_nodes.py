@@ -10,18 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
 from support.journals import read_rows
 from support.runs import offline_dirs, wait_until, wandb_rows
-from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
+from support.slurm_site import OVER, PATIENCE_S
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
-]
+pytestmark = NEEDS_SLURM
 
-_PATIENCE_S = 120.0
-_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 # No process group: the job's processes meet by a note in the directory that they share.
 _TRAIN = """
 import os, sys, time
@@ -64,12 +59,12 @@ def test_two_nodes_of_a_job_are_in_its_run_also_after_it_was_requeued(tmp_path: 
     with SlurmCluster(nodes=2) as cluster:
         options = ("--nodes=2", "--ntasks-per-node=1", "--requeue", f"--output={tmp_path}/log")
         job_id = cluster.submit(*options, batch, environment=environment, directory=tmp_path)
-        wait_until(lambda: in_run(names(1), 1), _PATIENCE_S)
+        wait_until(lambda: in_run(names(1), 1), PATIENCE_S)
         nodes = names(1)
         cluster.command("scontrol", "requeue", job_id)
-        wait_until(lambda: in_run(names(2), 2), _PATIENCE_S)
+        wait_until(lambda: in_run(names(2), 2), PATIENCE_S)
         go.touch()
-        job = cluster.wait_for_state(job_id, *_OVER)
+        job = cluster.wait_for_state(job_id, *OVER)
 
     log = (tmp_path / "log").read_text()
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log

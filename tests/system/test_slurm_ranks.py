@@ -5,15 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
 from support.journals import read_headers, read_rows
 from support.runs import script_environment
-from support.slurm_cluster import SlurmCluster, free_ports, missing
+from support.slurm_cluster import NEEDS_SLURM, SlurmCluster, free_ports
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.skipif(missing() is not None, reason=missing() or ""),
-]
+pytestmark = NEEDS_SLURM
 
 _JOB = """#!/bin/bash
 #SBATCH --nodes=2 --ntasks-per-node=2 --output=job.out

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
 
 from fasttrack.runs.local import LocalRun, find_runs
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = NEEDS_SLURM
 
 _SCRIPT = Path(__file__).parents[2] / "slurm" / "array_sweep.sbatch"
 _TRAIN = """
