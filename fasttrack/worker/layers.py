@@ -70,9 +70,13 @@ class LayerNorms:
         return seen
 
     def _read(self, sample: LayerSample) -> tuple[list[MetricsRecord], str]:
+        layers = sample.layers
+        if not sample.is_proven and not layers.listed.is_unchanged():
+            self._notices.count("stale")
+            self.source.has_changed()
+            return [], ""
         for device in sample.devices:
             self._streams.enter(device, sample.events)
-        layers = sample.layers
         of_gradients, of_parameters = self._norms(sample)
         gradients = _by_layer(layers, *of_gradients)
         parameters = _by_layer(layers, *of_parameters)

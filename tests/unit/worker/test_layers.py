@@ -329,6 +329,44 @@ def test_gradients_that_change_behind_the_call_are_dropped_once_then_launched_in
         assert values == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("when", ["before the call", "behind it"])
+def test_a_model_that_changes_loses_one_sample_and_has_another_at_the_next_step(when: str) -> None:
+    """The worker compares it, for the call takes less time then; until it once has changed."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+
+    def logged(step: int, change: Any = None) -> dict[str, float]:
+        if change is not None and when == "before the call":
+            change()
+        backward(model)
+        assert bench.log(step, model)
+        if change is not None and when == "behind it":
+            change()
+        return bench.values()
+
+    def replace(place: int) -> None:
+        model[place] = torch.nn.Linear(4, 4)
+
+    assert len(logged(0)) == 2 * DEPTH
+    assert logged(10, lambda: replace(1)) == {}
+    assert bench.notices.counts() == {"stale": 1}
+    assert logged(11) == pytest.approx(norms_of(model), rel=1e-5)
+    assert not bench.log(12, model)
+    model.append(torch.nn.Linear(4, 4))
+    assert logged(20) == pytest.approx(norms_of(model), rel=1e-5)
+    assert bench.notices.counts() == {"stale": 1}
+
+
+def test_a_model_that_is_gone_before_its_last_sample_is_read_has_it_all_the_same() -> None:
+    """As where a function ends that has made it."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+    backward(model)
+    expected = norms_of(model)
+    bench.log(0, model)
+    del model
+
+    assert bench.values() == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradients_that_are_never_made_anew_are_launched_in_the_call() -> None:
     """As a CUDA graph's, which no version tells of, behind steps that made new ones before it."""
     bench, model = Bench(), network()
