@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.entries import Header, decode
+from fasttrack.journal.entries import Header, entry_of
 from fasttrack.journal.lines import line_blocks
 from fasttrack.journal.rows import Row
 from fasttrack.journal.trouble import RanksStanding
@@ -76,9 +76,8 @@ class SpeedReading:
             self._row = b""
 
     def _take_line(self, line: bytes) -> None:
-        try:
-            entry = decode(line)
-        except ValueError:  # what reads the rows tells of damage
+        entry = entry_of(line)
+        if entry is None:  # what reads the rows tells of damage
             return
         self._ranks.take(entry)
         if isinstance(entry, Row):
