@@ -20,16 +20,17 @@ _RARE = (Header, Config, Metadata)
 _RARE_STARTS = tuple(b'{"kind":"%b"' % kind.kind.encode() for kind in _RARE)
 
 
-def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+def line_blocks(path: Path, *, start: int = 0, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     """Yield the lines that the file at `path` has by now, in order, many in one piece.
 
-    Each piece ends with a newline; what stands behind the last one is left out.
+    Each piece ends with a newline; what stands behind the last one is left out. `start` is where a
+    line begins, in bytes: those before it are left out, too.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size
+        left = max(0, os.fstat(file.fileno()).st_size - file.seek(start))
         torn = b""
         while left and (chunk := file.read(_up_to_a_line_end(file, min(block_bytes, left)))):
             left -= len(chunk)

@@ -108,7 +108,7 @@ class Outcome:
     @property
     def run_dir(self) -> Path:
         """The journal of the one run that there is."""
-        (directory,) = (self.base / "wandb" / "fasttrack").iterdir()
+        (directory,) = (self.base / "wandb" / "fasttrack").glob("[!.]*")
         return directory
 
     @property

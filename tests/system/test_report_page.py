@@ -84,7 +84,9 @@ def write_runs(base: Path) -> None:
     )
     save_alerts(alerts_path(run_dir(base, "first")), [alert])
     config = {"lr": 0.2, EVIL: EVIL}
-    write_attempt(base, "second", *rows(500, height=4.0), finish(), name="second", config=config)
+    waits = {"perf/phase_pct/data": 35.0}
+    falling = rows(500, waits, height=4.0)
+    write_attempt(base, "second", *falling, finish(), name="second", config=config)
 
 
 @pytest.fixture
@@ -168,6 +170,7 @@ def test_what_runs_say_is_text(browser: Browser, report: Path) -> None:
     for tab, element, said in (
         ("configuration", "#configuration", EVIL),
         ("configuration", "#configuration", "Goodput"),
+        ("configuration", "#configuration", "waiting for data: 35.0% of the training time"),
         ("console", "#console pre", f"{EVIL}\nthe end\n"),
         ("alerts", "#alerts", f"ERROR{EVIL}is NaNstep 250"),
     ):

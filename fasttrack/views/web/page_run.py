@@ -19,10 +19,12 @@ from fasttrack.journal.rows import Row, spell_non_finite
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.local import LocalRun, readable
+from fasttrack.runs.speed import SpeedReading
 from fasttrack.runs.status import find_status
 from fasttrack.views.curves import Points, columns_pay, read_points, reading_threads
 from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten
+from fasttrack.views.speed import tell_speed
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
 from fasttrack.views.web.media import read_media
@@ -88,6 +90,7 @@ class PageRun:
         self._pages = pages
         self._with_media = with_media
         self._read: _Read | None = None
+        self._speed = SpeedReading()
         self.metrics: list[str] = []
         """The names of those that it had when it was packed last."""
 
@@ -179,6 +182,7 @@ class PageRun:
             "attempts": len(run.segments),
             "rows": read.rows + sum(isinstance(entry, Row) for entry in newer),
             "directory": os.fsencode(run.directory.absolute()).decode(errors="replace"),
+            "speed": list(tell_speed(*self._speed.read_on(run), status).items()),
             "goodput": _goodput(run) if _is_small(run) else read.goodput,
             "config": _spelled(config),
             "metadata": _spelled(metadata),

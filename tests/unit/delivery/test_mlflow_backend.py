@@ -138,7 +138,7 @@ def test_a_database_is_made_whole_or_not_at_all(
         Path(tracking_uri.removeprefix("sqlite:///")).write_text("half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(mlflow_client, "MlflowClient", broken_off)
+    monkeypatch.setattr("fasttrack.delivery.backends.mlflow.client.MlflowClient", broken_off)
     segment = store.record(tmp_path, row(0, 0, loss=1.0), finish())
     done = deliver_here(segment.parent)["mlflow"]
 
