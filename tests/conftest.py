@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.runs import QUICK_END
 from support.wandb_server import WandbServer
 
 if TYPE_CHECKING:
@@ -113,6 +114,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         for name, value in running.env().items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have programs look for garbage seldom, and not at their end, which is not the matter."""
+    monkeypatch.setenv("PYTHONPATH", QUICK_END)
 
 
 @pytest.fixture

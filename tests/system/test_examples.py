@@ -163,7 +163,7 @@ def _run(base: Path, *command: str | Path) -> Outcome:
 
 
 def _fork(base: Path, file: Path, *arguments: str) -> Outcome:
-    """Run a file in a fork that has imported torch, where another test starts the same file."""
+    """Run a file in a fork that has imported much, where another test starts the same file."""
     environment = _environment(base)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
@@ -171,7 +171,7 @@ def _fork(base: Path, file: Path, *arguments: str) -> Outcome:
             patch.delenv(name)
         for name, value in environment.items():
             patch.setenv(name, value)
-        result = run_script(AS_A_PROGRAM, str(file), *arguments, warnings=None)
+        result = run_script(AS_A_PROGRAM, str(file), *arguments, warnings=None, training=True)
     return Outcome(base, result.stdout, result.stderr)
 
 
