@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.entries import Config, Header, Metadata, decode
+from fasttrack.journal.entries import Config, Header, Metadata, entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +65,9 @@ def read_rare(path: Path, *, block_bytes: int = BLOCK_BYTES) -> list[Header | Co
     for block in line_blocks(path, block_bytes=block_bytes):
         places = sorted(place for start in _RARE_STARTS for place in _starts(block, start))
         for place in places:
-            with contextlib.suppress(ValueError):  # what reads the rows tells of damage
-                entry = decode(block[place : block.index(b"\n", place)])
-                if isinstance(entry, _RARE):
-                    found.append(entry)
+            entry = entry_of(block[place : block.index(b"\n", place)])
+            if isinstance(entry, _RARE):
+                found.append(entry)
     return found
 
 

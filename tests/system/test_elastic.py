@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.journals import read_entries, read_headers
-from support.runs import HANG_GUARD_S, offline_dirs, script_environment, wait_until, wandb_rows
+from support.runs import HANG_GUARD_S, offline_dirs, program_environment, wait_until, wandb_rows
 from support.slurm_cluster import SlurmCluster, free_ports, missing
 from support.slurm_site import OVER
 
@@ -38,7 +38,7 @@ _SOME_ROWS = 8  # more than steps from one checkpoint to the next
 
 def environment_of(directory: Path) -> dict[str, str]:
     """Return the environment of an agent whose ranks record in `directory`."""
-    return {**script_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP}
+    return {**program_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.browser import needs_browser, page_url, running_browser
 from support.journals import Line, append, finish, write_attempt
+from support.late import need
 from support.runs import make_tracker, run_dir
 from support.trackers import journal_only
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 pytestmark = [needs_browser]
-pytest.importorskip("bokeh", reason="pages need Bokeh")
+need("bokeh", "pages need Bokeh")
 
 COLORS = {"first": (9, 105, 218), "second": (227, 98, 9)}  # in the order of the runs
 DARK = {"first": (88, 166, 255), "second": (240, 136, 62)}

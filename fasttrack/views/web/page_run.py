@@ -12,7 +12,7 @@ import numpy as np
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.backwards import lines_backwards
-from fasttrack.journal.entries import Config, Console, Header, Metadata, decode
+from fasttrack.journal.entries import Config, Console, Header, Metadata, entry_of
 from fasttrack.journal.lines import read_rare
 from fasttrack.journal.reader import count_rows
 from fasttrack.journal.rows import Row, spell_non_finite
@@ -216,9 +216,8 @@ def _entries_after(run: LocalRun, newest: tuple[int, int]) -> Iterator[Entry]:
     """Yield what is written behind a row, the last first."""
     for path in reversed(run.segments):
         for line in lines_backwards(path):
-            try:
-                entry = decode(line)
-            except ValueError:
+            entry = entry_of(line)
+            if entry is None:
                 continue
             if isinstance(entry, Row) and (attempt(path), entry.seq) <= newest:
                 return
@@ -247,10 +246,7 @@ def _console_before(run: LocalRun, newest: tuple[int, int]) -> str:
 
 
 def _printed(line: bytes) -> str:
-    try:
-        entry = decode(line)
-    except ValueError:
-        return ""
+    entry = entry_of(line)
     return entry.text if isinstance(entry, Console) else ""
 
 

@@ -140,7 +140,11 @@ def test_speed_and_ranks_are_told_as_show_tells_them(
     monkeypatch.setattr(speed, "line_blocks", cut)
     slow = RanksStanding(stragglers={"rank 2 (node7, GPU 2)": "it waits for its data"})
     usual, held = [5.0] * 4, [5.0, 5.0, 80.0, 5.0]
-    waited = rows_of({"perf/phase_pct/data": [10.0, 20.0, float("nan")]}, first_step=40)
+    waits = [10.0, 1e-5, 250, 0, float("nan"), -float("inf"), 70.0]
+    waited = [
+        *rows_of({'quoted "': [1.0], "perf/phase_pct/data": [20.0]}),
+        *rows_of({"perf/phase_pct/others": waits, "perf/phase_pct/data": waits}),
+    ]
     others, later = (rows_of({"loss/total": [1.0] * 20}, first_step=step) for step in (20, 60))
     segment = write_attempt(tmp_path, "ab12", world_size=4, pid=os.getpid())
     run, shown_so_far = shown("ab12"), []
