@@ -69,6 +69,7 @@ def train(device: torch.device) -> None:
         project="fasttrack-examples",
         config={"epochs": EPOCHS, "batch_size": BATCH_SIZE, "ranks": dist.get_world_size()},
         tags={"model": "cnn", "dataset": "digits", "objective": "ce", "experiment_group": "ddp"},
+        resume_id="auto",  # a job that is started again goes on in its run
         log_interval=5,
     ) as tracker:
         for epoch in range(EPOCHS):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.runs import QUICK_END
 from support.wandb_server import WandbServer
 
 if TYPE_CHECKING:
@@ -79,9 +80,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
+def pytest_collection() -> None:
+    """Do not look for garbage while modules are imported: a fifth of the time would go there."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Look for garbage only in what the tests make: modules, and the tests themselves, stay."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +114,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         for name, value in running.env().items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have programs look for garbage seldom, and not at their end, which is not the matter."""
+    monkeypatch.setenv("PYTHONPATH", QUICK_END)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 if TYPE_CHECKING:
@@ -112,6 +111,8 @@ def curve(seed: int) -> Iterator[Point]:
 
 @functools.lru_cache(maxsize=1)
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    from sklearn.datasets import load_digits
+
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(data.data, dtype=torch.float32)[order] / 16

@@ -1,11 +1,13 @@
 """What one sample of the norms of a model's layers costs the training thread.
 
-`python -m bench.overhead.layers [--layers N] [--pairs N]`
+`python -m bench.overhead.layers [--layers N] [--width N] [--pairs N]`
 
 Pairs of blocks, one of which samples: the call, and then 25 ms in which the thread computes in
-Python, so that it feels whenever the worker holds the interpreter's lock. The gradients are made
-anew in front of each block, as `zero_grad()` has it. The median difference, with its 95% interval,
-is what a sample takes; every 100 steps of 1.7 ms it is that share of them.
+Python, so that it feels whenever the worker holds the interpreter's lock. The worker is woken
+behind the call in both blocks, so that what it does falls into them. The gradients are made anew in
+front of each, as `zero_grad()` has it; a layer is a matrix of `--width` squared. The median
+difference, with its 95% interval, is what a sample takes; every 100 steps of 1.7 ms it is that
+share of them.
 
 Other pairs compute without the interpreter behind the call: what a sample adds there is the
 machine's doing, a core or a memory that two threads share, and no lock's. Last comes what the
@@ -28,7 +30,8 @@ from fasttrack import ExperimentTracker, Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_WIDTH = 8
+    from fasttrack.worker.loop import Worker
+
 _AFTER_S = 25e-3
 _EVERY = 100  # steps
 _STEP_S = 1.7e-3
@@ -60,10 +63,15 @@ def busy_without_lock() -> Callable[[], object]:
     return lambda: hashlib.sha256(data)
 
 
+def worker_of(tracker: ExperimentTracker) -> Worker:
+    """Return the tracker's worker."""
+    assert tracker._engine is not None
+    return tracker._engine._worker
+
+
 def worker_cpu_s(tracker: ExperimentTracker) -> float:
     """Return what the tracker's worker has computed so far."""
-    assert tracker._engine is not None
-    thread = tracker._engine._worker._thread
+    thread = worker_of(tracker)._thread
     assert thread is not None
     assert thread.ident is not None
     return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
@@ -78,18 +86,17 @@ class Block(NamedTuple):
     """That the worker's thread computed."""
 
 
-def measure(layers: int, pairs: int, *, lock: bool) -> list[tuple[Block, Block]]:
+def measure(layers: int, width: int, pairs: int, *, lock: bool) -> list[tuple[Block, Block]]:
     """Return pairs of blocks: with a sample, without.
 
     Args:
         layers: of the model.
+        width: of each.
         pairs: how many.
         lock: whether what is behind the call needs the interpreter's lock.
     """
     torch.set_num_threads(1)
-    model = torch.nn.Sequential(
-        *[torch.nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(layers)]
-    )
+    model = torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(layers)])
     parameters = list(model.parameters())
     behind = busy_with_lock() if lock else busy_without_lock()
 
@@ -100,6 +107,7 @@ def measure(layers: int, pairs: int, *, lock: bool) -> list[tuple[Block, Block]]
         began_s = time.perf_counter()
         tracker.log_training_step(0.5, step, 32, None, model)
         called_s = time.perf_counter()
+        worker_of(tracker).wake()  # in both: else a sample might be read outside of the block
         behind()
         ended_s = time.perf_counter()
         time.sleep(_DRAIN_S)
@@ -129,12 +137,13 @@ def main() -> None:
     """Measure and print."""
     parser = make_parser("bench.overhead.layers", __doc__)
     parser.add_argument("--layers", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=200)
     arguments = parser.parse_args()
     details = machine()
-    count = arguments.pairs
-    pairs = measure(arguments.layers, count, lock=True)[5:]
-    free = measure(arguments.layers, count, lock=False)[5:]
+    layers, width, count = arguments.layers, arguments.width, arguments.pairs
+    pairs = measure(layers, width, count, lock=True)[5:]
+    free = measure(layers, width, count, lock=False)[5:]
     rows = []
     for name, found, place in (
         ("the call", pairs, 0),
@@ -146,7 +155,8 @@ def main() -> None:
         median_us, low_us, high_us = (seconds * US for seconds in added)
         share = added[0] / (_EVERY * _STEP_S)
         rows.append([name, f"{median_us:.0f} [{low_us:.0f}, {high_us:.0f}]", f"{share:.2%}"])
-    print(f"{describe_machine(details)}; {arguments.layers} layers, {len(pairs)} pairs\n")
+    shape = f"{layers} layers of {width} x {width}"
+    print(f"{describe_machine(details)}; {shape}, {len(pairs)} pairs\n")
     print(table(("a sample adds to", "us [95%]", f"of {_EVERY} steps of 1.7 ms"), rows))
 
 

@@ -24,6 +24,8 @@ WARN: Final = "WARN"
 ERROR: Final = "ERROR"
 
 _LOSS = re.compile(r"(?:^|[/._ -])loss(?:/|$)", re.IGNORECASE)
+_LOSS_TOTAL = "loss/total"
+_FIRST_BAD_LOSS = "train/nonfinite_loss"  # what an adapter for a trainer logs of it, at its step
 _LEVELS = {"non_finite": ERROR, "spike": WARN, "rule": WARN}
 _ENOUGH_ROWS = 10  # to know how long it takes from one to the next
 _LONGER = 3  # times the longest that it took so far, at the least, is far longer than usual
@@ -175,7 +177,10 @@ class Judge:
         return known
 
     def _make(self, metric: str) -> Iterable[Detector]:
-        if _LOSS.search(metric):
+        if metric == _FIRST_BAD_LOSS:  # of the same event the next logged row is no news
+            of_loss = self._detectors_of(_LOSS_TOTAL)
+            yield from (each for each in of_loss if each.kind == NonFinite.kind)
+        elif _LOSS.search(metric):
             if self._settings.non_finite:
                 yield NonFinite(metric)
             if self._settings.spike:

@@ -33,9 +33,10 @@ def report(
     """Write runs as one page for a browser, and print its path.
 
     The page holds everything that it needs: curves, raw and smoothed, over steps or time, to be
-    zoomed and searched; several runs over each other, to be switched on and off; configuration and
-    metadata, and in what they differ; the end of what was printed; alerts. It asks no server for
-    anything. Long curves are thinned; their extremes stay.
+    zoomed and searched; several runs over each other, to be switched on and off; what bounds each,
+    how its ranks fare, its goodput; configuration and metadata, and in what they differ; the end of
+    what was printed; alerts. It asks no server for anything. Long curves are thinned; their
+    extremes stay.
 
     The configuration and what was printed are in it: mind to whom you send it.
 

@@ -25,6 +25,7 @@ from fasttrack.runs.local import find_run
 from fasttrack.runs.terminal import leet_command
 from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten, read_report
+from fasttrack.views.speed import tell_speed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,10 +111,7 @@ def _print(report: Report, command: str | None) -> None:
             "rows": overview.delivery.rows,
             "directory": overview.directory,
             **{name: header.get(name) for name in _HEADER_FACTS},
-            "ranks": None
-            if report.ranks is None
-            else report.ranks.tell(now=status.word.startswith("running")),
-            "verdict": None if report.verdict is None else str(report.verdict),
+            **tell_speed(report.ranks, report.verdict, status),
         },
     )
     delivery = {**_delivery_facts(overview.delivery), "in a terminal": command}

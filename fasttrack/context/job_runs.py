@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.elastic_jobs import name_elastic_job, this_process
+from fasttrack.context.old_jobs import remove_old_notes
 from fasttrack.redaction import redact_argv
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class JobRuns:
         project: Sequence[Any],
         details: Sequence[Any],
         has_ended_well: Callable[[str], bool] = lambda run_id: False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Look for and note one run.
 
@@ -118,10 +120,12 @@ class JobRuns:
             project: where the run belongs: plain values.
             details: what else tells it from others of the job: plain values.
             has_ended_well: of a run's id, whether its newest attempt ended with success.
+            clock: unix time.
         """
         self._path = runs_directory / _DIRECTORY / f"{job.key}.jsonl"
         self._job = job
         self._has_ended_well = has_ended_well
+        self._clock = clock
         self._begins_job = False
         self._likeness = json.loads(json.dumps([*project, redact_argv(sys.argv)]))
         self._details = json.loads(json.dumps(details))
@@ -163,6 +167,8 @@ class JobRuns:
     def note(self, run_id: str) -> None:
         """Note that this start makes or goes on with the run. Blocks for one small file.
 
+        A job's first note removes those of jobs that are long over: of at most 200, each time.
+
         Raises:
             OSError: it cannot be written.
         """
@@ -172,19 +178,25 @@ class JobRuns:
             "began_s": self._job.began_s,
             "likeness": self._likeness,
             "details": self._details,
-            "time_s": time.time(),
+            "time_s": self._clock(),
         }
         if self._job.process is not None:
             line |= {"process": self._job.process, "begins_job": self._begins_job}
+            line["named_by_user"] = self._job.named_by_user
             self._begins_job = False
+        noted = json.dumps(line).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(file, json.dumps(line).encode() + b"\n")
+            os.write(file, noted)
             with contextlib.suppress(OSError):  # a node may fail before the disk has it
                 os.fsync(file)
+            written = os.fstat(file)
         finally:
             os.close(file)
+        if written.st_size == len(noted):  # by two clocks: one of them may be far off
+            now_s = min(line["time_s"], written.st_mtime)
+            remove_old_notes(self._path.parent, now_s - _LONGEST_S)
 
     def describe(self, run_id: str, *, found: bool) -> str | None:
         """Return in words what became of the search; None at the job's first start."""
@@ -204,7 +216,7 @@ class JobRuns:
         except OSError:  # not there, or not ours to read: there is nothing to go on with
             return []
         lines: list[dict[str, Any]] = []
-        oldest_s = time.time() - _LONGEST_S
+        oldest_s = self._clock() - _LONGEST_S
         for raw in text.splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):  # torn by a kill
                 line = json.loads(raw)

@@ -13,7 +13,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from fasttrack.goodput.account import Account
-from fasttrack.journal.entries import Finish, Pausing, Unlogged, decode
+from fasttrack.journal.entries import Finish, Pausing, Unlogged, entry_of
 from fasttrack.journal.lines import line_blocks
 from fasttrack.journal.reader import last_written_s, read_header
 from fasttrack.journal.rows import Row
@@ -143,10 +143,7 @@ class _Segment:
 
     def _take_told(self, line: bytes) -> None:
         self._hand_over()
-        try:
-            entry = decode(line)
-        except ValueError:
-            return
+        entry = entry_of(line)
         if isinstance(entry, Finish):
             self._finish = entry
         elif self._begun and isinstance(entry, Pausing):
@@ -176,10 +173,7 @@ class _Segment:
 
 def _row(line: bytes) -> Row | None:
     """Return the row that a line is; None: it is none, or damaged."""
-    try:
-        entry = decode(line)
-    except ValueError:
-        return None
+    entry = entry_of(line)
     if not isinstance(entry, Row) or abs(entry.step) > _LARGEST_STEP:
         return None
     return entry if 0 < entry.time_s < _LATEST_S else None

@@ -233,20 +233,52 @@ def mark_streams(devices: Iterable[torch.device]) -> tuple[torch.Event, ...]:
     Raises:
         RuntimeError: the device could not record one. What lives on it cannot be read in order.
     """
-    events = []
+    return mark_each(current_streams(devices))
+
+
+def current_streams(devices: Iterable[torch.device]) -> list[torch.Stream]:
+    """Return the caller's current stream on each accelerator; none where there are no events.
+
+    Raises:
+        RuntimeError: the device failed.
+    """
+    streams = []
     for device in devices:
-        if device.type in EVENTLESS:
-            continue
+        if device.type not in EVENTLESS:
+            try:
+                streams.append(torch.accelerator.current_stream(device))
+            except RuntimeError as error:
+                _note_eventless(device, error)
+    return streams
+
+
+def mark_each(streams: Iterable[torch.Stream]) -> tuple[torch.Event, ...]:
+    """Record one event on each of `streams`, whatever the caller's current ones are.
+
+    For what is marked later than it was captured: another stream may be current by then, which has
+    waited for none of these.
+
+    Raises:
+        RuntimeError: as for `mark_streams`.
+    """
+    events = []
+    for stream in streams:
+        device = stream.device
         try:
             event = torch.Event(device)
-            event.record(torch.accelerator.current_stream(device))
+            event.record(stream)
         except RuntimeError as error:
-            if not is_unsupported(error) or is_handlers(error):
-                raise
-            EVENTLESS.add(device.type)
+            _note_eventless(device, error)
         else:
             events.append(event)
     return tuple(events)
+
+
+def _note_eventless(device: torch.device, error: RuntimeError) -> None:
+    """Note that a backend has no events, which is what `error` says; else raise it."""
+    if not is_unsupported(error) or is_handlers(error):
+        raise error
+    EVENTLESS.add(device.type)
 
 
 def is_unsupported(error: RuntimeError) -> bool:

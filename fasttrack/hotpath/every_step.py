@@ -128,7 +128,7 @@ class EveryStepLogger(StepLogger):
         )
         if step % self._hot._interval == 0:
             taken = layers.logged(step, model, optimizer, scaler) or taken
-        if taken:
+        if taken and layers.is_urgent:
             self._wake()  # gradients are large, and may soon be zeroed in place
 
     def note_logged(self, step: int, entered_s: float) -> None:
@@ -139,7 +139,7 @@ class EveryStepLogger(StepLogger):
     def close(self) -> None:
         """Log nothing any more, and let the last steps be read."""
         super().close()
-        self._trail.close()
+        self._trail.mark()
         if self._layers is not None:
             self._layers.close()
 

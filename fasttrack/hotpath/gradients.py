@@ -41,7 +41,7 @@ from fasttrack.hotpath.records import Gradients
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CPU_INLINE_BYTES = 4 * 2**20
+CPU_INLINE_BYTES = 4 * 2**20
 # Read in C, one after another: in Python it takes three times as long.
 _tensor: Any = torch.Tensor  # whose attributes are descriptors in C
 _gradient_of = _tensor.grad.__get__
@@ -61,7 +61,7 @@ class GradientSource:
         hold_limit_bytes: int,
         warn: Callable[[str, str], None],
         *,
-        cpu_inline_bytes: int = _CPU_INLINE_BYTES,
+        cpu_inline_bytes: int = CPU_INLINE_BYTES,
     ) -> None:
         """Set the mode ("auto", "worker", "inline" or "off").
 

@@ -13,7 +13,7 @@ from fasttrack.handler_errors import is_handlers
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 _OF_ALL_RANKS = (
     "pass grad_norm=, what tracker.reduce_grad_norm(model) or clip_grad_norm_ returns, called on "
     "every rank"
@@ -193,7 +193,7 @@ def _joined(norms: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _norms(gradients: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    wide = torch.float32 if dtype in _HALVES else dtype
+    wide = torch.float32 if dtype in HALVES else dtype
     return list(torch._foreach_norm(gradients, 2, dtype=wide))
 
 

@@ -27,10 +27,13 @@ _END = (object(),)  # so that a pass that ends too early or too late is seen
 class ParameterList:
     """List one model's parameters, each once, and tell whether that is still so.
 
-    Threads: caller.
+    Threads: caller, but for `is_unchanged`.
     """
 
-    __slots__ = ("_copies", "_entries", "_ids", "_kept", "_odd", "_provable", "model", "parameters")
+    __slots__ = (
+        *("_copies", "_empty", "_entries", "_ids", "_kept", "_odd", "_provable", "model"),
+        "parameters",
+    )
 
     def __init__(
         self, model: torch.nn.Module, gone: Callable[[weakref.ref[torch.nn.Module]], object]
@@ -46,7 +49,9 @@ class ParameterList:
         walked = [each for m in model.modules() for each in (m._parameters, m._modules)]
         known = frozenset(map(id, chain.from_iterable(map(_values, walked))))
         self._provable = known.issuperset(map(id, self.parameters))  # else it lists its own way
-        self._kept = [each for each in walked if _is_compared_by_identity(each)]
+        compared = [each for each in walked if _is_compared_by_identity(each)]
+        self._empty = [each for each in compared if not each]  # as half of them: of leaves
+        self._kept = [each for each in compared if each]
         self._copies = [dict(each) for each in self._kept]
         self._odd = [each for each in walked if not _is_compared_by_identity(each)]
         self._entries = [*self._walk()]
@@ -61,10 +66,19 @@ class ParameterList:
 
     def is_still(self, model: object) -> bool:
         """Return whether it lists `model`, and what that has now."""
-        if self.model() is not model or not self._provable:
-            return False
+        return self.lists(model) and self.is_unchanged()
+
+    def lists(self, model: object) -> bool:
+        """Return whether it lists `model`, as that once was, and `is_unchanged` tells the rest."""
+        return self.model() is model and self._provable
+
+    def is_unchanged(self) -> bool:
+        """Return whether the model has now what is listed, or had when it was last there.
+
+        Threads: any.
+        """
         try:
-            if self._copies != self._kept:
+            if any(self._empty) or self._copies != self._kept:
                 return False
         except Exception as error:  # two tensors were compared, so one is new
             if is_handlers(error):

@@ -8,14 +8,13 @@ value; to compare on the device, and to keep the number of the first bad step th
 
 from __future__ import annotations
 
-from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from fasttrack.handler_errors import is_handlers
-from fasttrack.hotpath.capture import Capture, mark_streams
+from fasttrack.hotpath.capture import Capture, current_streams, mark_each
 from fasttrack.hotpath.records import LOSS
 
 if TYPE_CHECKING:
@@ -42,17 +41,16 @@ class TrailStep(NamedTuple):
 class StepTrail:
     """Keep the last steps that were not logged.
 
-    Threads: `note`, `mark` and `close` from any caller (two at once may lose a step); `take` from
+    Threads: `note` and `mark` from any caller (two at once may lose a step); `take` from
     the worker; `last` from any.
     """
 
     __slots__ = (
         "_capture",
-        "_devices",
         "_marks",
-        "_noted_by",
         "_size",
         "_slots",
+        "_streams",
         "_sure",
         "_taken",
         "_unmarked",
@@ -68,9 +66,8 @@ class StepTrail:
         self._capture = Capture("snapshot")
         self._size = steps + SLACK + 1
         self._slots: list[Any] = [None] * self._size
-        self._devices: set[torch.device] = set()
         self._unmarked = 0  # steps with something on a device behind the last mark
-        self._noted_by: int | None = None  # the thread whose streams the values are computed on
+        self._streams: set[torch.Stream] = set()  # on which it is computed
         # both
         self._written = 0
         self._sure = 0  # up to which number all are numbers
@@ -90,7 +87,10 @@ class StepTrail:
         """
         at_s = perf_counter()
         pending = self._capture.mapping(values, _unsaid)
-        if pending is None and not self.keeps_all:
+        if pending is not None:
+            devices = {tensor.device for tensor in pending.values()}
+            self._streams.update(current_streams(devices))
+        elif not self.keeps_all:
             loss = values.get(LOSS)
             if loss is None or loss - loss == 0:
                 return
@@ -98,11 +98,7 @@ class StepTrail:
         self._slots[number % self._size] = TrailStep(step, at_s, batch_size, values, pending)
         self._written = number + 1
         if pending is not None:
-            for tensor in pending.values():
-                self._devices.add(tensor.device)
             self._unmarked += 1
-            if self._unmarked == 1:
-                self._noted_by = get_ident()
             if self._unmarked >= _TOGETHER:
                 self.mark()
         elif not self._unmarked:
@@ -111,31 +107,27 @@ class StepTrail:
     def mark(self) -> None:
         """Let the worker read what was noted so far, once the device has come to it. Never waits.
 
-        Where a device fails to tell when that is, or a CUDA graph is being captured, it is for the
-        next mark to do.
+        Told by the streams on which it was noted: others may be current by now, in this thread or
+        another, which have waited for none of these. Where a device fails to tell, or a CUDA graph
+        is being captured, it is for the next mark to do.
         """
         if not self._unmarked:
             return
-        devices = self._devices
-        on_cuda = any(device.type == "cuda" for device in devices)
+        written, streams = self._written, tuple(self._streams)
+        on_cuda = any(stream.device.type == "cuda" for stream in streams)
         if on_cuda and torch.cuda.is_current_stream_capturing():
             return
         try:
-            events = mark_streams(devices)
+            events = mark_each(streams)
         except RuntimeError as error:
             if is_handlers(error):
                 raise
             return
-        self._marks.append((perf_counter(), self._written, events))
+        self._marks.append((perf_counter(), written, events))
         if len(self._marks) > self._size:  # no worker comes; what the oldest marks has fallen out
             del self._marks[0]
         self._unmarked = 0
-        devices.clear()
-
-    def close(self) -> None:
-        """Mark the last steps, if this is the thread that noted them: others have other streams."""
-        if self._noted_by == get_ident():
-            self.mark()
+        self._streams.difference_update(streams)
 
     # --- worker thread ------------------------------------------------------------------------
 

@@ -1,23 +1,24 @@
 """Find the step whose loss was no finite number, in a trainer that does not tell.
 
 A loss on the host is looked at on the spot. One on an accelerator would have to be waited for: it
-is copied there, some together travel to the host beside training, and what has come is looked at.
+travels to the host beside training, and what has come is looked at, some together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fasttrack.hotpath.capture import EVENTLESS, mark_streams
+from fasttrack.hotpath.capture import EVENTLESS, current_streams, mark_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TOGETHER = 16  # losses; sending them costs the caller as much as logging a few values
+_TOGETHER = 16  # losses; what tells when they have come costs as much as to send one
 
 
 class LossWatch:
@@ -29,8 +30,10 @@ class LossWatch:
     def __init__(self, found: Callable[[int, float], None]) -> None:
         """Tell `found` the step and the value of each loss that is NaN or infinite, in order."""
         self._found = found
-        self._kept: list[tuple[int, torch.Tensor]] = []
-        self._sent: deque[tuple[tuple[int, ...], torch.Tensor, torch.Event | None]] = deque()
+        self._steps: list[int] = []
+        self._losses: torch.Tensor | None = None  # of these steps
+        self._streams: set[torch.Stream] = set()  # that compute them
+        self._sent: deque[tuple[list[int], torch.Tensor, tuple[torch.Event, ...]]] = deque()
 
     def note(self, step: int, loss: torch.Tensor) -> Any:
         """Look at a loss now or, on an accelerator, soon; return it, a number where it is known."""
@@ -38,9 +41,15 @@ class LossWatch:
             number = loss.item()
             self._check(step, number)
             return number
-        # A CUDA graph writes its output anew at the next step.
-        self._kept.append((step, loss.detach().reshape(()).float().clone()))
-        if len(self._kept) >= _TOGETHER:
+        if loss.is_cuda and torch.cuda.is_current_stream_capturing():
+            return loss
+        if self._losses is None:
+            self._losses = _memory_for(loss.device)
+        # A copy at once: a CUDA graph writes its output anew at the next step.
+        self._losses[len(self._steps)].copy_(loss.detach().reshape(()), non_blocking=True)
+        self._streams.update(current_streams((loss.device,)))
+        self._steps.append(step)
+        if len(self._steps) >= _TOGETHER:
             self._send()
         return loss
 
@@ -54,8 +63,10 @@ class LossWatch:
         if idle:
             self._send()
         while self._sent:
-            _, _, event = self._sent[0]
-            if not (idle if event is None else event.query()):
+            _, losses, events = self._sent[0]
+            if not (idle or (losses.is_cpu and events)):
+                return
+            if not all(event.query() for event in events):
                 return
             self._open()
 
@@ -63,28 +74,20 @@ class LossWatch:
         """Look at all that was noted. Waits for the device: for when training is over."""
         self._send()
         while self._sent:
-            _, _, event = self._sent[0]
-            if event is not None:
+            for event in self._sent[0][2]:
                 event.synchronize()
             self._open()
 
     def _send(self) -> None:
-        if not self._kept:
+        if self._losses is None:
             return
-        steps, losses = zip(*self._kept, strict=True)
-        self._kept.clear()
-        together = torch.stack(losses)
-        arrived = _host_memory_for(together)
-        if arrived is not None:
-            arrived.copy_(together, non_blocking=True)
-            for event in mark_streams((together.device,)):
-                self._sent.append((steps, arrived, event))
-                return
-        self._sent.append((steps, together, None))
+        self._sent.append((self._steps, self._losses, mark_each(self._streams)))
+        self._steps, self._losses = [], None
+        self._streams.clear()
 
     def _open(self) -> None:
         steps, losses, _ = self._sent.popleft()
-        for step, loss in zip(steps, losses.tolist(), strict=True):
+        for step, loss in zip(steps, losses[: len(steps)].tolist(), strict=True):
             self._check(step, loss)
 
     def _check(self, step: int, loss: float) -> None:
@@ -92,11 +95,10 @@ class LossWatch:
             self._found(step, loss)
 
 
-def _host_memory_for(losses: torch.Tensor) -> torch.Tensor | None:
-    """Return memory that a device writes to by itself; None where it cannot, or tells no end."""
-    if losses.device.type in EVENTLESS:
-        return None
-    try:  # of the host, whatever the user's default device or tensor type is
-        return torch.empty(losses.shape, dtype=losses.dtype, device="cpu", pin_memory=True)
-    except RuntimeError:  # none is left, or the backend knows none
-        return None
+def _memory_for(device: torch.device) -> torch.Tensor:
+    """Return memory of the host that `device` writes to by itself; its own where it cannot."""
+    if device.type not in EVENTLESS:
+        # Of the host, whatever the user's default device or tensor type is.
+        with contextlib.suppress(RuntimeError):  # none is left, or the backend knows none
+            return torch.empty(_TOGETHER, dtype=torch.float32, device="cpu", pin_memory=True)
+    return torch.empty(_TOGETHER, dtype=torch.float32, device=device)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.entries import decode
+from fasttrack.journal.entries import entry_of
 from fasttrack.journal.rows import Row, counts_as_row
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ def last_row(path: Path) -> Row | None:
     """
     for line in lines_backwards(path):
         if counts_as_row(line):
-            with contextlib.suppress(ValueError):  # damaged
-                entry = decode(line)
-                if isinstance(entry, Row):
-                    return entry
+            entry = entry_of(line)
+            if isinstance(entry, Row):
+                return entry
     return None

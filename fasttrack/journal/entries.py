@@ -321,6 +321,14 @@ def decode(line: bytes) -> Entry:
         raise ValueError(f"not a journal line: {error}") from error
 
 
+def entry_of(line: bytes) -> Entry | None:
+    """Return the entry of one line; None where it is damaged, which is not to be told."""
+    try:
+        return decode(line)
+    except ValueError:
+        return None
+
+
 def salvage_header(line: bytes, run_id: str) -> Header:
     """Return what a damaged line has of a header; a field that is wrong has its default.
 

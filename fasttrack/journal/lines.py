@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from fasttrack.journal.entries import Config, Header, Metadata, decode
+from fasttrack.journal.entries import Config, Header, Metadata, entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,16 +19,17 @@ _RARE = (Header, Config, Metadata)
 _RARE_STARTS = tuple(b'{"kind":"%b"' % kind.kind.encode() for kind in _RARE)
 
 
-def line_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+def line_blocks(path: Path, *, start: int = 0, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     """Yield the lines that the file at `path` has by now, in order, many in one piece.
 
-    Each piece ends with a newline; what stands behind the last one is left out.
+    Each piece ends with a newline; what stands behind the last one is left out. `start` is where a
+    line begins, in bytes: those before it are left out, too.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size
+        left = max(0, os.fstat(file.fileno()).st_size - file.seek(start))
         torn = b""
         while left and (chunk := file.read(_up_to_a_line_end(file, min(block_bytes, left)))):
             left -= len(chunk)
@@ -65,10 +65,9 @@ def read_rare(path: Path, *, block_bytes: int = BLOCK_BYTES) -> list[Header | Co
     for block in line_blocks(path, block_bytes=block_bytes):
         places = sorted(place for start in _RARE_STARTS for place in _starts(block, start))
         for place in places:
-            with contextlib.suppress(ValueError):  # what reads the rows tells of damage
-                entry = decode(block[place : block.index(b"\n", place)])
-                if isinstance(entry, _RARE):
-                    found.append(entry)
+            entry = entry_of(block[place : block.index(b"\n", place)])
+            if isinstance(entry, _RARE):
+                found.append(entry)
     return found
 
 

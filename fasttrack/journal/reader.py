@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from fasttrack.journal.entries import Finish, Header, Metadata, decode, salvage_header
+from fasttrack.journal.entries import Finish, Header, Metadata, decode, entry_of, salvage_header
 from fasttrack.journal.rows import count_row_lines
 from fasttrack.journal.shapes import decode_line
 from fasttrack.journal.shared_reads import Piece
@@ -230,10 +230,7 @@ def read_finish(path: Path) -> Finish | None:
     lines = _tail(path)
     if len(lines) < 2 or lines[-1]:  # no line, or a torn one
         return None
-    try:
-        entry = decode(lines[-2])
-    except ValueError:
-        return None
+    entry = entry_of(lines[-2])
     return entry if isinstance(entry, Finish) else None
 
 
@@ -254,10 +251,7 @@ def last_written_s(path: Path) -> float:
     A copied file's own times tell nothing.
     """
     for line in reversed(_tail(path)):
-        try:
-            time_s: float = getattr(decode(line), "time_s", 0.0)
-        except ValueError:
-            continue
+        time_s: float = getattr(entry_of(line), "time_s", 0.0)
         if time_s:
             return time_s
     return 0.0

@@ -54,13 +54,18 @@ def segment_name(number: int) -> str:
 
 def segments(run_dir: Path) -> list[Path]:
     """Return the segments in `run_dir`, oldest attempt first."""
+    return sorted(_files(run_dir, _SEGMENT), key=attempt)
+
+
+def _files(run_dir: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """Return the files in `run_dir` whose names match; none where it cannot be read."""
     try:
         names = os.listdir(run_dir)
     except OSError as error:
         if is_handlers(error):
             raise
         return []
-    return sorted((run_dir / name for name in names if _SEGMENT.fullmatch(name)), key=attempt)
+    return [run_dir / name for name in names if pattern.fullmatch(name)]
 
 
 def attempt(segment: Path) -> int:
@@ -131,13 +136,7 @@ def flight_path(segment: Path, number: int) -> Path:
 
 def flights(run_dir: Path) -> list[Path]:
     """Return the dumps of the last steps in `run_dir`, oldest first."""
-    try:
-        names = os.listdir(run_dir)
-    except OSError as error:
-        if is_handlers(error):
-            raise
-        return []
-    return sorted(run_dir / name for name in names if _FLIGHT.fullmatch(name))
+    return sorted(_files(run_dir, _FLIGHT))
 
 
 def client_directory(run_dir: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fasttrack.errors import ConfigurationError
 from fasttrack.journal.backwards import lines_backwards
-from fasttrack.journal.entries import decode
+from fasttrack.journal.entries import entry_of
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.local import RunRow, readable
@@ -152,10 +152,7 @@ class History:
             for line in lines_backwards(path):
                 if len(found) == count:
                     return found[::-1]
-                try:
-                    entry = decode(line)
-                except ValueError:
-                    continue
+                entry = entry_of(line)
                 if type(entry) is Row and self._takes(entry.values):
                     found.append((path, entry))
         return found[::-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from fasttrack.journal.entries import decode
+from fasttrack.journal.entries import entry_of
 from fasttrack.journal.lines import line_blocks
 from fasttrack.journal.reader import read_segment
 from fasttrack.journal.rows import Row, is_row
@@ -62,8 +62,5 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _row(line: bytes) -> Row | None:
-    try:
-        entry = decode(line)
-    except ValueError:
-        return None
+    entry = entry_of(line)
     return entry if isinstance(entry, Row) else None

@@ -20,7 +20,7 @@ from fasttrack.command import spell_command
 from fasttrack.errors import RunNotFoundError, RunUnreadableError
 from fasttrack.journal.backwards import lines_backwards
 from fasttrack.journal.cursor import load_cursor
-from fasttrack.journal.entries import decode, merge_headers
+from fasttrack.journal.entries import entry_of, merge_headers
 from fasttrack.journal.follower import Follower
 from fasttrack.journal.reader import read_header
 from fasttrack.journal.rows import Number, Row
@@ -166,10 +166,7 @@ class LocalRun:
             for line in lines_backwards(path):
                 if spelled not in line:
                     continue
-                try:
-                    entry = decode(line)
-                except ValueError:
-                    continue
+                entry = entry_of(line)
                 if isinstance(entry, Row) and metric in entry.values:
                     return RunRow.of(path, entry)
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.journal.entries import decode
+from fasttrack.journal.entries import entry_of
 from fasttrack.journal.media import MediaRow
 from fasttrack.journal.rows import MEDIA_START
 from fasttrack.journal.run_directory import attempt, media_directory, segments
@@ -80,10 +80,7 @@ def media_of(run_dir: Path) -> Iterator[LoggedMedia]:
             for line in file:
                 if not line.startswith(MEDIA_START) or not line.endswith(b"\n"):
                     continue
-                try:
-                    entry = decode(line)
-                except ValueError:  # damaged
-                    continue
+                entry = entry_of(line)
                 if isinstance(entry, MediaRow):
                     yield logged_media(entry, attempt(path), folder)
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fasttrack.journal.media import MediaRow
     from fasttrack.journal.rows import Number
 
-_OF_RANKS = "ranks/missing"  # in every row that tells of them
+OF_RANKS = "ranks/missing"
+"""The metric that is in every row that tells of ranks."""
 _WINDOW = "ranks/step"  # in those that tell of a window of steps
 _OWN, _DATA, _STEP_TIME = "ranks/own_time_ms", "ranks/data_wait_ms", "ranks/step_time_ms/mean"
 _NAMED = 8  # in one line
@@ -120,7 +121,7 @@ class RanksReading:
         """Take in the next entry, of whatever kind."""
         if type(entry) is Row:
             values = entry.values
-            if _OF_RANKS in values:
+            if OF_RANKS in values:
                 self._seen = True
                 self._take_row(values)
             self._step = entry.step
@@ -192,7 +193,7 @@ class RanksReading:
         step_ms = values.get(_STEP_TIME)
         if _WINDOW not in values:
             return
-        missing = int(values[_OF_RANKS])
+        missing = int(values[OF_RANKS])
         self._untold = missing if self._untold is None else min(self._untold, missing)
         if not step_ms or not all(
             f"{name}/{figure}" in values

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 WAITS_FROM_PCT = 20.0
 """Percent of the training time from which on a wait is what bounds a run."""
-_DATA, _OTHERS = "perf/phase_pct/data", "perf/phase_pct/others"
+PHASES = ("perf/phase_pct/data", "perf/phase_pct/others")
+"""The metrics that say what a run's own marks measured of both waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +88,7 @@ def judge_run(
     Phases are the recording rank's only, but exact, and know of data that comes from elsewhere than
     torch's DataLoader: the longer wait counts. Each is the mean over all rows.
     """
-    data_pct, others_pct = (
-        metrics[name].mean if name in metrics else None for name in (_DATA, _OTHERS)
-    )
+    data_pct, others_pct = (metrics[name].mean if name in metrics else None for name in PHASES)
     if health is None or health.data_pct is None:
         return judge(data_pct, others_pct, ranks)
     sees_data = health.data_pct >= (data_pct or 0.0)

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from fasttrack.hotpath.layer_list import launch_norms
 from fasttrack.hotpath.layers import versions_of
-from fasttrack.hotpath.norms import each_norm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fasttrack.hotpath.layers import Layers, LayerSample, LayerSource
+    from fasttrack.hotpath.layer_list import Layers, Norms
+    from fasttrack.hotpath.layers import LayerSample, LayerSource
     from fasttrack.hotpath.records import MetricsRecord, Scalar
     from fasttrack.notices import Notices
     from fasttrack.worker.device import SideStreams
 
-    _Norms = tuple[Sequence[int], list[float]]
+    _Norms = tuple[Sequence[int], Sequence[float]]
     """Of whom, by their number; and their norms."""
 
-_MOST_TOGETHER = 128  # metrics of one row: the GIL is kept while it is encoded
+_MOST_TOGETHER = 2048  # metrics of one row: the GIL is kept while it is encoded
 
 
 class SeenBad(NamedTuple):
@@ -69,9 +70,13 @@ class LayerNorms:
         return seen
 
     def _read(self, sample: LayerSample) -> tuple[list[MetricsRecord], str]:
+        layers = sample.layers
+        if not sample.is_proven and not layers.listed.is_unchanged():
+            self._notices.count("stale")
+            self.source.has_changed()
+            return [], ""
         for device in sample.devices:
             self._streams.enter(device, sample.events)
-        layers = sample.layers
         of_gradients, of_parameters = self._norms(sample)
         gradients = _by_layer(layers, *of_gradients)
         parameters = _by_layer(layers, *of_parameters)
@@ -85,7 +90,7 @@ class LayerNorms:
             return [], text
         names = _picked(layers.grad_names, gradients[0])
         names += _picked(layers.param_names, parameters[0])
-        numbers = gradients[1] + parameters[1]
+        numbers = [*gradients[1], *parameters[1]]
         rows: list[MetricsRecord] = []
         for start in range(0, len(names), _MOST_TOGETHER):
             end = start + _MOST_TOGETHER
@@ -95,55 +100,72 @@ class LayerNorms:
 
     def _norms(self, sample: LayerSample) -> tuple[_Norms, _Norms]:
         """Return of which parameters there are gradients, and their norms; and of parameters."""
-        places, tensors, versions, scale = sample.gradients
-        norms = tensors
+        norms, versions, scale = sample.gradients
+        gradients = norms.tensors
         if versions is not None:
             with torch.no_grad():
-                norms = each_norm(tensors, alike=sample.layers.alike)
-        numbers = self._numbers([*norms, *sample.norms])
-        of_parameters = (sample.turn, numbers[len(norms) :])
-        if versions is not None and versions != versions_of(tensors):
+                norms = launch_norms(*norms, alike=sample.layers.alike)
+        numbers, more = self._both(norms, sample.parameters)
+        of_parameters = _in_order(sample.parameters, more)
+        if versions is not None and versions != versions_of(gradients):
             # As for the norm of all: they are only true if nobody wrote meanwhile.
             self._notices.count("stale")
             self.source.was_stale()
             return ([], []), of_parameters
-        del numbers[len(norms) :]
         if scale is not None:
             with np.errstate(all="ignore"):  # a scale may have become 0
                 numbers = (np.array(numbers) / self._numbers([scale])).tolist()
-        return (places, numbers), of_parameters
+        return _in_order(norms, numbers), of_parameters
+
+    def _both(self, one: Norms, other: Norms) -> tuple[list[float], list[float]]:
+        """Return the numbers of both: by one copy from an accelerator, where no plan is needed."""
+        if one.plan is not None or other.plan is not None:
+            return self._numbers(one.tensors), self._numbers(other.tensors)
+        numbers = self._numbers([*one.tensors, *other.tensors])
+        count = len(one.tensors)
+        return numbers[:count], numbers[count:]
 
     def _numbers(self, norms: list[torch.Tensor]) -> list[float]:
-        """Return 0-dim tensors as numbers: one copy for each device."""
         if not norms:
             return []
+        numbers: list[float] = []
+        if norms[0].dim():  # a plan's vectors are in the host's memory, and are read with the GIL
+            for vector in norms:
+                numbers += vector.tolist()
+            return numbers
         try:
             stacked = torch.stack(norms)
         except RuntimeError:  # of several devices
             return [number for norm in norms for number in self._numbers([norm])]
-        numbers: list[float] = self._streams.fetch(stacked, ()).tolist()
+        numbers += self._streams.fetch(stacked, ()).tolist()
         return numbers
 
 
-def _by_layer(layers: Layers, places: Sequence[int], norms: list[float]) -> _Norms:
+def _in_order(norms: Norms, numbers: list[float]) -> _Norms:
+    return norms.places, numbers if norms.plan is None else norms.plan.in_order(numbers)
+
+
+def _by_layer(layers: Layers, places: Sequence[int], norms: Sequence[float]) -> _Norms:
     """Return layers by their number, and the norm of each over its parameters."""
     if not places or layers.one_each:  # NumPy frees the GIL over many, to wait for it again
         return places, norms
-    layer_of = layers.of_parameter[places]
+    layer_of = layers.of_parameter[places] if isinstance(places, list) else layers.of_parameter
     with np.errstate(all="ignore"):
-        squares = np.bincount(layer_of, weights=np.square(norms))
+        squares = np.bincount(layer_of, weights=np.square(norms), minlength=len(layers.names))
         by_layer = np.sqrt(squares)
+    if layer_of is layers.of_parameter:  # of all
+        return range(len(layers.names)), by_layer.tolist()
     found = np.unique(layer_of)
     return found.tolist(), by_layer[found].tolist()
 
 
 def _picked(names: list[str], places: Sequence[int]) -> list[str]:
-    if isinstance(places, range):
-        return names[places.start : places.stop]
+    if isinstance(places, range):  # of all
+        return names[:]
     return [names[place] for place in places]
 
 
-def _describe(what: str, names: list[str], norms: list[float]) -> str:
+def _describe(what: str, names: list[str], norms: Sequence[float]) -> str:
     """Return in words which layers have norms that are no finite numbers; "" where none has."""
     bad = [name for name, norm in zip(names, norms, strict=True) if norm - norm != 0]
     if not bad:

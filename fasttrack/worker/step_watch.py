@@ -69,6 +69,7 @@ class StepWatch:
         is asked for: it may hold the first bad loss.
         """
         start = 0
+        begun: list[RawRecord] = []  # rows of layers are written with what follows them
         for each in self._between(_called_at_s(records[-1])):
             if isinstance(each, TrailStep) and not self._is_calm(each.step):
                 self._last_bad = each.step
@@ -77,10 +78,18 @@ class StepWatch:
             while end < len(records) - 1 and _called_at_s(records[end]) <= _at_s(each):
                 end += 1
             if end > start:
-                yield records[start:end]
+                begun += records[start:end]
                 start = end
+            if isinstance(each, list):
+                begun += each
+                continue
+            if begun:
+                yield begun
+                begun = []
             yield from self._rows_of(each)
-        yield records[start:] if start else records
+        if begun or start:
+            records = begun + records[start:]
+        yield records
 
     def rest(self, until_s: float) -> Iterator[list[RawRecord]]:
         """Yield what is to become rows of steps that no record follows, as far as it is known.

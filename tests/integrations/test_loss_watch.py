@@ -32,7 +32,7 @@ if sys.argv[1] == "pinned":  # as CUDA has it
     torch.empty = lambda *args, pin_memory=False, **more: empty(*args, **more)
 found, told = [], []
 watch = LossWatch(lambda step, loss: found.append(step))
-loss = torch.ones(()).to("toy")
+loss, ones = torch.ones(()).to("toy"), torch.ones(()).to("toy")
 toy.Queue.standing = True  # from here on, whoever waits gets an exception
 for step in range(40):
     loss.fill_(float("nan") if step in (7, 33) else 1.0)
@@ -49,19 +49,35 @@ loss.fill_(float("inf"))
 watch.note(40, loss)
 watch.settle()
 told.append(list(found))
+toy.Queue.standing = True
+with toy.Queue.on(toy.Stream("toy")):  # which the default stream does not wait for
+    watch.note(41, ones * 2)
+watch.note(42, ones * float("inf"))
+toy.Queue.run_only(toy.Queue.default)
+watch.look(idle=True)
+told.append(list(found))
+toy.Queue.run()
+watch.settle()
+told.append(list(found))
 print(json.dumps(told))
 """
 
 
+_FOUND = [7, 33, 40]
+
+
 def test_losses_on_a_device_travel_to_the_host_and_nobody_waits() -> None:
-    """Each as it was when it was noted; where the device is idle, the last few come, too."""
+    """Each as it was when it was noted; where the device is idle, the last few come, too.
+
+    And none before the stream that it was noted on, though others have been idle for long.
+    """
     result = run_script(_ON_DEVICE, "pinned", warnings="default")
 
-    assert json.loads(result.stdout) == [[], [7], [7, 33], [7, 33, 40]]
+    assert json.loads(result.stdout) == [[], [7], [7, 33], _FOUND, _FOUND, [*_FOUND, 42]]
 
 
 def test_losses_on_a_device_without_pinned_memory_are_read_when_it_is_idle() -> None:
     """The Trainer has just waited for it whenever it reports a loss."""
     result = run_script(_ON_DEVICE, "pageable", warnings="default")
 
-    assert json.loads(result.stdout) == [[], [], [7, 33], [7, 33, 40]]
+    assert json.loads(result.stdout) == [[], [], [7, 33], _FOUND, _FOUND, [*_FOUND, 42]]

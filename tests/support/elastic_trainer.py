@@ -52,6 +52,7 @@ def main(directory: Path) -> None:
         tracker.log_training_step(1.0 / (1 + step), step, 4)
         step += 1
         if rank == 0 and step % _SAVE_EVERY == 0:
+            tracker.flush()  # a kill takes no row of a step that is not done again
             written = checkpoint.with_suffix(".new")
             written.write_text(str(step))
             written.replace(checkpoint)

@@ -37,7 +37,8 @@ def serve(descriptor: int, module: str) -> tuple[CodeType, dict[str, Any]]:
 
     Args:
         descriptor: the socket's.
-        module: what to import; the more, the more scripts would find what they may not.
+        module: what to import; the more, the more scripts would find what they may not. Its `SETS`
+            names the variables that imports set: scripts have them from the beginning.
 
     Returns:
         In forks only: the script's code and the names of its `__main__`.
@@ -45,8 +46,9 @@ def serve(descriptor: int, module: str) -> tuple[CodeType, dict[str, Any]]:
     if os.fork():  # else it would be among the children that tests look for
         os._exit(0)
     before = dict(os.environ)
-    importlib.import_module(module)
-    assert os.environ == before, "an import has changed the environment, which scripts would miss"
+    names = getattr(importlib.import_module(module), "SETS", ())
+    set_here = {name: os.environ[name] for name in names if name in os.environ}
+    assert os.environ == before | set_here, "an import has changed the environment of all scripts"
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started a thread: not to fork"
     gc.collect()
     gc.freeze()
@@ -63,20 +65,22 @@ def serve(descriptor: int, module: str) -> tuple[CodeType, dict[str, Any]]:
         pid = os.fork()
         if not pid:
             connection.close()
-            return _become(asked, streams)
+            return _become(asked, streams, set_here)
         connection.send(str(pid).encode())
         for stream in streams:
             os.close(stream)
 
 
-def _become(script: dict[str, Any], streams: list[int]) -> tuple[CodeType, dict[str, Any]]:
+def _become(
+    script: dict[str, Any], streams: list[int], set_here: dict[str, str]
+) -> tuple[CodeType, dict[str, Any]]:
     """Make this process what a start would have made it."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(script["directory"])
     os.environ.clear()
-    os.environ.update(script["environment"])
+    os.environ.update(set_here | script["environment"])
     sys.argv[1:] = script["arguments"]
     sys.orig_argv[:] = script["command"]
     _heed(script["warnings"])

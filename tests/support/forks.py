@@ -176,6 +176,12 @@ class Fork(Start):
         return self.returncode
 
 
+class TrainingFork(Fork):
+    """The same of a server that has also imported what training scripts do."""
+
+    imported = "support.training_imports"
+
+
 class DeliveryFork(Fork):
     """The same of a server that has imported wandb, and neither torch nor numpy."""
 

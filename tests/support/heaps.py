@@ -20,14 +20,12 @@ if "trackio" not in sys.modules:
     os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")
     atexit.register(shutil.rmtree, os.environ["TRACKIO_DIR"], ignore_errors=True)
 
-from mlflow.tracking import MlflowClient
-from mlflow.version import VERSION
 from support.journals import write_attempt
+from support.late import Late
 from trackio import utils
 from trackio.sqlite_storage import SQLiteStorage
 
 from fasttrack.artifacts.staging import stage
-from fasttrack.delivery.backends.mlflow.client import make_database
 from fasttrack.delivery.contents import canonical
 from fasttrack.delivery.events import Done
 from fasttrack.delivery.run_delivery import RunDelivery
@@ -40,6 +38,9 @@ if TYPE_CHECKING:
     from support.journals import Line
 
     from fasttrack.delivery.events import Event
+
+mlflow_client = Late("fasttrack.delivery.backends.mlflow.client")
+tracking, version = Late("mlflow.tracking"), Late("mlflow.version")
 
 Values: TypeAlias = "Counter[tuple[int, str, object]]"
 """(step, metric, number) -> how often it is there."""
@@ -104,9 +105,9 @@ class Heap:
 @functools.cache
 def _empty_database() -> bytes:
     """Return a database of MLflow's, kept for all processes of all test runs: it takes seconds."""
-    path = Path(tempfile.gettempdir(), f"fasttrack-tests-mlflow-{VERSION}-{os.getuid()}.db")
+    path = Path(tempfile.gettempdir(), f"fasttrack-tests-mlflow-{version.VERSION}-{os.getuid()}.db")
     if not path.exists():
-        make_database(path)
+        mlflow_client.make_database(path)
     return path.read_bytes()
 
 
@@ -121,7 +122,7 @@ class MlflowHeap(Heap):
         self.database = folder / "mlflow.db"
         self.database.write_bytes(_empty_database())
         self.uri = f"sqlite:///{self.database}"
-        self.client = MlflowClient(self.uri)
+        self.client = tracking.MlflowClient(self.uri)
 
     def environment(self) -> dict[str, str]:
         """Return the variables that say where it is."""

@@ -79,6 +79,19 @@ def rows_of(metrics: Mapping[str, list[float]], *, first_step: int = 0) -> list[
     ]
 
 
+def windows(
+    steps: range, own: list[float], data: list[float], missing: int = 0, **more: float
+) -> list[Row]:
+    """Return rows of windows, whose steps take 100 ms; `own` and `data` are the ranks', in ms."""
+    values: dict[str, list[float]] = {"ranks/step": list(steps)}
+    for name, each in (("own_time_ms", own), ("data_wait_ms", data), ("step_time_ms", [100.0])):
+        figures = {"mean": sum(each) / len(each), "max": max(each), "argmax": each.index(max(each))}
+        values |= {f"ranks/{name}/{key}": [value] * len(steps) for key, value in figures.items()}
+    told = {"missing": missing, "stragglers": 0, "one_off_stragglers": 0, **more}
+    values |= {f"ranks/{name}": [value] * len(steps) for name, value in told.items()}
+    return rows_of(values, first_step=steps.start)
+
+
 def finish(exit_code: int = 0, *, preempting: bool = False) -> Finish:
     """Return an attempt's last line."""
     return Finish(exit_code=exit_code, preempting=preempting, time_s=time.time())

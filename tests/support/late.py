@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
+
+import pytest
+
+
+def need(name: str, reason: str) -> None:
+    """Skip the test module that calls this where a package is not installed; import nothing."""
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(reason, allow_module_level=True)
 
 
 class Late:

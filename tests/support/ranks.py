@@ -1,4 +1,4 @@
-"""Ranks with the environment that torchrun gives them, as forks that have imported torch.
+"""Ranks with the environment that torchrun gives them, as forks that have imported much.
 
 torchrun's own import and each rank's take two seconds of CPU apiece, with the interpreter's end.
 Where the launcher is the subject, or what a rank's start finds, it is torchrun that starts them.
@@ -11,7 +11,7 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from support.forks import Fork
+from support.forks import TrainingFork
 from support.runs import HANG_GUARD_S, script_environment
 from support.slurm_cluster import free_ports
 
@@ -45,7 +45,7 @@ def run_ranks(
     common = {**kept, **place, **world, "MASTER_PORT": str(free_ports(1)[0]), **variables}
     pipe = subprocess.PIPE
     started = [
-        Fork(
+        TrainingFork(
             textwrap.dedent(source),
             *map(str, arguments),
             warnings=None,
@@ -63,7 +63,7 @@ def run_ranks(
     return ended
 
 
-def _wait(rank: Fork) -> subprocess.CompletedProcess[str]:
+def _wait(rank: TrainingFork) -> subprocess.CompletedProcess[str]:
     with rank:
         try:
             stdout, stderr = rank.communicate(timeout=HANG_GUARD_S)

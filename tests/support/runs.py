@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from support.forks import DeliveryFork, Fork, Start
+from support.forks import DeliveryFork, Fork, Start, TrainingFork
 from support.journals import read_entries
 
 from fasttrack import ExperimentTracker, Options
@@ -32,6 +32,8 @@ gc.freeze()
 TAGS = {"model": "eo1", "dataset": "lego", "objective": "ar+fm", "experiment_group": "baseline"}
 OFFLINE_LINE = "[ExperimentTracker] Offline mode. Run 'wandb sync' to upload later."
 HANG_GUARD_S = 120.0
+QUICK_END = str(Path(__file__).with_name("quick_end"))
+"""In a program's PYTHONPATH: it looks for garbage seldom, and not at its end."""
 
 E = TypeVar("E")
 
@@ -117,12 +119,19 @@ def script_environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
+def program_environment() -> dict[str, str]:
+    """Return the same for programs that a launcher starts, whose end is not what is looked at."""
+    environment = script_environment()
+    return {**environment, "PYTHONPATH": f"{environment['PYTHONPATH']}{os.pathsep}{QUICK_END}"}
+
+
 def run_script(
     source: str,
     *arguments: str,
     check: bool = True,
     warnings: str | None = "error",
     fresh: bool = False,
+    training: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python source in a process of its own and return what it printed.
 
@@ -133,8 +142,9 @@ def run_script(
         warnings: what is done with them, as `-W` has it; None: as without it.
         fresh: start an interpreter that has imported nothing; else torch, fasttrack, and the
             modules of tests/support that most scripts use are there, at a tenth of the CPU time.
+        training: have there also what training scripts import (`training_imports.py`).
     """
-    how = Start if fresh else Fork
+    how = Start if fresh else TrainingFork if training else Fork
     result = _run(_begin(how, source, arguments, warnings, stdin=None))
     if check:
         assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.journals import read_entries, read_rows
-from support.runs import offline_dirs, wandb_rows
+from support.runs import QUICK_END, offline_dirs, wandb_rows
 from support.slurm_cluster import free_ports
 
 from fasttrack.journal.entries import Metadata
@@ -49,6 +49,7 @@ class Site:
         environment |= {
             "SCRATCH": str(self.scratch),
             "PYTHON": sys.executable,
+            "PYTHONPATH": QUICK_END,
             "MASTER_PORT": str(free_ports(1)[0]),
             "OMP_NUM_THREADS": "1",
         }

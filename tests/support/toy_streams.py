@@ -1,22 +1,27 @@
 """Streams and events for the toy accelerator, whose work is done only when it is let.
 
-What the trainer's thread launches is queued: until `Queue.run` its results are NaN, as memory that
-no kernel has written yet. Another thread reads what is there, at once; it waits for an event, or
-for the whole device, until the queue has come that far. Whoever waits on the trainer's thread while
-the queue stands would wait for ever: `Waited` is raised there.
+What the trainer's thread launches is queued, on the stream that is its current one: until
+`Queue.run` its results are NaN, as memory that no kernel has written yet. Another thread reads what
+is there, at once; it waits for an event, or for the whole device, until the queue has come so far.
+Whoever waits on the trainer's thread while the queue stands would wait for ever: `Waited` is raised
+there.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils._pytree as pytree
 from support import toy_accelerator
 from support.toy_accelerator import Toy, unwrap, wrap
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEVICE = "toy"
 HANG_GUARD_S = 60.0
@@ -26,13 +31,35 @@ class Waited(AssertionError):
     """The trainer's thread waited for the device."""
 
 
+class Stream:
+    """`torch.Stream`, of the toy: its own kernels in order, none after those of another."""
+
+    failures: list[Exception] = []  # noqa: RUF012  # for all of them
+
+    def __init__(self, device: Any) -> None:
+        if Stream.failures:
+            raise Stream.failures.pop(0)
+        self.device = torch.device("privateuseone", 0)  # so it is called until `install`
+        self.waiting: list[Any] = []
+        self.launched = self.done = 0
+
+    def wait_event(self, event: Event) -> None:
+        """Wait for the event, in the place of the device: what a worker launches runs at once."""
+        event.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait until it has done all that it was given."""
+        Queue.wait_for(self, self.launched)
+
+
 class Queue:
-    """The device's only queue, of what the trainer launched."""
+    """What the trainer launched and the device has yet to do, stream by stream."""
 
     trainer = threading.get_ident()
     standing = False
-    waiting: list[Any] = []  # noqa: RUF012  # there is one device
-    launched = done = 0
+    done = 0
+    default = current = Stream(None)
+    streams = [default]  # noqa: RUF012  # there is one device
     moved = threading.Condition()
 
     @classmethod
@@ -41,28 +68,51 @@ class Queue:
         if threading.get_ident() != cls.trainer or not cls.standing:
             kernel()
             return
-        cls.launched += 1
-        cls.waiting.append(kernel)
+        cls.current.launched += 1
+        cls.current.waiting.append(kernel)
+
+    @classmethod
+    @contextmanager
+    def on(cls, stream: Stream) -> Iterator[None]:
+        """Let what the trainer launches go to `stream`, as `torch.cuda.stream` does."""
+        before, cls.current = cls.current, stream
+        if stream not in cls.streams:
+            cls.streams.append(stream)
+        yield
+        cls.current = before
 
     @classmethod
     def run(cls) -> None:
         """Let the device do all that it was given."""
         cls.standing = False
-        for kernel in cls.waiting:
-            kernel()
-        cls.waiting.clear()
-        with cls.moved:
-            cls.done = cls.launched
-            cls.moved.notify_all()
+        for stream in cls.streams:
+            cls.run_only(stream)
 
     @classmethod
-    def wait_for(cls, number: int) -> None:
-        """Wait until so many kernels are done."""
-        if threading.get_ident() == cls.trainer and cls.done < number:
+    def run_only(cls, stream: Stream) -> None:
+        """Let it do what one stream was given."""
+        for kernel in stream.waiting:
+            kernel()
+        with cls.moved:
+            cls.done += len(stream.waiting)
+            stream.done = stream.launched
+            cls.moved.notify_all()
+        stream.waiting.clear()
+
+    @classmethod
+    def wait_for(cls, stream: Stream, number: int) -> None:
+        """Wait until so many kernels of a stream are done."""
+        if threading.get_ident() == cls.trainer and stream.done < number:
             raise Waited
         with cls.moved:
-            if not cls.moved.wait_for(lambda: cls.done >= number, HANG_GUARD_S):
+            if not cls.moved.wait_for(lambda: stream.done >= number, HANG_GUARD_S):
                 raise AssertionError("the queue was never run")
+
+    @classmethod
+    def wait_for_all(cls) -> None:
+        """Wait for the whole device."""
+        for stream in cls.streams:
+            stream.synchronize()
 
 
 class Event:
@@ -72,39 +122,23 @@ class Event:
 
     def __init__(self, device: Any) -> None:
         self.device = torch.device(DEVICE, 0)
+        self.stream = Queue.default
         self.number = 0
 
-    def record(self, stream: Any = None) -> None:
-        """Mark how far the trainer's queue is now."""
+    def record(self, stream: Stream) -> None:
+        """Mark how far a stream is now."""
         failure = Event.failures.pop(0) if Event.failures else None
         if failure is not None:
             raise failure
-        self.number = Queue.launched
+        self.stream, self.number = stream, stream.launched
 
     def query(self) -> bool:
-        """Return whether the queue has come to it."""
-        return Queue.done >= self.number
+        """Return whether the device has come to it."""
+        return self.stream.done >= self.number
 
     def synchronize(self) -> None:
         """Wait for it."""
-        Queue.wait_for(self.number)
-
-
-class Stream:
-    """`torch.Stream`, of the toy: what runs on it runs at once, when its events are there."""
-
-    failures: list[Exception] = []  # noqa: RUF012  # for all of them
-
-    def __init__(self, device: Any) -> None:
-        if Stream.failures:
-            raise Stream.failures.pop(0)
-
-    def wait_event(self, event: Event) -> None:
-        """Wait for the event, in the place of the device."""
-        event.synchronize()
-
-    def synchronize(self) -> None:
-        """Have done all."""
+        Queue.wait_for(self.stream, self.number)
 
 
 def run_delayed(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +216,7 @@ def install() -> list[Any]:
     torch.Event, torch.Stream = Event, Stream  # type: ignore[misc, assignment]
     accelerator: Any = torch.accelerator
     accelerator.set_stream = lambda stream: None
-    accelerator.current_stream = lambda device=None: None
+    accelerator.current_stream = lambda device=None: Queue.current
     accelerator.set_device_index = lambda device: None
-    accelerator.synchronize = lambda device=None: Queue.wait_for(Queue.launched)
+    accelerator.synchronize = lambda device=None: Queue.wait_for_all()
     return [everything, aten]

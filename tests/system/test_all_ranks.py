@@ -17,6 +17,7 @@ from fasttrack.journal.entries import Page
 from fasttrack.journal.trouble import RanksStanding
 from fasttrack.runs.local import LocalRun
 from fasttrack.views.report import read_report
+from fasttrack.views.web.page_run import PageRun
 
 pages = Pages(ROOT / "docs" / "ranks.md")
 
@@ -117,6 +118,9 @@ def test_slow_rank_is_named_and_metrics_are_those_that_the_ranks_gather_by_hand(
     assert (report.verdict.bound_by, report.verdict.rank) == ("others", where)
     assert str(report.verdict).startswith("waiting for others: ")
     assert report.ranks.tell(now=False).startswith(f"4 of 4 heard; {where} held the others up from")
+    head = PageRun(LocalRun(directory), "0", lambda metric: True).pack()
+    for said in (str(report.verdict), report.ranks.tell(now=False)):
+        assert json.dumps(said).encode() in head
     assert "ranks" not in "".join(each.stderr for each in done[1:])
     windows = [row.values for row in ours if "ranks/step" in row.values]
     assert [row["ranks/step"] for row in windows] == list(range(19, len(told[0][0]), 20))

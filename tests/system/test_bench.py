@@ -68,6 +68,7 @@ def result_of(**rounds: Rounds) -> Result:
     return result
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_it_measures_prints_and_writes_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

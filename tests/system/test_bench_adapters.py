@@ -24,6 +24,7 @@ _LINES = {
 """One that each framework's package brings."""
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_every_framework_that_is_installed_is_measured() -> None:
     """Ours and its own both get something to do."""
     result = subprocess.run(

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from support.snippets import ROOT
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_it_tells_what_samples_cost() -> None:
     """Every node is in the run."""
     options = ["--nodes", "4", "--seconds", "1", "--rounds", "1"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from support.snippets import ROOT
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_every_figure_is_there() -> None:
     """Also where the runs are short."""
     options = ["--rows", "300", "--runs", "3", "--rounds", "1"]

@@ -209,6 +209,7 @@ def test_rows_are_counted_in_the_journals_files(tmp_path: Path) -> None:
 # --- python -m bench.targets ---------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_the_targets_are_printed_and_written(tmp_path: Path) -> None:
     """Real ones, small: every figure has a line, and the same in the JSON file."""
     file = tmp_path / "targets.json"
@@ -244,6 +245,7 @@ def test_without_a_gpu_the_gpu_mode_says_so_and_is_done() -> None:
     assert run_module("bench.gpu").stdout == "No CUDA device here: nothing is measured.\n"
 
 
+@pytest.mark.usefixtures("quick_end")
 def test_the_gpu_modes_loop_runs_on_a_cpu(tmp_path: Path) -> None:
     """All that is not the device's own: the model, the blocks, the ways, the table."""
     file = tmp_path / "gpu.json"
@@ -348,6 +350,7 @@ def test_synchronisations_of_training_itself_are_taken_off() -> None:
 
 @pytest.mark.slurm
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@pytest.mark.usefixtures("quick_end")
 def test_the_benchmark_job_collects_its_results(tmp_path: Path) -> None:
     """On a node without a GPU: that is said, the rest is measured, all lies in one directory."""
     log = tmp_path / "job.out"

@@ -15,7 +15,6 @@ import pytest
 import torch
 from support.runs import deliver, make_tracker, run_dir, wait_until
 from support.wandb_server import WandbServer
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 pytestmark = pytest.mark.server
 
@@ -43,7 +42,9 @@ def torch_directory(root: Path, version: int) -> Path:
 
 def distributed(root: Path, version: int) -> Path:
     """Save with torch.distributed.checkpoint, always to one directory."""
-    save_distributed({"weights": weights(version)}, checkpoint_id=root / "dcp", no_dist=True)
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save({"weights": weights(version)}, checkpoint_id=root / "dcp", no_dist=True)
     return root / "dcp"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from support.ranks import AS_A_PROGRAM, run_ranks
-from support.runs import HANG_GUARD_S, journal_entries, journal_rows, script_environment
+from support.runs import HANG_GUARD_S, journal_entries, journal_rows, program_environment
 
 from fasttrack.journal.entries import Artifact, Header
 
@@ -136,7 +136,8 @@ def _torchrun(base: Path, ranks: int, *command: str | Path) -> subprocess.Comple
     """Run a script on `ranks` ranks in `base`, with offline tracking."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     # Fixtures of the module come before those of conftest.py, which clear the environment.
-    kept = {k: v for k, v in script_environment().items() if not k.startswith(("WANDB_", "SLURM_"))}
+    others = ("WANDB_", "SLURM_")
+    kept = {k: v for k, v in program_environment().items() if not k.startswith(others)}
     own = {"HOME": str(base), "WANDB_DIR": str(base), "OMP_NUM_THREADS": "1"}
     tracking = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
     result = subprocess.run(

@@ -16,13 +16,14 @@ from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 
 import pytest
+from support.late import need
 from support.runs import HANG_GUARD_S, journal_rows, offline_dirs, run_script, wandb_rows
 
 from fasttrack.journal.reader import read_finish, read_header
 from fasttrack.journal.run_directory import segments
 
-pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn")
-pytest.importorskip("matplotlib", reason="the demo draws a picture")
+need("sklearn", "the demo's digits come with scikit-learn")
+need("matplotlib", "the demo draws a picture")
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 2

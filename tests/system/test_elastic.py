@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.journals import read_entries, read_headers
-from support.runs import HANG_GUARD_S, offline_dirs, script_environment, wait_until, wandb_rows
+from support.runs import HANG_GUARD_S, offline_dirs, program_environment, wait_until, wandb_rows
 from support.slurm_cluster import SlurmCluster, free_ports, missing
+from support.slurm_site import OVER
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.entries import Metadata
@@ -30,13 +31,14 @@ _TRAINER = Path(__file__).parents[1] / "support" / "elastic_trainer.py"
 # Else torch 2.13 has all groups of an agent meet at one store, where a new one finds the addresses
 # of ranks that are dead: with gloo it fails once more, or waits for ever.
 _A_STORE_FOR_EACH_GROUP = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+_TEMPLATE = Path(__file__).parents[2] / "slurm" / "train_ddp.sbatch"
 _TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 _SOME_ROWS = 8  # more than steps from one checkpoint to the next
 
 
 def environment_of(directory: Path) -> dict[str, str]:
     """Return the environment of an agent whose ranks record in `directory`."""
-    return {**script_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP}
+    return {**program_environment(), "WANDB_DIR": str(directory), **_A_STORE_FOR_EACH_GROUP}
 
 
 @contextmanager
@@ -71,6 +73,14 @@ def children_of(pid: int) -> list[int]:
     """Return the processes that a process has started."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in found]
+
+
+def node_of(directory: Path, rank: int) -> str:
+    """Return the node of Slurm's that a rank of the newest group is on."""
+    noted = [json.loads(line) for line in (directory / "ranks").read_text().splitlines()]
+    pid = [pid for pid, its_rank, *_ in noted if its_rank == rank][-1]
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(each.split("=", 1) for each in variables if each)["SLURMD_NODENAME"]
 
 
 def attempts(directory: Path) -> list[Path]:
@@ -177,31 +187,39 @@ def test_a_run_goes_on_where_its_recording_rank_comes_to_another_node(tmp_path: 
 
 @pytest.mark.slurm
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
-def test_a_group_that_is_started_again_within_a_slurm_job_goes_on_in_its_run(
-    tmp_path: Path,
-) -> None:
-    """An agent on each of two nodes, under srun; the rank that records is killed."""
-    script = tmp_path / "elastic.sbatch"
-    rendezvous = f"--rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}"
-    script.write_text(
-        "#!/bin/bash\n"
-        "#SBATCH --nodes=2 --ntasks-per-node=1 --output=agents\n"
-        f"srun --kill-on-bad-exit=0 {_TORCHRUN} --nnodes=2 --nproc-per-node=1 --max-restarts=5 "
-        f"--monitor-interval=0.1 {rendezvous} --rdzv-id=$SLURM_JOB_ID {_TRAINER} {tmp_path}\n"
-    )
-    with SlurmCluster(nodes=2) as cluster:
-        job_id = cluster.submit(script, environment=environment_of(tmp_path), directory=tmp_path)
+def test_a_slurm_jobs_run_outlives_a_rank_and_a_node(tmp_path: Path) -> None:
+    """An agent on each of two nodes: one's rank is killed, and they start both again.
+
+    Then the other's node loses its power: the ranks that are left do not hang, Slurm puts the job
+    back into the queue, and new agents go on in the run.
+    """
+    (tmp_path / "logs").mkdir()
+    environment = {**environment_of(tmp_path), "PYTHON": sys.executable, "SCRATCH": str(tmp_path)}
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}"
+    agents = ("--rdzv-backend=c10d", endpoint, "--max-restarts=5", "--monitor-interval=0.1")
+    command = (_TEMPLATE, *agents, _TRAINER, tmp_path)
+    with SlurmCluster(nodes=3) as cluster:
+        job_id = cluster.submit(*command, environment=environment, directory=tmp_path)
         wait_for_attempt(tmp_path, 1)
         (tmp_path / "die-0").touch()
         wait_for_attempt(tmp_path, 2)
+        cluster.fail_node(node_of(tmp_path, rank=1))
+        wait_for_attempt(tmp_path, 3)
         (tmp_path / "stop").touch()
-        job = cluster.wait_for_state(job_id, "COMPLETED", "FAILED", "CANCELLED")
+        job = cluster.wait_for_state(job_id, *OVER)
 
-    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "0")
-    environments = assert_one_run(tmp_path, 2)
-    assert [each["TORCHELASTIC_RESTART_COUNT"] for each in environments] == ["0", "1"]
-    assert [each["GROUP_WORLD_SIZE"] for each in environments] == ["2", "2"]
+    (log,) = (tmp_path / "logs").iterdir()
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    environments = assert_one_run(tmp_path, 3)
+    assert [each["TORCHELASTIC_RESTART_COUNT"] for each in environments] == ["0", "1", "0"]
+    assert [each["GROUP_WORLD_SIZE"] for each in environments] == ["2"] * 3
     slurm = [
         entry.values["slurm"] for entry in read_entries(attempts(tmp_path)[0].parent, Metadata)
     ]
-    assert [each["job_id"] for each in slurm] == [job_id] * 2
+    assert [(each["job_id"], each["restart_count"]) for each in slurm] == [
+        (job_id, 0),
+        (job_id, 0),
+        (job_id, 1),
+    ]
+    said = log.read_text()  # also what the first agents said
+    assert said.count("which an earlier start of this job began") == 2, said

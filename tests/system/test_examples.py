@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from support.journals import read_headers, read_rows
+from support.late import need
 from support.ranks import AS_A_PROGRAM, run_ranks
 from support.runs import OFFLINE_LINE, offline_dirs, run_script, wandb_rows
 
@@ -28,9 +29,7 @@ from fasttrack.journal.run_directory import cursor_path, segments
 if TYPE_CHECKING:
     from fasttrack.journal.rows import Row
 
-pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-
-from examples import digits as digits_example
+need("sklearn", "the digits come with scikit-learn")
 
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
@@ -109,7 +108,7 @@ class Outcome:
     @property
     def run_dir(self) -> Path:
         """The journal of the one run that there is."""
-        (directory,) = (self.base / "wandb" / "fasttrack").iterdir()
+        (directory,) = (self.base / "wandb" / "fasttrack").glob("[!.]*")
         return directory
 
     @property
@@ -164,7 +163,7 @@ def _run(base: Path, *command: str | Path) -> Outcome:
 
 
 def _fork(base: Path, file: Path, *arguments: str) -> Outcome:
-    """Run a file in a fork that has imported torch, where another test starts the same file."""
+    """Run a file in a fork that has imported much, where another test starts the same file."""
     environment = _environment(base)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
@@ -172,7 +171,7 @@ def _fork(base: Path, file: Path, *arguments: str) -> Outcome:
             patch.delenv(name)
         for name, value in environment.items():
             patch.setenv(name, value)
-        result = run_script(AS_A_PROGRAM, str(file), *arguments, warnings=None)
+        result = run_script(AS_A_PROGRAM, str(file), *arguments, warnings=None, training=True)
     return Outcome(base, result.stdout, result.stderr)
 
 
@@ -267,6 +266,8 @@ def test_disabled_digits_train_but_leave_only_checkpoints(
 
     In this process: an inert tracker leaves nothing for the interpreter's end.
     """
+    from examples import digits as digits_example
+
     said = []
     for epochs in ("1", "2"):
         digits_example.main(["--mode", "disabled", "--resume", "--epochs", epochs])

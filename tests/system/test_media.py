@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
-from sklearn.datasets import load_digits
 from support.runs import (
     deliver,
     delivery_pid,
@@ -39,8 +39,19 @@ from fasttrack.runs.verify import verify_run
 if TYPE_CHECKING:
     from fasttrack import ExperimentTracker
 
-DIGITS = load_digits()
-IMAGES = np.round(DIGITS.images * 255 / 16).astype(np.uint8)  # (1797, 8, 8)
+
+@functools.cache
+def digits() -> Any:
+    """Return scikit-learn's digits, which are not loaded by whoever only collects this."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
+@functools.cache
+def images() -> Any:
+    """Return their pictures: uint8, (1797, 8, 8)."""
+    return np.round(digits().images * 255 / 16).astype(np.uint8)
 
 
 class Training:
@@ -49,8 +60,8 @@ class Training:
     def __init__(self) -> None:
         """Begin with random weights."""
         torch.manual_seed(0)
-        self.inputs = torch.from_numpy(DIGITS.data).float() / 16
-        self.labels = torch.from_numpy(DIGITS.target)
+        self.inputs = torch.from_numpy(digits().data).float() / 16
+        self.labels = torch.from_numpy(digits().target)
         self.model = torch.nn.Linear(64, 10)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.05)
 
@@ -65,13 +76,14 @@ class Training:
             said = self.model(self.inputs).argmax(1)
             wrong = (said != self.labels).nonzero()[:3, 0]
             pictures = [
-                fasttrack.Image(IMAGES[n], f"{self.labels[n]} as {said[n]}") for n in wrong.tolist()
+                fasttrack.Image(images()[n], f"{self.labels[n]} as {said[n]}")
+                for n in wrong.tolist()
             ]
             tracker.log_media("wrong", pictures, step)
             tracker.log_media("weight", fasttrack.Histogram(self.model.weight), step)
             rows = [[n, (said == n).sum().item()] for n in range(10)]
             tracker.log_media("said", fasttrack.Table(columns=["digit", "times"], data=rows), step)
-            tracker.log_media("first", IMAGES[step], step)
+            tracker.log_media("first", images()[step], step)
             tracker.log_media("note", f"<{step}>", step)
 
 
@@ -112,11 +124,11 @@ def test_an_offline_run_stands_in_both_backends_with_what_it_showed(
     for row in rows:
         step = int(row["step"])
         first = directory / "files" / row["first"]["path"]
-        assert pixels(first) == IMAGES[step].tolist()
+        assert pixels(first) == images()[step].tolist()
         assert row["wrong"]["captions"] == list(media[step, "wrong"].captions)
         assert row["weight"]["values"] == list(media[step, "weight"].counts)
         table = json.loads((directory / "files" / row["said"]["path"]).read_text())
-        assert sum(times for _, times in table["data"]) == len(IMAGES)
+        assert sum(times for _, times in table["data"]) == len(images())
         assert (directory / "files" / row["note"]["path"]).read_text().count(f"&lt;{step}&gt;") == 1
     assert tracker.stats().rows_delivered == tracker.stats().rows_written == 24
 
@@ -135,7 +147,7 @@ def test_an_offline_run_stands_in_both_backends_with_what_it_showed(
     }
     for step in range(4):
         width, height, picture = make_ndarray(tensors["first"][step].tensor_proto)
-        assert (int(width), int(height), pixels(picture)) == (8, 8, IMAGES[step].tolist())
+        assert (int(width), int(height), pixels(picture)) == (8, 8, images()[step].tolist())
         bars = make_ndarray(tensors["weight"][step].tensor_proto)
         assert bars[:, 2].tolist() == list(media[step, "weight"].counts)
         assert len(make_ndarray(tensors["wrong"][step].tensor_proto)) == 2 + 3
@@ -173,7 +185,7 @@ def test_killed_deliveries_and_a_resumed_run_leave_everything_on_the_server_once
     assert sorted(shown(run.history)) == sorted(once(range(15)))
     assert [row["_step"] for row in run.history] == sorted({row["_step"] for row in run.history})
     for row in run.history:
-        assert pixels(run.files[row["first"]["path"]]) == IMAGES[int(row["step"])].tolist()
+        assert pixels(run.files[row["first"]["path"]]) == images()[int(row["step"])].tolist()
         assert set(row["wrong"]["filenames"]) <= set(run.files)
         assert row["said"]["path"] in run.files
     rows = {segment.name: 0 for segment in run_dir(tmp_path, run_id).glob("segment-*")}
@@ -203,7 +215,7 @@ def test_what_was_logged_offline_comes_to_the_server_later_once(
     assert (first["delivered"], second["delivered"]) == (True, True), (first, second)
     assert sorted(shown(run.history)) == sorted(once(range(5)))
     assert [pixels(run.files[row["first"]["path"]]) for row in run.history] == [
-        IMAGES[step].tolist() for step in range(5)
+        images()[step].tolist() for step in range(5)
     ]
 
 
@@ -215,7 +227,7 @@ def test_a_file_that_the_server_refuses_is_named_and_holds_up_no_row(
     with make_tracker(mode="online", options=Options(console=False)) as tracker:
         wait_until(lambda: tracker.get_run_url() is not None)
         server.fault = Fault("status", "upload", status=403)
-        tracker.log_media("first", IMAGES[0], 0)
+        tracker.log_media("first", images()[0], 0)
         tracker.log_metrics({"loss": 1.0}, 0)
 
     said = capsys.readouterr().err
@@ -229,8 +241,8 @@ def test_a_file_that_is_gone_leaves_its_row_and_is_said(
 ) -> None:
     """Nothing else is held up by it: the run is delivered, in both backends."""
     with make_tracker(options=Options(backends=("none",), console=False)) as tracker:
-        tracker.log_media("gone", IMAGES[0], 0)
-        tracker.log_media("there", IMAGES[1], 0)
+        tracker.log_media("gone", images()[0], 0)
+        tracker.log_media("there", images()[1], 0)
         tracker.log_metrics({"loss": 1.0}, 0)
     run_id = str(tracker.get_run_id())
     gone, _ = fasttrack.open_run(run_id).media()
@@ -261,7 +273,7 @@ def test_without_pillow_pictures_arrive_as_well(
     (blocked / "__init__.py").write_text("raise ImportError('no Pillow here')")
     monkeypatch.setenv("PYTHONPATH", str(blocked.parent))
     with make_tracker(options=Options(console=False)) as tracker:
-        tracker.log_media("first", IMAGES[0], 0)
+        tracker.log_media("first", images()[0], 0)
 
     assert tracker.stats().rows_delivered == 1
     (entry,) = journal_entries(tmp_path, tracker.get_run_id(), MediaRow)
@@ -270,5 +282,5 @@ def test_without_pillow_pictures_arrive_as_well(
     told: Any = row["first"]
     assert told["_type"] == "image-file"
     picture = directory / "files" / told["path"]
-    assert pixels(picture) == IMAGES[0].tolist()
+    assert pixels(picture) == images()[0].tolist()
     assert picture.stem.endswith(entry.files[0].partition(".")[0])

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.late import need
 from support.runs import make_tracker, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest.importorskip("openwandb", reason="openwandb is installed with the extra 'test'")
+need("openwandb", "openwandb is installed with the extra 'test'")
 pytestmark = pytest.mark.server
 
 

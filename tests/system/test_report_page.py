@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.browser import needs_browser, page_url, running_browser
 from support.journals import Line, append, finish, write_attempt
+from support.late import need
 from support.runs import make_tracker, run_dir
 from support.trackers import journal_only
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 pytestmark = [needs_browser]
-pytest.importorskip("bokeh", reason="pages need Bokeh")
+need("bokeh", "pages need Bokeh")
 
 COLORS = {"first": (9, 105, 218), "second": (227, 98, 9)}  # in the order of the runs
 DARK = {"first": (88, 166, 255), "second": (240, 136, 62)}
@@ -83,7 +84,9 @@ def write_runs(base: Path) -> None:
     )
     save_alerts(alerts_path(run_dir(base, "first")), [alert])
     config = {"lr": 0.2, EVIL: EVIL}
-    write_attempt(base, "second", *rows(500, height=4.0), finish(), name="second", config=config)
+    waits = {"perf/phase_pct/data": 35.0}
+    falling = rows(500, waits, height=4.0)
+    write_attempt(base, "second", *falling, finish(), name="second", config=config)
 
 
 @pytest.fixture
@@ -167,6 +170,7 @@ def test_what_runs_say_is_text(browser: Browser, report: Path) -> None:
     for tab, element, said in (
         ("configuration", "#configuration", EVIL),
         ("configuration", "#configuration", "Goodput"),
+        ("configuration", "#configuration", "waiting for data: 35.0% of the training time"),
         ("console", "#console pre", f"{EVIL}\nthe end\n"),
         ("alerts", "#alerts", f"ERROR{EVIL}is NaNstep 250"),
     ):

@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from support.runs import HANG_GUARD_S, script_environment
+from support.runs import HANG_GUARD_S, program_environment
 from support.slurm_cluster import free_ports
 
 _TRAINER = Path(__file__).parents[1] / "support" / "stopped_trainer.py"
@@ -22,7 +22,7 @@ def test_a_group_that_is_started_again_shares_a_run_and_stops_when_it_is_asked_t
     endpoint = f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}"
     common = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d"]
     common += [endpoint, "--rdzv-id=job", "--local-addr=127.0.0.1", "--monitor-interval=0.1"]
-    environment = {**script_environment(), "WANDB_DIR": str(tmp_path)}
+    environment = {**program_environment(), "WANDB_DIR": str(tmp_path)}
     environment.pop("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", None)
     logs = {name: tmp_path / f"agent-{name}" for name in ("first", "second")}
     with ExitStack() as running:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.journals import read_headers, read_rows
-from support.runs import HANG_GUARD_S, make_tracker, script_environment
+from support.runs import HANG_GUARD_S, make_tracker, program_environment
 from support.snippets import ROOT, Pages, Snippet, missing_links, training_script
 from support.trackers import journal_only
 
@@ -103,7 +103,7 @@ def test_the_fsdp2_example_records_what_all_ranks_know(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, *launcher, ROOT / "examples" / "fsdp2.py"],
         cwd=tmp_path,
-        env=script_environment() | own,
+        env=program_environment() | own,
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from support.journals import read_rows
-from support.runs import offline_dirs, wait_until, wandb_rows
+from support.runs import QUICK_END, offline_dirs, wait_until, wandb_rows
 from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
 from support.slurm_site import OVER, PATIENCE_S
 
@@ -43,7 +43,7 @@ def test_two_nodes_of_a_job_are_in_its_run_also_after_it_was_requeued(tmp_path: 
     batch = tmp_path / "job.sbatch"
     batch.write_text(f"#!/bin/bash\nexec srun {sys.executable} {script} {go}\n")
     environment = {k: v for k, v in os.environ.items() if k != "COVERAGE_PROCESS_CONFIG"}
-    environment |= {"WANDB_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment |= {"WANDB_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": QUICK_END}
 
     def names(attempt: int) -> set[str]:
         files = tmp_path.glob(f"wandb/fasttrack/*/node-*-{attempt:04d}.jsonl")

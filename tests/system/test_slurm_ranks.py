@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from support.journals import read_headers, read_rows
-from support.runs import script_environment
+from support.runs import program_environment
 from support.slurm_cluster import NEEDS_SLURM, SlurmCluster, free_ports
 
 pytestmark = NEEDS_SLURM
@@ -70,7 +70,7 @@ def test_slow_rank_and_lost_rank_of_a_job_are_named_with_their_nodes(tmp_path: P
     (tmp_path / "train.py").write_text(_TRAIN, encoding="utf-8")
     job = tmp_path / "job.sbatch"
     job.write_text(_JOB.format(python=sys.executable), encoding="utf-8")
-    environment = script_environment() | {
+    environment = program_environment() | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_ports(1)[0]),
         "WANDB_DIR": str(tmp_path),

@@ -1,6 +1,7 @@
 """`train_fsdp2.sbatch` and `train_deepspeed.sbatch` on a real Slurm: two emulated nodes, gloo.
 
-Both are preempted while they train, and rest for 5 s before they start again, side by side.
+One comes near its time limit and one is preempted while they train. They rest for 5 s before they
+start again, side by side.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ pytestmark = [
 ]
 
 _KINDS = ("fsdp2", "deepspeed") if find_spec("deepspeed") is not None else ("fsdp2",)
+_LEAVES_WITH = {"fsdp2": ("SIGUSR1", 75), "deepspeed": ("SIGTERM", 143)}
 _EPOCHS = 10
 _STEPS_PER_EPOCH = 22  # 1437 digits over 2 ranks in batches of 32
 _LOG_INTERVAL = 5
@@ -68,12 +70,20 @@ def _trains(site: Site) -> bool:
     return bool(runs) and (site.steps() or [0])[-1] >= _STEPS_BEFORE_THE_SIGNAL
 
 
-def _assert_one_run_tells_of_all(site: Site, cluster: SlurmCluster) -> None:
+def _disturb(cluster: SlurmCluster, kind: str, job_id: str) -> None:
+    """Signal a job as Slurm does before the time limit, to its tasks only, or preempt it."""
+    if _LEAVES_WITH[kind][0] == "SIGUSR1":
+        cluster.command("scancel", "--signal=USR1", job_id)
+    else:
+        cluster.command("scontrol", "requeue", job_id)
+
+
+def _assert_one_run_tells_of_all(site: Site, cluster: SlurmCluster, code: int) -> None:
     """Two attempts, each step once, none lost; both ranks and both nodes are in it."""
     first, second = read_headers(site.run_dir)
     assert (first.resumed, second.resumed) == (False, True)
     assert (first.world_size, second.world_size) == (2, 2)
-    assert site.endings() == [(143, True), (0, False)]
+    assert site.endings() == [(code, True), (0, False)]
     steps = list(range(0, _EPOCHS * _STEPS_PER_EPOCH, _LOG_INTERVAL))
     assert site.steps() == site.steps("train/grad_norm") == steps
     evaluations = site.steps("eval/accuracy")
@@ -88,10 +98,13 @@ def _assert_one_run_tells_of_all(site: Site, cluster: SlurmCluster) -> None:
     assert hosts == {f"{cluster.name}n1", f"{cluster.name}n2"}
 
 
-def test_preempted_sharded_trainings_go_on_as_one_run_of_all_ranks_and_nodes(
+def test_sharded_trainings_that_must_leave_go_on_as_one_run_of_all_ranks_and_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM on two nodes: both ranks save their shards and leave; requeued, they go on."""
+    """SIGUSR1, SIGTERM on two nodes: both ranks save their shards and leave; requeued, they go on.
+
+    Who leaves with 75 requeues itself.
+    """
     monkeypatch.setenv("FASTTRACK_BACKENDS", "none")  # the journal is what is looked at
     sites = {kind: Site(tmp_path / kind) for kind in _KINDS}
     with SlurmCluster(nodes=2) as cluster:
@@ -100,7 +113,7 @@ def test_preempted_sharded_trainings_go_on_as_one_run_of_all_ranks_and_nodes(
         while waiting:
             wait_until(lambda: any(map(_trains, waiting.values())), PATIENCE_S)
             for kind in [kind for kind, site in waiting.items() if _trains(site)]:
-                cluster.command("scontrol", "requeue", jobs[kind])
+                _disturb(cluster, kind, jobs[kind])
                 del waiting[kind]
         over = {kind: cluster.wait_for_state(job_id, *OVER) for kind, job_id in jobs.items()}
 
@@ -108,6 +121,7 @@ def test_preempted_sharded_trainings_go_on_as_one_run_of_all_ranks_and_nodes(
         job, log = over[kind], site.log(jobs[kind])
         assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), log
         assert job["Restarts"] == "1"
-        assert log.count("SIGTERM, leaving with 143") == 2, log
-        _assert_one_run_tells_of_all(site, cluster)
+        why, code = _LEAVES_WITH[kind]
+        assert log.count(f"{why}, leaving with {code}") == 2, log
+        _assert_one_run_tells_of_all(site, cluster, code)
     assert list((tmp_path / "home").iterdir()) == []

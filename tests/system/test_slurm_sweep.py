@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.runs import QUICK_END
 from support.slurm_cluster import NEEDS_SLURM, SlurmCluster
 
 from fasttrack.runs.local import LocalRun, find_runs
@@ -57,6 +58,7 @@ def test_every_element_is_a_run_of_the_arrays_group(cluster: SlurmCluster, tmp_p
     (tmp_path / "train.py").write_text(_TRAIN)
     (tmp_path / "sweep.txt").write_text("--lr 0.1\n--lr 0.5 --requeue-once\n")
     environment = {**os.environ, "SCRATCH": str(scratch), "PYTHON": sys.executable}
+    environment["PYTHONPATH"] = QUICK_END
     for name in ("WANDB_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS"):
         environment.pop(name, None)
 

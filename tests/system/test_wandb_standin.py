@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.runs import HANG_GUARD_S, script_environment
+from support.runs import HANG_GUARD_S, program_environment
 from support.wandb_files import WandbFile, read_wandb_file
 from support.wandb_stories import STORIES
 
@@ -37,7 +37,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[
             cwd=directory,
             timeout=HANG_GUARD_S,
             env={
-                **script_environment(),
+                **program_environment(),
                 "WANDB_DIR": str(directory),
                 "WANDB_MODE": "offline",
                 "WANDB_CONSOLE": "off",

@@ -12,17 +12,19 @@ import numpy as np
 
 from fasttrack.goodput import read_goodput
 from fasttrack.journal.backwards import lines_backwards
-from fasttrack.journal.entries import Config, Console, Header, Metadata, decode
+from fasttrack.journal.entries import Config, Console, Header, Metadata, entry_of
 from fasttrack.journal.lines import read_rare
 from fasttrack.journal.reader import count_rows
 from fasttrack.journal.rows import Row, spell_non_finite
 from fasttrack.journal.run_directory import attempt
 from fasttrack.runs.alerts import RunAlert, read_alerts
 from fasttrack.runs.local import LocalRun, readable
+from fasttrack.runs.speed import SpeedReading
 from fasttrack.runs.status import find_status
 from fasttrack.views.curves import Points, columns_pay, read_points, reading_threads
 from fasttrack.views.goodput import tell_goodput
 from fasttrack.views.report import flatten
+from fasttrack.views.speed import tell_speed
 from fasttrack.views.web.console import ENOUGH_LETTERS, last_lines
 from fasttrack.views.web.lines import followed_by, line_of, places_for
 from fasttrack.views.web.media import read_media
@@ -88,6 +90,7 @@ class PageRun:
         self._pages = pages
         self._with_media = with_media
         self._read: _Read | None = None
+        self._speed = SpeedReading()
         self.metrics: list[str] = []
         """The names of those that it had when it was packed last."""
 
@@ -179,6 +182,7 @@ class PageRun:
             "attempts": len(run.segments),
             "rows": read.rows + sum(isinstance(entry, Row) for entry in newer),
             "directory": os.fsencode(run.directory.absolute()).decode(errors="replace"),
+            "speed": list(tell_speed(*self._speed.read_on(run), status).items()),
             "goodput": _goodput(run) if _is_small(run) else read.goodput,
             "config": _spelled(config),
             "metadata": _spelled(metadata),
@@ -212,9 +216,8 @@ def _entries_after(run: LocalRun, newest: tuple[int, int]) -> Iterator[Entry]:
     """Yield what is written behind a row, the last first."""
     for path in reversed(run.segments):
         for line in lines_backwards(path):
-            try:
-                entry = decode(line)
-            except ValueError:
+            entry = entry_of(line)
+            if entry is None:
                 continue
             if isinstance(entry, Row) and (attempt(path), entry.seq) <= newest:
                 return
@@ -243,10 +246,7 @@ def _console_before(run: LocalRun, newest: tuple[int, int]) -> str:
 
 
 def _printed(line: bytes) -> str:
-    try:
-        entry = decode(line)
-    except ValueError:
-        return ""
+    entry = entry_of(line)
     return entry.text if isinstance(entry, Console) else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import threading
 import warnings
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # an audit loads it, and what it loads sets warning filters
 from support.runs import make_tracker, run_script
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -26,6 +26,13 @@ from fasttrack.audit.findings import Finding
 from fasttrack.audit.session import Audit, find_accelerators
 from fasttrack.audit.sync_warnings import SyncWarnings
 from fasttrack.audit.waits import CUDA_SYNC, advise, find_rule
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiler() -> None:
+    """An audit loads it, and what it loads sets warning filters."""
+    importlib.import_module("torch._dynamo")
+
 
 Call = Callable[[], object]
 SYNC_WARNING = (

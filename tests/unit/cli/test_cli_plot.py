@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from support.journals import finish, rows_of, write_attempt
+from support.late import need
 from support.runs import run_script
 
 from fasttrack.cli.app import cli
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+need("matplotlib", "pictures need matplotlib")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 from support.journals import finish, rows_of, write_attempt
+from support.late import need
 
 from fasttrack.cli.app import cli
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-pytest.importorskip("bokeh", reason="pages need Bokeh")
+need("bokeh", "pages need Bokeh")
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.journals import Line, append, finish, rows_of, write_attempt
+from support.journals import Line, append, finish, rows_of, windows, write_attempt
 
 from fasttrack.cli.app import cli
-from fasttrack.journal.rows import Row
 from fasttrack.journal.trouble import RanksStanding
 
 _WHERE = "rank 2 (node7, GPU 2: NVIDIA H100, GPU-8d1c)"
@@ -29,19 +28,6 @@ def line(name: str) -> str:
     """Return one line of the run's facts; "" where it has none."""
     lines = (each.split(maxsplit=1) for each in show().splitlines())
     return next((each[1].strip() for each in lines if each[0] == name), "")
-
-
-def windows(
-    steps: range, own: list[float], data: list[float], missing: int = 0, **more: float
-) -> list[Row]:
-    """Return rows of windows, whose steps take 100 ms; `own` and `data` are the ranks', in ms."""
-    values: dict[str, list[float]] = {"ranks/step": list(steps)}
-    for name, each in (("own_time_ms", own), ("data_wait_ms", data), ("step_time_ms", [100.0])):
-        figures = {"mean": sum(each) / len(each), "max": max(each), "argmax": each.index(max(each))}
-        values |= {f"ranks/{name}/{key}": [value] * len(steps) for key, value in figures.items()}
-    told = {"missing": missing, "stragglers": 0, "one_off_stragglers": 0, **more}
-    values |= {f"ranks/{name}": [value] * len(steps) for name, value in told.items()}
-    return rows_of(values, first_step=steps.start)
 
 
 def test_a_run_of_one_rank_has_no_such_line(tmp_path: Path) -> None:

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from support.heaps import MlflowHeap, counted, deliver_here, staged
 from support.journals import append, finish, row, rows_of
+from support.late import Late
 
 from fasttrack.delivery.backends.base import Place
-from fasttrack.delivery.backends.mlflow import client, names
-from fasttrack.delivery.backends.mlflow.backend import MlflowBackend
+from fasttrack.delivery.backends.mlflow import names
 from fasttrack.errors import BackendUnavailableError
 from fasttrack.journal.cursor import Ledger, load_cursor
 from fasttrack.journal.entries import Header, Metadata
 from fasttrack.journal.media import MediaRow
 from fasttrack.journal.run_directory import cursor_path, media_directory, staged_directory
+
+mlflow_client = Late("fasttrack.delivery.backends.mlflow.client")
+mlflow_backend = Late("fasttrack.delivery.backends.mlflow.backend")
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_media_are_files_under_their_names_and_steps(tmp_path: Path, store: Mlfl
     (folder / page).write_bytes(b"<p>")
     first = deliver_here(segment.parent)["mlflow"]
     (run,) = store.runs()
-    listed = client.Client(store.uri).sizes(run, "media")
+    listed = mlflow_client.Client(store.uri).sizes(run, "media")
     cursor_path(segment.parent).unlink()
     store.record(tmp_path, media[0], row(6, 7, loss=0.5), finish(), resumed=True)
     again = deliver_here(segment.parent)["mlflow"]
@@ -86,7 +86,7 @@ def test_media_are_files_under_their_names_and_steps(tmp_path: Path, store: Mlfl
     )
     named = media[2].identity.removeprefix("media ")
     escaped = names.name_for("../pages")
-    assert listed == client.Client(store.uri).sizes(run, "media")
+    assert listed == mlflow_client.Client(store.uri).sizes(run, "media")
     assert set(listed) == {
         f"media/val/sample/00000005-{picture}",
         f"media/{escaped}/00000005-{page}",
@@ -138,7 +138,7 @@ def test_a_database_is_made_whole_or_not_at_all(
         Path(tracking_uri.removeprefix("sqlite:///")).write_text("half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(client, "MlflowClient", broken_off)
+    monkeypatch.setattr("fasttrack.delivery.backends.mlflow.client.MlflowClient", broken_off)
     segment = store.record(tmp_path, row(0, 0, loss=1.0), finish())
     done = deliver_here(segment.parent)["mlflow"]
 
@@ -235,6 +235,10 @@ def test_a_metric_that_is_refused_holds_up_no_other(
 ) -> None:
     """As an older server may do; it is named in the proof."""
 
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     real = SqlAlchemyStore.log_batch
 
     def log_batch(self: Any, run_id: str, metrics: Any, params: Any, tags: Any) -> None:
@@ -263,7 +267,9 @@ def test_an_offline_run_does_not_touch_the_network(
     place = Place(run_dir=tmp_path, ledger=Ledger(), save=lambda: None, in_trainer=True)
 
     with pytest.raises(BackendUnavailableError, match="the run is in offline mode") as raised:
-        MlflowBackend(place).open(Header(run_id="ab12", mode="offline"), online=True, timeout_s=1.0)
+        mlflow_backend.MlflowBackend(place).open(
+            Header(run_id="ab12", mode="offline"), online=True, timeout_s=1.0
+        )
 
     assert raised.value.final
     assert "word" not in str(raised.value)

@@ -25,6 +25,9 @@ def test_pieces_are_whole_lines_whatever_their_size(tmp_path: Path, block_bytes:
 
     assert b"".join(pieces) == whole
     assert all(piece.endswith(b"\n") for piece in pieces)
+    read = len(pieces[0])
+    assert b"".join(line_blocks(path, start=read, block_bytes=block_bytes)) == whole[read:]
+    assert list(line_blocks(path, start=len(whole) + 5)) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"torn"])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from support.journals import Line, append, finish, row, rows_of, write_attempt
+from support.journals import Line, append, finish, row, rows_of, windows, write_attempt
 
 from fasttrack.errors import RunUnreadableError
 from fasttrack.journal.alerts import Alert, save_alerts
 from fasttrack.journal.entries import Config, Console, Metadata
+from fasttrack.journal.lines import BLOCK_BYTES, line_blocks
 from fasttrack.journal.rows import Row
 from fasttrack.journal.run_directory import alerts_path
-from fasttrack.runs import find_run
+from fasttrack.journal.trouble import RanksStanding
+from fasttrack.runs import find_run, speed
 from fasttrack.views import curves
+from fasttrack.views.report import read_report
+from fasttrack.views.speed import tell_speed
 from fasttrack.views.web import page_run
 from fasttrack.views.web.console import last_lines
 from fasttrack.views.web.page_run import PageRun
@@ -123,6 +129,50 @@ def test_goodput_is_told_in_words(
 
     lost = "2 steps, 2.0 s" if small_bytes else "none"
     assert dict(told(run)["goodput"])["lost"] == lost
+
+
+@pytest.mark.parametrize("block_bytes", [1, 700, BLOCK_BYTES])
+def test_speed_and_ranks_are_told_as_show_tells_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    """However the journal grew meanwhile; and whatever of it says nothing of them."""
+    cut = partial(line_blocks, block_bytes=block_bytes)
+    monkeypatch.setattr(speed, "line_blocks", cut)
+    slow = RanksStanding(stragglers={"rank 2 (node7, GPU 2)": "it waits for its data"})
+    usual, held = [5.0] * 4, [5.0, 5.0, 80.0, 5.0]
+    waits = [10.0, 1e-5, 250, 0, float("nan"), -float("inf"), 70.0]
+    waited = [
+        *rows_of({'quoted "': [1.0], "perf/phase_pct/data": [20.0]}),
+        *rows_of({"perf/phase_pct/others": waits, "perf/phase_pct/data": waits}),
+    ]
+    others, later = (rows_of({"loss/total": [1.0] * 20}, first_step=step) for step in (20, 60))
+    segment = write_attempt(tmp_path, "ab12", world_size=4, pid=os.getpid())
+    run, shown_so_far = shown("ab12"), []
+    for lines in (
+        others,
+        [*windows(range(10), usual, [0.0] * 4), *others, slow],
+        [*windows(range(40, 60), held, [0.0, 0.0, 67.0, 0.0]), Console("stdout", "no\n")],
+        [*later, RanksStanding(missing=("rank 1",), missing_ranks=1), *waited],
+        [slow, finish()],
+    ):
+        append(segment, *lines)
+        shown_so_far.append(told(run)["speed"])
+        report = read_report(find_run("ab12"))
+        status = report.overview.status
+        assert shown_so_far[-1] == [
+            list(line) for line in tell_speed(report.ranks, report.verdict, status).items()
+        ]
+    again = write_attempt(tmp_path, "ab12", *windows(range(5), usual, [30.0] * 4), world_size=2)
+    append(again, torn=b'{"kind":"ranks","missing":["rank')
+
+    assert [len(each) for each in shown_so_far] == [0, 2, 2, 2, 2]
+    assert dict(shown_so_far[2])["verdict"].startswith("waiting for others: 50.0%")
+    ranks, verdict = dict(told(run)["speed"]).values()
+    assert (ranks, verdict) == tuple(dict(told(shown("ab12"))["speed"]).values())
+    assert ranks.startswith(
+        "2 of 2 heard; rank 2 (node7, GPU 2) held the others up from step 39 to 79: "
+    )
+    assert ranks.count("held the others up") == 2
 
 
 def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 from support.journals import append, finish, rows_of, write_attempt
+from support.late import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from fasttrack.views.web.server import RunServer
 
-pytest.importorskip("bokeh", reason="pages need Bokeh")
+need("bokeh", "pages need Bokeh")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.journals import finish, rows_of, write_attempt
+from support.late import Late, need
 
 from fasttrack.errors import FasttrackError
 from fasttrack.runs import find_run, list_runs
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from matplotlib.text import Text
 
-image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib")
+need("matplotlib", "pictures need matplotlib")
+image = Late("matplotlib.image")
 
 BLUE, ORANGE, ALARM = (0x09, 0x69, 0xDA), (0xE3, 0x62, 0x09), (0xCF, 0x22, 0x2E)
 LONG = "train/optimizer/parameter_group_0/the_really_long_name_of_a_layer/gradient_norm"

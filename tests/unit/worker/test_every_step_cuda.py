@@ -166,6 +166,29 @@ def test_a_loop_that_looks_at_every_step_does_not_wait(
     assert audited.findings == ()
 
 
+def flight_of(tracker: ExperimentTracker) -> dict[int, float]:
+    """Return the losses in the one dump that there is, by their step."""
+    (dump,) = read_flights(directory(tracker))
+    _, *steps = map(json.loads, dump.path.read_text().splitlines())
+    return {line["step"]: line["values"][LOSS] for line in steps}
+
+
+def test_the_last_steps_are_read_behind_the_streams_that_compute_them(make: Trackers) -> None:
+    """Though the run ends on another one, which has waited for neither of them."""
+    tracker = make(options=journal_only(flight_recorder=STEPS), log_interval=10 * STEPS)
+    sides = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    for step in range(1, 60):
+        with torch.cuda.stream(sides[step % 2]):
+            if step <= len(sides):
+                torch.cuda._sleep(BUSY_CYCLES)
+            loss = torch.full((), float(step), device="cuda")
+            tracker.log_training_step(loss, step, 4)
+    tracker.finish(1)  # which writes them to a file
+
+    assert flight_of(tracker) == {step: float(step) for step in range(1, 60)}
+
+
 # --- norms of layers ------------------------------------------------------------------------------
 
 
@@ -216,13 +239,6 @@ def test_norms_of_layers_are_sampled_without_a_wait_and_as_they_were(scaled: boo
 
 
 # --- CUDA graphs ----------------------------------------------------------------------------------
-
-
-def flight_of(tracker: ExperimentTracker) -> dict[int, float]:
-    """Return the losses in the one dump that there is, by their step."""
-    (dump,) = read_flights(directory(tracker))
-    _, *steps = map(json.loads, dump.path.read_text().splitlines())
-    return {line["step"]: line["values"][LOSS] for line in steps}
 
 
 def passes(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

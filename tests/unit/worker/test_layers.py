@@ -64,11 +64,19 @@ def norms_of(model: torch.nn.Module) -> dict[str, float]:
 class Bench:
     """A source and its reader, by hand."""
 
-    def __init__(self, every: int = 10, hold_limit_bytes: int = 2**30) -> None:
-        """Build them."""
+    def __init__(
+        self, every: int = 10, hold_limit_bytes: int = 2**30, cpu_inline_bytes: int = 0
+    ) -> None:
+        """Build them: gradients go to the worker, as large ones do."""
         self.notices = Notices()
         gradients = GradientSource("auto", 2**30, self.notices.warn)
-        self.source = LayerSource(every, hold_limit_bytes, gradients, self.notices.warn)
+        self.source = LayerSource(
+            every,
+            hold_limit_bytes,
+            gradients,
+            self.notices.warn,
+            cpu_inline_bytes=cpu_inline_bytes,
+        )
         self.norms = LayerNorms(self.source, SideStreams(), self.notices)
 
     def log(self, step: int, model: Any, optimizer: Any = None, scaler: Any = None) -> bool:
@@ -129,25 +137,65 @@ def test_parameters_of_many_layers_take_turns_and_gradients_do_not() -> None:
     assert len(set.union(*seen[:4])) == 250
 
 
-def test_a_sample_is_one_piece_of_short_rows_whichever_have_gradients() -> None:
-    """One piece is written at once; the worker reads gradients that are made anew."""
-    bench, model = Bench(), network(150, bias=False)
-    for step, without in ((0, None), (10, None), (20, None), (30, 7)):
+@pytest.mark.parametrize("cpu_inline_bytes", [0, 2**20])
+def test_a_sample_is_one_row_in_the_order_of_the_layers_whichever_have_gradients(
+    cpu_inline_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker reads large gradients that are made anew; of small ones the norms are there."""
+    bench, model = Bench(cpu_inline_bytes=cpu_inline_bytes), network(150, bias=False)
+    model[70] = torch.nn.Linear(1024, 4, bias=False)  # of another shape, and larger than the rest
+    for step, without in ((0, None), (10, None), (20, None), (30, 7), (40, 7), (50, 7)):
         for layer in model:
             layer.weight.grad = torch.full_like(layer.weight, step + 1.0)
         if without is not None:
             model[without].weight.grad = None
         bench.log(step, model)
-        assert (bench.source.samples[0].gradients.versions is None) is (step < 20)
+        assert (bench.source.samples[0].gradients.versions is None) is (
+            step < 20 or cpu_inline_bytes > 0
+        )
         (rows,) = bench.norms.look(math.inf)
 
+        turn = 22 if step in (20, 50) else 64
         assert isinstance(rows, list)
-        turn = 22 if step == 20 else 64
-        assert [len(row[2]) for row in rows] == [128, 22 + turn - (without is not None)]
-        values = {name: value for row in rows for name, value in row[2].items()}
+        (row,) = rows
+        assert len(row[2]) == 150 + turn - (without is not None)
         grads = [f"layers/grad_norm/{place}" for place in range(150) if place != without]
-        assert list(values)[: len(grads)] == grads
-        assert {values[name] for name in grads} == {4 * (step + 1.0)}
+        assert list(row[2])[: len(grads)] == grads
+        found = {name: row[2][name] / (step + 1) for name in grads}
+        assert found.pop("layers/grad_norm/70") == 64.0
+        assert {*found.values()} == {4.0}
+
+    monkeypatch.setattr("fasttrack.worker.layers._MOST_TOGETHER", 128)
+    bench.log(60, model)
+    (rows,) = bench.norms.look(math.inf)
+    assert isinstance(rows, list)
+    assert [len(row[2]) for row in rows] == [128, 149 + 64 - 128]
+
+
+class Wide(torch.nn.Module):
+    """A layer of three parameters, so that 64 are no whole number of layers; one is of bytes."""
+
+    def __init__(self) -> None:
+        """Have them."""
+        super().__init__()
+        self.one, self.two = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+        self.three = torch.nn.Parameter(torch.ones(16))
+        self.codes = torch.nn.Parameter(torch.ones(8, dtype=torch.uint8), requires_grad=False)
+
+
+def test_layers_take_their_turns_as_wholes_and_quantized_parameters_have_no_norm() -> None:
+    """A turn that ended within a layer logged the norm of a part of it."""
+    bench, model = Bench(), torch.nn.Sequential(*[Wide() for _ in range(30)])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    seen = []
+    for step in range(0, 30, 10):
+        bench.log(step, model)
+        values = bench.values()
+        assert [*values.values()] == pytest.approx([math.sqrt(20)] * len(values))
+        seen.append(sum(name.startswith("layers/param_norm/") for name in values))
+
+    assert seen == [21, 9, 21]
 
 
 @pytest.mark.parametrize("interval", [1, 10, 7])
@@ -279,6 +327,44 @@ def test_gradients_that_change_behind_the_call_are_dropped_once_then_launched_in
             assert bench.notices.counts() == {"stale": 1}
             expected = {n: v for n, v in expected.items() if "param" in n}
         assert values == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("when", ["before the call", "behind it"])
+def test_a_model_that_changes_loses_one_sample_and_has_another_at_the_next_step(when: str) -> None:
+    """The worker compares it, for the call takes less time then; until it once has changed."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+
+    def logged(step: int, change: Any = None) -> dict[str, float]:
+        if change is not None and when == "before the call":
+            change()
+        backward(model)
+        assert bench.log(step, model)
+        if change is not None and when == "behind it":
+            change()
+        return bench.values()
+
+    def replace(place: int) -> None:
+        model[place] = torch.nn.Linear(4, 4)
+
+    assert len(logged(0)) == 2 * DEPTH
+    assert logged(10, lambda: replace(1)) == {}
+    assert bench.notices.counts() == {"stale": 1}
+    assert logged(11) == pytest.approx(norms_of(model), rel=1e-5)
+    assert not bench.log(12, model)
+    model.append(torch.nn.Linear(4, 4))
+    assert logged(20) == pytest.approx(norms_of(model), rel=1e-5)
+    assert bench.notices.counts() == {"stale": 1}
+
+
+def test_a_model_that_is_gone_before_its_last_sample_is_read_has_it_all_the_same() -> None:
+    """As where a function ends that has made it."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+    backward(model)
+    expected = norms_of(model)
+    bench.log(0, model)
+    del model
+
+    assert bench.values() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_that_are_never_made_anew_are_launched_in_the_call() -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from support.runs import run_script
 from support.trackers import HANG_GUARD_S, Trackers, journal_only
@@ -106,6 +105,8 @@ def test_batch_and_list_are_several_pictures_each_with_its_caption(
 
 def test_figure_of_matplotlib_is_drawn_and_left_as_it_was(tracker: ExperimentTracker) -> None:
     """The size is what the figure says."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2, 1), dpi=50, facecolor="red")
     canvas = figure.canvas
     tracker.log_media("a", figure, 0)

@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_by_its_option(given: dict[str, Any], told: str) -
 
 
 _ON_DEVICE = """
-import json, torch
+import json, threading, torch
 from support import toy_streams as toy
 kept = toy.install()
 from support.journals import read_rows
@@ -138,13 +138,42 @@ for interval in (1, 7, 10, 1000):
         [row.step for row in rows if row.values["loss/total"] != 0.5],
         [stats.refused, stats.failed_calls, stats.worker_errors, stats.out_of_order],
     ]
+
+def go_on_when_asked(stream, number):  # by the worker: nobody else waits
+    if stream.done < number:
+        toy.Queue.run_only(stream)
+
+toy.Queue.wait_for = go_on_when_asked
+sides = [toy.Stream("toy"), toy.Stream("toy")]
+base = torch.ones(()).to("toy")
+for ends in ("here", "in another thread"):
+    options = journal_only(watch_nonfinite=True, flush_interval_s=3600)
+    tracker = make_tracker(options=options, log_interval=1000)
+    toy.Queue.standing = True
+    for step in range(1, 100):
+        with toy.Queue.on(sides[step % 2]):  # for which the default one does not wait
+            loss = base * (float("nan") if step == 97 else 0.5)
+            tracker.log_training_step(loss, step)
+    if ends == "here":
+        tracker.finish()
+    else:
+        thread = threading.Thread(target=tracker.finish)
+        thread.start()
+        thread.join()
+    toy.Queue.run()
+    told[ends] = [row.step for row in read_rows(tracker.get_run_dir())]
 print(json.dumps(told))
 """
 
 
 def test_a_loss_on_a_device_is_looked_at_behind_the_trainers_back() -> None:
-    """As it was at its step, though it is overwritten; the trainer's thread never waits."""
+    """As it was at its step, though it is overwritten; the trainer's thread never waits.
+
+    Nor is it read before the streams that it was logged on have come to it, whatever stream and
+    thread end the run.
+    """
     told = json.loads(run_script(_ON_DEVICE, warnings="default").stdout)
 
+    assert (told.pop("here"), told.pop("in another thread")) == ([97], [97])
     bad = {"1": [147, 148], "7": [147], "10": [147], "1000": [147]}
     assert told == {interval: [[147], steps, [0, 0, 0, 0]] for interval, steps in bad.items()}

@@ -28,6 +28,7 @@ function factsOf(run) {
     ["lasted", run.ended_s ? lasting(run.ended_s - run.started_s) : ""],
     ["attempts", run.attempts],
     ["rows", run.rows.toLocaleString()],
+    ...(run.speed ?? []),
     ["tags", run.tags.join(", ")],
     ["notes", run.notes],
     ["directory", run.directory],
