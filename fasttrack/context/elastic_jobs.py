@@ -50,6 +50,14 @@ def this_process() -> str:
     return _name_process(os.getpid())
 
 
+def agent_of_this_process(environment: Mapping[str, str]) -> int | None:
+    """Return the process id of the agent that has started this rank; None outside torchrun.
+
+    Ranks are its children: one whose parent has become another has lost it.
+    """
+    return os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None
+
+
 def _name_process(pid: int) -> str:
     return f"{socket.gethostname()}-{pid}-{_started(pid)}"
 

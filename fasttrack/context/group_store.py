@@ -9,6 +9,10 @@ So the group is named by one of its ranks, the leader, and the others ask it, fo
 store already may be of ranks that are gone. Who asks takes the next number from the store, which
 nobody had before: who answers to that number lives now. The name is a part of all keys.
 
+A rank of a group that is gone may live, too: where the agent itself was killed, nobody ends its
+ranks. It is not to answer. It hears of it by its parent, the agent, and by the store: a server that
+is there again at the same address is another group's, so a connection that is lost ends the talk.
+
 No collective, and nobody waits: a thread of each rank asks and ends; the leader's looks for
 questions as long as the process group is there, when none come twice a second.
 """
@@ -16,6 +20,7 @@ questions as long as the process group is there, when none come twice a second.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import uuid
@@ -24,6 +29,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_rank, get_world_size
+from fasttrack.context.elastic_jobs import agent_of_this_process
 from fasttrack.context.stores import default_store, own_connection
 from fasttrack.latch import Bell, Latch
 from fasttrack.notices import Notices
@@ -93,6 +99,7 @@ class _Group:
         """The group's; None: not known yet."""
         self._callbacks: deque[Callable[[], object]] = deque()
         self._pid = os.getpid()
+        self._agent = agent_of_this_process(os.environ)
         self._closing = False
         self._wake = Bell()
         self._ended = Latch()
@@ -133,25 +140,35 @@ class _Group:
 
     @property
     def _over(self) -> bool:
-        return self._closing or default_store() is not self._store()
+        store = self._store()
+        if self._closing or store is None or default_store() is not store:
+            return True
+        return self._agent is not None and os.getppid() != self._agent
 
     def _run(self) -> None:
         try:
-            while not self._over:
-                try:
-                    connection = own_connection(self._store())
-                    if self._leads:
-                        self._answer(connection)
-                    else:
-                        self.name = self._ask(connection)
-                    break
-                except Exception:  # the store's own exceptions have no common base
-                    # Most often it went with the end of the training; else it is tried again.
-                    self._wake.wait(_TRY_AGAIN_S)
+            connection = self._connect()
+            # What the store raises has no common base. Its server has gone, most often with the
+            # end of the training.
+            with contextlib.suppress(Exception):
+                if connection is not None and self._leads:
+                    self._answer(connection)
+                elif connection is not None:
+                    self.name = self._ask(connection)
             if self.name is not None:
                 self._call_back()
         finally:
             self._ended.open()
+
+    def _connect(self) -> Any:
+        while not self._over:
+            try:
+                return own_connection(self._store())
+            except Exception as error:  # the store's own exceptions have no common base
+                if isinstance(error.__cause__, ConnectionRefusedError):  # the server has gone
+                    return None
+                self._wake.wait(_TRY_AGAIN_S)
+        return None
 
     def _answer(self, connection: Any) -> None:
         assert self.name is not None

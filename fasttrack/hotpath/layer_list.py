@@ -119,11 +119,14 @@ class Layers:
         self._last_places: list[int] = []
         self._some: _Turn | None = None
 
-    def is_still(self, model: object) -> bool:
-        """Return whether this is what `model` has now, and where it has it."""
+    def lists(self, model: object) -> bool:
+        """Return whether this is of `model`, and where that has it.
+
+        Whether it has all that still is for `listed.is_unchanged` to tell.
+        """
         if self.may_move and {*map(_index_of, self.listed.parameters)} != self.indices:
             return False
-        return self.listed.is_still(model)
+        return self.listed.lists(model)
 
     def parameter_norms(self, *, all_of_them: bool) -> Norms:
         """Launch norms of parameters.

@@ -6,7 +6,8 @@ makes new ones, as a rule. Of a few MiB on the CPU the norms are computed here: 
 handing the interpreter to the worker and back, and freeing them there costs the step more.
 Parameters change in place in the very next `optimizer.step()`, so their norms are launched here,
 asynchronously on an accelerator, and of few at a time: by turns of whole layers with some 64
-tensors, so that a sample costs the same however many layers there are.
+tensors, so that a sample costs the same however many layers there are. That the model still has the
+layers that were listed is found by the worker, until it once has not.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class LayerSample(NamedTuple):
     layers: Layers
     about_bad: bool
     """Whether it was taken because the loss is no finite number; it becomes no metrics then."""
+    is_proven: bool
+    """Whether these are known to have been the model's layers; else that is to be looked at."""
     gradients: GradientsOf
     parameters: Norms
     devices: frozenset[torch.device]
@@ -109,8 +112,10 @@ class LayerSource:
         self._known: dict[int, Layers] = {}
         self._refused: dict[int, weakref.ref[Any]] = {}
         self._change_in_place = False
+        self._changes = False  # whether a model did, and is to be looked at in the call
         self.is_urgent = False
-        """Whether the worker is to come soon: the last sample holds gradients, or many wait."""
+        """Whether the worker is to come soon for the last sample: it holds gradients, which are
+        large and may be zeroed in place, or many wait."""
 
     def logged(self, step: int, model: Any, optimizer: Any, scaler: Any) -> bool:
         """Take a sample with a logged step, if one is due; return whether it was.
@@ -142,13 +147,24 @@ class LayerSource:
             "are now launched in the call",
         )
 
+    def has_changed(self) -> None:
+        """Note that a sample is left out: the model changed before it, or before it was read."""
+        self._changes = True
+        self._period = None  # the next logged step has one instead
+        self._warn(
+            "layers_changed",
+            "layers/: the model's modules changed before the worker had compared them; the sample "
+            "is left out, and the next logged step has one instead",
+        )
+
     def close(self) -> None:
         """Let go of models."""
         self._known.clear()
 
     def _take(self, step: int, model: Any, optimizer: Any, scaler: Any, *, about_bad: bool) -> bool:
         at_s = perf_counter()
-        layers = self._layers_of(model, optimizer)
+        is_proven = about_bad or self._changes
+        layers = self._layers_of(model, optimizer, is_proven=is_proven)
         if layers is None:
             return False
         if len(self.samples) >= _MOST_WAITING:
@@ -170,7 +186,9 @@ class LayerSource:
             devices = frozenset([tensor.device for tensor in kept if not tensor.is_cpu])
         events = mark_streams(devices)
         self.samples.append(
-            LayerSample(step, at_s, layers, about_bad, found, parameters, devices, events)
+            LayerSample(
+                *(step, at_s, layers, about_bad, is_proven, found, parameters, devices, events)
+            )
         )
         self.is_urgent = found.versions is not None or len(self.samples) >= _MANY_WAITING
         return True
@@ -211,10 +229,22 @@ class LayerSource:
         waiting = [each for each in list(self.samples) if each.gradients.versions is not None]
         return sum([each.layers.size_bytes for each in waiting])
 
-    def _layers_of(self, model: Any, optimizer: Any) -> Layers | None:
+    def _layers_of(self, model: Any, optimizer: Any, *, is_proven: bool) -> Layers | None:
+        """Return the layers of a model; None where they have no norms.
+
+        Args:
+            model: the model.
+            optimizer: of which DeepSpeed may be known.
+            is_proven: compare now whether they are those listed. None of that is in the cache, so
+                that it takes a fifth of a large model's sample; and the worker can do it, too.
+        """
         key = id(model)
         known = self._known.get(key)
-        if known is not None and known.is_still(model):
+        if (
+            known is not None
+            and known.lists(model)
+            and (not is_proven or known.listed.is_unchanged())
+        ):
             return known
         if key in self._refused:
             return None

@@ -27,7 +27,7 @@ _END = (object(),)  # so that a pass that ends too early or too late is seen
 class ParameterList:
     """List one model's parameters, each once, and tell whether that is still so.
 
-    Threads: caller.
+    Threads: caller, but for `is_unchanged`.
     """
 
     __slots__ = (
@@ -66,8 +66,17 @@ class ParameterList:
 
     def is_still(self, model: object) -> bool:
         """Return whether it lists `model`, and what that has now."""
-        if self.model() is not model or not self._provable:
-            return False
+        return self.lists(model) and self.is_unchanged()
+
+    def lists(self, model: object) -> bool:
+        """Return whether it lists `model`, as that once was, and `is_unchanged` tells the rest."""
+        return self.model() is model and self._provable
+
+    def is_unchanged(self) -> bool:
+        """Return whether the model has now what is listed, or had when it was last there.
+
+        Threads: any.
+        """
         try:
             if any(self._empty) or self._copies != self._kept:
                 return False

@@ -70,9 +70,13 @@ class LayerNorms:
         return seen
 
     def _read(self, sample: LayerSample) -> tuple[list[MetricsRecord], str]:
+        layers = sample.layers
+        if not sample.is_proven and not layers.listed.is_unchanged():
+            self._notices.count("stale")
+            self.source.has_changed()
+            return [], ""
         for device in sample.devices:
             self._streams.enter(device, sample.events)
-        layers = sample.layers
         of_gradients, of_parameters = self._norms(sample)
         gradients = _by_layer(layers, *of_gradients)
         parameters = _by_layer(layers, *of_parameters)
@@ -124,13 +128,16 @@ class LayerNorms:
     def _numbers(self, norms: list[torch.Tensor]) -> list[float]:
         if not norms:
             return []
+        numbers: list[float] = []
         if norms[0].dim():  # a plan's vectors are in the host's memory, and are read with the GIL
-            return [number for vector in norms for number in vector.tolist()]
+            for vector in norms:
+                numbers += vector.tolist()
+            return numbers
         try:
             stacked = torch.stack(norms)
         except RuntimeError:  # of several devices
             return [number for norm in norms for number in self._numbers([norm])]
-        numbers: list[float] = self._streams.fetch(stacked, ()).tolist()
+        numbers += self._streams.fetch(stacked, ()).tolist()
         return numbers
 
 

@@ -153,6 +153,7 @@ def test_a_sample_is_one_row_in_the_order_of_the_layers_whichever_have_gradients
         assert (bench.source.samples[0].gradients.versions is None) is (
             step < 20 or cpu_inline_bytes > 0
         )
+        assert bench.source.is_urgent is (bench.source.samples[0].gradients.versions is not None)
         (rows,) = bench.norms.look(math.inf)
 
         turn = 22 if step in (20, 50) else 64
@@ -170,6 +171,18 @@ def test_a_sample_is_one_row_in_the_order_of_the_layers_whichever_have_gradients
     (rows,) = bench.norms.look(math.inf)
     assert isinstance(rows, list)
     assert [len(row[2]) for row in rows] == [128, 149 + 64 - 128]
+
+
+def test_the_worker_is_to_come_soon_once_many_samples_wait() -> None:
+    """Norms alone wait for its next round."""
+    bench, model = Bench(every=1, cpu_inline_bytes=2**20), network()
+    backward(model)
+    urgent = []
+    for step in range(20):
+        bench.log(step, model)
+        urgent.append(bench.source.is_urgent)
+
+    assert urgent == [False] * 15 + [True] * 5
 
 
 class Wide(torch.nn.Module):
@@ -327,6 +340,44 @@ def test_gradients_that_change_behind_the_call_are_dropped_once_then_launched_in
             assert bench.notices.counts() == {"stale": 1}
             expected = {n: v for n, v in expected.items() if "param" in n}
         assert values == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("when", ["before the call", "behind it"])
+def test_a_model_that_changes_loses_one_sample_and_has_another_at_the_next_step(when: str) -> None:
+    """The worker compares it, for the call takes less time then; until it once has changed."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+
+    def logged(step: int, change: Any = None) -> dict[str, float]:
+        if change is not None and when == "before the call":
+            change()
+        backward(model)
+        assert bench.log(step, model)
+        if change is not None and when == "behind it":
+            change()
+        return bench.values()
+
+    def replace(place: int) -> None:
+        model[place] = torch.nn.Linear(4, 4)
+
+    assert len(logged(0)) == 2 * DEPTH
+    assert logged(10, lambda: replace(1)) == {}
+    assert bench.notices.counts() == {"stale": 1}
+    assert logged(11) == pytest.approx(norms_of(model), rel=1e-5)
+    assert not bench.log(12, model)
+    model.append(torch.nn.Linear(4, 4))
+    assert logged(20) == pytest.approx(norms_of(model), rel=1e-5)
+    assert bench.notices.counts() == {"stale": 1}
+
+
+def test_a_model_that_is_gone_before_its_last_sample_is_read_has_it_all_the_same() -> None:
+    """As where a function ends that has made it."""
+    bench, model = Bench(cpu_inline_bytes=2**20), network()
+    backward(model)
+    expected = norms_of(model)
+    bench.log(0, model)
+    del model
+
+    assert bench.values() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_that_are_never_made_anew_are_launched_in_the_call() -> None:
