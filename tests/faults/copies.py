@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from faults.rig import Scenario
 from faults.rows import STREAM
+from support.wandb_server import Fault
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +27,37 @@ def _two_writers(bench: Bench) -> None:
 
 
 def _two_directories(bench: Bench) -> None:
-    """Go on with a run from another directory while its first trainer is about to end."""
-    rows = bench.scenario.rows
-    bench.forks = False  # started, the second begins behind the first one's last row; forked, amid
-    first = bench.train(rows=rows)
-    first.await_row(bench.random.randrange(5, rows // 2))
-    elsewhere = bench.base / "elsewhere"
+    """Go on with a run from another directory while its trainer is online; either ends first.
+
+    By the seed, the other has asked how many lines the server has, and has the answer only when
+    the first has ended; or both send rows in turn, each in the place of the other's.
+    """
+    server, elsewhere = bench.server, bench.base / "elsewhere"
+    holds = [bench.base / "first goes on", bench.base / "second goes on"]
+    kind = bench.seed % 3
+    if kind == 1:
+        bench.may_be_late = True
+        bench.variables["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "1"
+    first = bench.train(hold=str(holds[0]))
+    first.await_note("holding")
+    run_id = first.run_id
+    assert run_id is not None
+    server.wait_for(lambda: run_id in server.runs)
+    if kind == 0:
+        server.fault = Fault("late_reply", operation="UpsertBucket", given="id", times=1)
     second = bench.train(
-        first=STREAM, rows=rows, run_id=first.run_id, options={"directory": str(elsewhere)}
+        first=STREAM, run_id=run_id, hold=str(holds[1]), options={"directory": str(elsewhere)}
     )
-    second.await_note("open")
+    second.await_note("holding")
     bench.directories.append(elsewhere / "wandb")
+    server.wait_for(lambda: server.openings(run_id) == 2)
+    if kind == 1:
+        server.wait_for(lambda: server.runs[run_id].history_line_count)
+    both = [*zip((first, second), holds, strict=True)]
+    for trainer, hold in reversed(both) if kind == 1 else both:
+        hold.touch()
+        trainer.await_end()
+        server.fault = None
     bench.fault_is_over()
 
 
@@ -89,6 +110,7 @@ SCENARIOS = (
         family="copies",
         act=_two_directories,
         promise="both directories' rows arrive once, after a sync of both",
+        fast=2,
     ),
     Scenario(
         name="copy-of-a-live-run",

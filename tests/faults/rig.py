@@ -120,6 +120,8 @@ class Bench:
         """Done when the last process is gone."""
         self.may_lose = False
         """Whether rows may be lost if that is counted and said."""
+        self.may_be_late = False
+        """Whether rows may stand behind later ones, because they had to be sent again."""
         self.expects_delivery = True
         """Whether all of it must be delivered in the end."""
 
@@ -335,7 +337,7 @@ class Bench:
         self.outcome.lost += len(counts.lost)
         self.outcome.doubled += len(counts.doubled)
         # What the client dropped, because the disk took nothing, can only be sent again behind.
-        late = [] if self.may_lose else counts.late
+        late = [] if self.may_lose or self.may_be_late else counts.late
         self.outcome.wrong += len({*counts.wrong, *late})
         if not counts.clean or counts.late:
             self.remark(

@@ -111,7 +111,9 @@ class Trainer:
     def run_dir(self) -> Path:
         """The run's directory, as the rig sees it."""
         assert self.run_id is not None
-        return self.bench.wandb / "fasttrack" / self.run_id
+        elsewhere = self.spec.options.get("directory")
+        wandb = Path(elsewhere) / "wandb" if elsewhere else self.bench.wandb
+        return wandb / "fasttrack" / self.run_id
 
     def await_note(self, what: str, timeout_s: float = 60.0, **facts: Any) -> dict[str, Any]:
         """Wait for a note with these facts; return it."""

@@ -59,7 +59,7 @@ class Lines(ServerHistory):
     def extent(self) -> Extent:
         """Return how much there is."""
         last = max((int(str(line["_step"])) for line in self.kept), default=-1)
-        return Extent(len(self.kept), last)
+        return Extent(len(self.kept), max(last, self.highest))
 
     def rows(
         self, first: int, end: int | None = None, *, closely: bool = False
@@ -67,8 +67,9 @@ class Lines(ServerHistory):
         """Yield the lines between two steps."""
         last = self.extent().last_step
         self.width += (last if end is None else min(end, last)) - first
+        end = last + 1 if end is None else min(end, last + 1)
         for line in self.kept:
-            if first <= int(str(line["_step"])) and (end is None or int(str(line["_step"])) < end):
+            if first <= int(str(line["_step"])) < end:
                 self.read += 1
                 yield line
 

@@ -45,10 +45,21 @@ class Fault:
     with status 200 and a GraphQL error, `hang` holds them until the fault is replaced or the server
     stops, `slow` carries them out after `delay_s`, `close` drops the connection unanswered, `reset`
     does so with a TCP reset, `lose_reply` carries the request out and then drops the connection,
-    `cut_reply` does so in the middle of the reply's body.
+    `cut_reply` does so in the middle of the reply's body, `late_reply` carries the request out and
+    holds the reply until the fault is replaced or the server stops.
     """
 
-    kind: Literal["status", "error", "hang", "slow", "close", "reset", "lose_reply", "cut_reply"]
+    kind: Literal[
+        "status",
+        "error",
+        "hang",
+        "slow",
+        "close",
+        "reset",
+        "lose_reply",
+        "cut_reply",
+        "late_reply",
+    ]
     target: Target | Literal["any"] = "any"
     """`upload` is for the files of runs, `artifact` for those of artifacts."""
     status: int = 503
@@ -60,10 +71,20 @@ class Fault:
     """What `status` tells the client to wait, as `Retry-After`."""
     operation: str | None = None
     """The GraphQL operation that it strikes, such as `CreateArtifact`; None: not only one."""
+    given: str | None = None
+    """The variable that must be given with it, such as `id`, by which `UpsertBucket` names a run
+    that is gone on with; None: any or none."""
 
-    def strikes(self, target: str, operation: str | None) -> bool:
-        """Return whether it is meant for such a request."""
-        return self.target in ("any", target) and self.operation in (None, operation)
+    def strikes(self, target: str, request: Json | None) -> bool:
+        """Return whether it is meant for such a request, which says so much if it is GraphQL."""
+        if self.target not in ("any", target):
+            return False
+        if request is None:
+            return self.operation is None
+        variables = request.get("variables") or {}
+        return self.operation in (None, _operation(request["query"])) and (
+            self.given is None or variables.get(self.given) is not None
+        )
 
 
 class WandbServer:
@@ -109,6 +130,11 @@ class WandbServer:
         """The runs by the id that the client chose."""
         with self._condition:
             return {run.id: run for run in self._run_store.runs.values()}
+
+    def openings(self, run_id: str) -> int:
+        """Return how often clients asked where a run stands, as they do when they open it."""
+        with self._condition:
+            return self._run_store.openings[run_id]
 
     @property
     def artifacts(self) -> list[ServerArtifact]:
@@ -175,13 +201,11 @@ class WandbServer:
             self.runs[run_id].state = "crashed"
             self._condition.notify_all()
 
-    def take_fault(
-        self, target: str, operation: str | None
-    ) -> tuple[Fault, threading.Event] | None:
+    def take_fault(self, target: str, request: Json | None) -> tuple[Fault, threading.Event] | None:
         """Return the fault that strikes this request, and the event that ends it."""
         with self._condition:
             fault = self._fault
-            if fault is None or self._fault_left == 0 or not fault.strikes(target, operation):
+            if fault is None or self._fault_left == 0 or not fault.strikes(target, request):
                 return None
             if self._fault_left is not None:
                 self._fault_left -= 1
@@ -271,11 +295,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server, path = self.server.wandb_server, urlsplit(self.path).path
-        target, operation = _target(path), None
+        target, request = _target(path), None
         body = self._body(target)
         if target == "graphql" and isinstance(body, bytes):
-            operation = _operation(json.loads(body)["query"])
-        struck = server.take_fault(target, operation)
+            request = json.loads(body)
+        struck = server.take_fault(target, request)
         if struck is None:
             self._reply(*server.answer(self.command, path, body))
             return
@@ -287,6 +311,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "slow":
             over.wait(fault.delay_s)
             self._reply(*server.answer(self.command, path, body))
+            return
+        if fault.kind == "late_reply":
+            reply = server.answer(self.command, path, body)
+            over.wait()
+            self._reply(*reply)
             return
         if fault.kind == "hang":
             over.wait()

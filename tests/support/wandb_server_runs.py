@@ -6,6 +6,7 @@ import functools
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,6 +199,8 @@ class RunStore:
         """Where the server is, for the URLs of files."""
         self.runs: dict[str, ServerRun] = {}
         """The runs by their storage id."""
+        self.openings: Counter[str] = Counter()
+        """How often clients asked where the run of an id stands, as they do when they open it."""
         self.operations: dict[str, Callable[[Json], Json]] = {
             # the account
             "Viewer": self._viewer,
@@ -247,6 +250,7 @@ class RunStore:
 
     def _resume_status(self, variables: Json) -> Json:
         run, entity = self._find(variables), variables.get("entity") or self._entity
+        self.openings[variables["name"]] += 1
         model = {"id": variables.get("project"), "name": variables.get("project")}
         owner = {"id": entity, "name": entity}
         return {"model": {**model, "entity": owner, "bucket": run.node() if run else None}}

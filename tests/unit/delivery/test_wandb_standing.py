@@ -90,6 +90,41 @@ def test_lines_of_others_in_a_long_run_are_not_taken_for_ours(tmp_path: Path) ->
         scene.prove(standing)
 
 
+def test_a_long_run_is_read_whole_where_another_session_was_met(tmp_path: Path) -> None:
+    """It has overwritten a few lines where no sample is taken, and their number is the same."""
+    scene = Scene(tmp_path, make_rows(LONG))
+    standing = scene.session()
+    scene.deliver(standing)
+    for line in scene.server.kept[19_960:19_970]:
+        line["loss"] = -1.0
+
+    assert scene.prove(standing).startswith("the server counts 21,000 rows more than before")
+    with pytest.raises(UnprovenError, match="10 of 21,000 rows are not there"):
+        prove_online(scene.server, standing, alone=True, whole=True, timeout_s=0.0)
+
+
+def test_rows_are_found_above_what_the_server_calls_its_last_step(tmp_path: Path) -> None:
+    """Another session's lines of lower steps came last; ours are neither missed nor sent again."""
+    scene = Scene(tmp_path, [Row(n, 100 + n, 0.0, {"loss": float(n)}) for n in range(10)])
+    kept = scene.server.kept
+
+    def last_line() -> Extent:
+        last = int(str(kept[-1]["_step"])) if kept else -1
+        return Extent(len(kept), max(last, scene.server.highest))
+
+    scene.server.extent = last_line  # type: ignore[method-assign]
+    scene.deliver(scene.session())
+    del kept[4]
+    for step in range(5):
+        kept.append({"loss": -1.0, "step": step, "_step": step})
+    scene.ledger.segment(scene.segment.name).recheck = True
+    again = scene.session()
+
+    assert scene.deliver(again) == 1
+    assert (kept[-1]["step"], kept[-1]["_step"]) == (104, 110)
+    assert scene.prove(again) == "10 rows read back from the server"
+
+
 def test_a_step_that_goes_on_after_a_restart_loses_nothing(tmp_path: Path) -> None:
     """Metrics that come to a step which the server has already get a line of their own."""
     scene = Scene(tmp_path, [Row(0, 5, 0.0, {"a": 1.0})])
@@ -160,11 +195,11 @@ def test_a_refused_metric_is_noted_and_the_rest_is_placed(tmp_path: Path) -> Non
 
 
 def test_sessions_of_one_run_see_each_other_while_they_are_open() -> None:
-    """By server and run; whoever has left is not seen."""
-    first, second = Presence("http://a", "e/p/r"), Presence("http://a", "e/p/r")
-    other = Presence("http://b", "e/p/r")
+    """By server, project and run; whoever has left is not seen."""
+    first, second = Presence("http://a", "p", "r"), Presence("http://a", "p", "r")
+    other = Presence("http://b", "p", "r")
 
-    assert (len(first.others()), len(second.others()), other.others()) == (1, 1, [])
+    assert (first.others(), second.others(), other.others()) == ([os.getpid()], [os.getpid()], [])
 
     second.close()
     second.close()
@@ -173,9 +208,31 @@ def test_sessions_of_one_run_see_each_other_while_they_are_open() -> None:
         one.close()
 
 
+def test_a_session_that_has_come_and_gone_was_met() -> None:
+    """Whatever it has overwritten, the number of lines is the same: all rows are looked at."""
+    with contextlib.closing(Presence("http://a", "p", "met")) as first:
+        alone = first.has_met()
+        with contextlib.closing(Presence("http://a", "p", "met")) as second:
+            seen = second.has_met()
+        Presence("http://a", "p", "another").close()
+
+        assert (alone, seen, first.has_met(), first.others()) == (False, True, True, [])
+    with contextlib.closing(Presence("http://a", "p", "met")) as third:
+        assert not third.has_met()
+
+
+def test_more_visitors_than_a_socket_holds_keep_nobody_waiting() -> None:
+    """Each tells those that are there, which may never look: a run of months and its copies."""
+    with contextlib.closing(Presence("http://a", "p", "busy")) as first:
+        for _ in range(2000):
+            Presence("http://a", "p", "busy").close()
+
+        assert first.has_met()
+
+
 def test_a_forked_child_does_not_hold_its_parents_session_open() -> None:
     """A DataLoader's workers live on; the run's next session is not told of them."""
-    first = Presence("http://a", "e/p/forked")
+    first = Presence("http://a", "p", "forked")
     told, tells = os.pipe()
     awaited, ends = os.pipe()
     child = os.fork()
@@ -186,7 +243,7 @@ def test_a_forked_child_does_not_hold_its_parents_session_open() -> None:
         os._exit(0)
     os.read(told, 1)
     first.close()
-    with contextlib.closing(Presence("http://a", "e/p/forked")) as second:
+    with contextlib.closing(Presence("http://a", "p", "forked")) as second:
         others = second.others()
     for fd in (told, tells, awaited, ends):
         os.close(fd)

@@ -45,6 +45,7 @@ from fasttrack.delivery.backends.wandb.history import (
     kept,
 )
 from fasttrack.delivery.backends.wandb.inert import describe
+from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.notes import load_notes
 from fasttrack.delivery.backends.wandb.offline_directory import discard, online_directories
 from fasttrack.delivery.backends.wandb.outbox import Outbox
@@ -85,6 +86,7 @@ class WandbBackend:
         # Not recorded but found: a run's directories may be moved, or copied to another machine.
         self._base = base_directory(place.run_dir)
         self._session: WandbSession | None = None
+        self._presence: Presence | None = None
         self._stopped = False
         self._one_by_one = False  # this client takes no lines that were put together here
 
@@ -103,6 +105,7 @@ class WandbBackend:
         settings = self._set_up(wandb, header)
         if online:
             probe(settings.base_url, min(timeout_s, _PROBE_TIMEOUT_S))
+            self._presence = Presence(settings.base_url, header.project, header.run_id)
         elif notes.open_directory is not None:  # of a process that died over it
             discard(self._base / "wandb" / notes.open_directory)
         run = self._init(wandb, header, online=online, timeout_s=timeout_s)
@@ -115,7 +118,7 @@ class WandbBackend:
                 self._place,
                 notes,
                 wandb_dir=self._base / "wandb",
-                online=online,
+                presence=self._presence,
                 stopped=lambda: self._stopped,
             )
             self._session.configure(header.config)  # by `init` one bad value would cost the run
@@ -265,7 +268,6 @@ class WandbBackend:
         """Stop wandb-core, which frees the run id; ends every other W&B run in the process too."""
         if self._session is not None:
             self._one_by_one = self._one_by_one or self._session.is_doubtful
-            self._session.leave()
             self._session.close()
             if self._session.uploading:  # teardown waits for its end, which may never come
                 kill_children(os.getpid(), self.helper)
@@ -273,6 +275,9 @@ class WandbBackend:
         if "wandb" in sys.modules:
             with contextlib.suppress(*failures()):
                 import_wandb().teardown(exit_code=1)
+        if self._presence is not None:  # until nothing is sent any more
+            self._presence.close()
+            self._presence = None
 
 
 def _is_offline_only(state: SegmentLedger | None) -> bool:

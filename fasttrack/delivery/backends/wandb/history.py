@@ -47,6 +47,7 @@ class Extent(NamedTuple):
 
     lines: int
     last_step: int
+    """The highest `_step` that may be there."""
 
 
 class ServerHistory:
@@ -60,6 +61,9 @@ class ServerHistory:
         """Be ready to ask for `entity/project/id`; no request takes longer than `timeout_s`."""
         self.pages = Pages(path)
         """The same, where it can be read so."""
+        self.highest = -1
+        """A `_step` that may be there, whichever the server calls the last: where two sessions were
+        open at once, lines do not lie in the order of their steps."""
         self._path = path
         self._timeout_s = timeout_s
         self._run: Any = None
@@ -68,7 +72,8 @@ class ServerHistory:
         """Return how much there is now."""
         try:
             self._run = run = public_run(self._path, self._timeout_s)
-            return Extent(int(run.historyLineCount or 0), int(run.lastHistoryStep))
+            last_step = max(int(run.lastHistoryStep), self.highest)
+            return Extent(int(run.historyLineCount or 0), last_step)
         except failures() as error:
             raise _unreadable(error) from error
 

@@ -1,7 +1,8 @@
 """What proves that W&B has a run's rows: what the server shows, or the closed file read back.
 
 Every row is compared, value by value. Of a run above `MOST_READ` rows the server is asked for its
-number of lines, which must be exact, and for evenly spaced stretches and the end of its history.
+number of lines, which must be exact, and for evenly spaced stretches and the end of its history;
+unless another session was open beside this one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ _ANOTHER_WRITES = "another process writes to this run, too; deliver again when i
 
 
 def prove_online(
-    history: ServerHistory, standing: Standing, *, alone: bool, timeout_s: float
+    history: ServerHistory,
+    standing: Standing,
+    *,
+    alone: bool,
+    timeout_s: float,
+    whole: bool = False,
 ) -> str:
     """Compare what the server shows with the journal; return the proof in words.
 
@@ -40,6 +46,8 @@ def prove_online(
         standing: what must be there.
         alone: whether nobody but this session should have added rows meanwhile.
         timeout_s: how long the server may take until it shows what it has got.
+        whole: whether all rows are read, however many: another session was open at the same time,
+            and may have overwritten some without a change of their number.
 
     Raises:
         BackendLostError: rows are missing in it.
@@ -51,7 +59,7 @@ def prove_online(
     while True:
         late = time.monotonic() >= deadline
         try:
-            if (told := _by_samples(history, standing, late=late)) is not None:
+            if not whole and (told := _by_samples(history, standing, late=late)) is not None:
                 return told
             if rows := count_in_step(standing, history.pages):
                 return _told(rows)

@@ -16,7 +16,6 @@ from fasttrack.delivery.backends.wandb.history import (
 )
 from fasttrack.delivery.backends.wandb.inert import inert, inert_config
 from fasttrack.delivery.backends.wandb.media import Exhibits
-from fasttrack.delivery.backends.wandb.neighbours import Presence
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.page import show
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     from fasttrack.delivery.backends.base import Place
     from fasttrack.delivery.backends.wandb.lines import Line
+    from fasttrack.delivery.backends.wandb.neighbours import Presence
     from fasttrack.delivery.backends.wandb.notes import Notes
     from fasttrack.delivery.backends.wandb.outbox import Outbox
     from fasttrack.delivery.backends.wandb.pages import Pages
@@ -60,7 +60,7 @@ class WandbSession(RunFiles):
         notes: Notes,
         *,
         wandb_dir: Path,
-        online: bool,
+        presence: Presence | None,
         stopped: Callable[[], bool],
     ) -> None:
         """Take over an open run.
@@ -71,9 +71,11 @@ class WandbSession(RunFiles):
             place: where the backend works.
             notes: what it remembers.
             wandb_dir: where the run's offline directories lie.
-            online: whether the run is on the server.
+            presence: is seen by others that deliver to the same run on its server; None: the run
+                is offline.
             stopped: tells whether the client has said "stop".
         """
+        online = presence is not None
         super().__init__(run, online=online)
         self._outbox = outbox
         self._by_outbox = outbox is not None
@@ -91,7 +93,7 @@ class WandbSession(RunFiles):
         self._summary: dict[str, object] = {}  # that shall stand when all rows are there
         self.url = run.url if online else None
         self._history = ServerHistory(self._path) if online else None
-        self._presence = Presence(run.settings.base_url, self._path) if online else None
+        self._presence = presence
         # The first `_step` that the server does not have.
         starting_step = run.starting_step if online else 0
         self.held_rows = starting_step > 0
@@ -286,6 +288,7 @@ class WandbSession(RunFiles):
             if self._online:
                 for path in self._standing.pending:
                     self._place.ledger.segment(path.name).recheck = True
+                self._notes.store(self._place.ledger)
                 self._place.save()
             raise
         finally:
@@ -296,9 +299,15 @@ class WandbSession(RunFiles):
     def _find_proof(self, artifacts: int, timeout_s: float) -> str:
         standing = self._standing
         if self._history is not None:
-            alone = not self._place.in_trainer  # there the user may log, too
-            proof = prove_online(self._history, standing, alone=alone, timeout_s=timeout_s)
-            if self._presence is not None and (others := self._presence.others()):
+            presence = self._presence
+            proof = prove_online(
+                self._history,
+                standing,
+                alone=not self._place.in_trainer,  # there the user may log, too
+                whole=presence is not None and presence.has_met(),
+                timeout_s=timeout_s,
+            )
+            if presence is not None and (others := presence.others()):  # asked last
                 raise UnprovenError(
                     f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
                     "deliver again when it has ended"

@@ -137,8 +137,7 @@ class Standing:
             self.base = self._base_step(segments, pending)
         else:
             self._settle_online(self._history, segments, pending)
-        last = self._starting_step - 1 if self.by_content else self.base
-        self._mapper = StepMapper(last)
+        self._mapper = StepMapper(self._last_taken() if self.by_content else self.base)
         self._notes.store(self._ledger)
 
     def _settle_online(
@@ -157,6 +156,11 @@ class Standing:
             found = self.compare_with(history)
             self._known = Known(found)
             self.others_before = found.others.total()
+
+    def _last_taken(self) -> int:
+        """Return the highest `_step` that is known to be taken, wherever its line lies."""
+        assert self._history is not None
+        return max(self._starting_step - 1, self._history.extent().last_step)
 
     def _is_doubtful(self, path: Path) -> bool:
         state = self._ledger.segment(path.name)
@@ -267,7 +271,7 @@ class Standing:
             stretches = self._stretches()
             journal: Callable[[], Iterator[Numbered]] = functools.partial(self._within, stretches)
         else:
-            stretches = self._ranges()
+            stretches = self._ranges(history)
             journal = self.rows
 
         def held() -> Iterator[Held]:
@@ -289,11 +293,14 @@ class Standing:
             state.proof, state.arrived, state.recheck = None, 0, True
         found.missing = [row for row in found.missing if row.segment in ours]
 
-    def _ranges(self) -> list[tuple[int, int | None]]:
+    def _ranges(self, history: ServerHistory) -> list[tuple[int, int | None]]:
         """Return where our rows can be: a server is not asked for the void between them."""
         if self.by_content:
-            lowest = min((numbered.row.step for numbered in self.rows()), default=0)
-            return [(max(self.base + 1, lowest), None)]  # no `_step` is below the user's
+            steps = [numbered.row.step for numbered in self.rows()]
+            given = [known.last_step for known in self._notes.segments.values()]
+            history.highest = max(history.highest, *steps, *given, self._mapper.last)
+            # No `_step` is below the user's.
+            return [(max(self.base + 1, min(steps, default=0)), None)]
         ranges: list[list[int]] = []
         for _, step in self.steps():
             if ranges and step <= ranges[-1][1] + _JUMP:
