@@ -96,6 +96,27 @@ class NonFinite:
         self.told_step, self._calm = _whole(state["told_step"]), _whole(state["calm"])
 
 
+class FirstNonFinite(NonFinite):
+    """Tell of the first bad loss by its own step, which a row of the loss may not have.
+
+    It is the loss's own trouble, told once, unless a row of a later step came first: then the exact
+    step is news. Threads: as `Detector`.
+    """
+
+    def __init__(self, metric: str, loss: NonFinite) -> None:
+        """Watch `metric`, which has the first bad value of what `loss` watches, at its step."""
+        super().__init__(metric)
+        self._loss = loss
+
+    def see(self, step: int, value: float) -> Trouble | None:
+        """Take in a value. See `Detector.see`."""
+        by_row = self._loss.told_step
+        trouble = self._loss.see(step, value)
+        if trouble is None and by_row is not None and step < by_row:
+            trouble = super().see(step, value)
+        return trouble
+
+
 class Spike:
     """Tell of a loss that jumps far above all that it was lately, and stays there.
 

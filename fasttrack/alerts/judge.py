@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fasttrack.alerts.detectors import NonFinite, RuleWatch, Spike
+from fasttrack.alerts.detectors import FirstNonFinite, NonFinite, RuleWatch, Spike
 from fasttrack.alerts.ranks import RanksWatch
 from fasttrack.journal.alerts import ASKED
 from fasttrack.journal.hardware import is_of_nodes
@@ -177,9 +177,10 @@ class Judge:
         return known
 
     def _make(self, metric: str) -> Iterable[Detector]:
-        if metric == _FIRST_BAD_LOSS:  # of the same event the next logged row is no news
-            of_loss = self._detectors_of(_LOSS_TOTAL)
-            yield from (each for each in of_loss if each.kind == NonFinite.kind)
+        if metric == _FIRST_BAD_LOSS:
+            for each in self._detectors_of(_LOSS_TOTAL):
+                if isinstance(each, NonFinite):
+                    yield FirstNonFinite(metric, each)
         elif _LOSS.search(metric):
             if self._settings.non_finite:
                 yield NonFinite(metric)

@@ -123,13 +123,13 @@ class EveryStepLogger(StepLogger):
     ) -> None:
         layers = self._layers
         assert layers is not None
-        taken = (
+        urgent = (
             type(loss) is float and loss - loss != 0 and layers.bad(step, model, optimizer, scaler)
         )
-        if step % self._hot._interval == 0:
-            taken = layers.logged(step, model, optimizer, scaler) or taken
-        if taken and layers.is_urgent:
-            self._wake()  # gradients are large, and may soon be zeroed in place
+        if step % self._hot._interval == 0 and layers.logged(step, model, optimizer, scaler):
+            urgent = urgent or layers.is_urgent
+        if urgent:
+            self._wake()
 
     def note_logged(self, step: int, entered_s: float) -> None:
         """Note how long a call took that logged a training step."""

@@ -114,7 +114,8 @@ class LayerSource:
         self._change_in_place = False
         self._changes = False  # whether a model did, and is to be looked at in the call
         self.is_urgent = False
-        """Whether the worker is to come soon: the last sample holds gradients, or many wait."""
+        """Whether the worker is to come soon for the last sample: it holds gradients, which are
+        large and may be zeroed in place, or many wait."""
 
     def logged(self, step: int, model: Any, optimizer: Any, scaler: Any) -> bool:
         """Take a sample with a logged step, if one is due; return whether it was.

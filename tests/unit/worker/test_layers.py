@@ -153,6 +153,7 @@ def test_a_sample_is_one_row_in_the_order_of_the_layers_whichever_have_gradients
         assert (bench.source.samples[0].gradients.versions is None) is (
             step < 20 or cpu_inline_bytes > 0
         )
+        assert bench.source.is_urgent is (bench.source.samples[0].gradients.versions is not None)
         (rows,) = bench.norms.look(math.inf)
 
         turn = 22 if step in (20, 50) else 64
@@ -170,6 +171,18 @@ def test_a_sample_is_one_row_in_the_order_of_the_layers_whichever_have_gradients
     (rows,) = bench.norms.look(math.inf)
     assert isinstance(rows, list)
     assert [len(row[2]) for row in rows] == [128, 149 + 64 - 128]
+
+
+def test_the_worker_is_to_come_soon_once_many_samples_wait() -> None:
+    """Norms alone wait for its next round."""
+    bench, model = Bench(every=1, cpu_inline_bytes=2**20), network()
+    backward(model)
+    urgent = []
+    for step in range(20):
+        bench.log(step, model)
+        urgent.append(bench.source.is_urgent)
+
+    assert urgent == [False] * 15 + [True] * 5
 
 
 class Wide(torch.nn.Module):
