@@ -293,6 +293,7 @@ def test_minimal_logs_every_tenth_of_its_steps(tmp_path: Path) -> None:
     assert re.match(r"fasttrack-examples_\d{8}_\d{6}", header.name or "")
 
 
+@pytest.mark.usefixtures("quick_end")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ddp_makes_one_run_with_each_row_once_whatever_the_ranks(
     tmp_path: Path, ranks: int

@@ -14,7 +14,7 @@ from support.runs import (
     journal_rows,
     metrics,
     offline_dirs,
-    script_environment,
+    program_environment,
     wait_until,
 )
 from support.wandb_files import WandbFile, read_wandb_file
@@ -36,7 +36,7 @@ def train(monkeypatch: pytest.MonkeyPatch, *, returncode: int, **environment: st
         capture_output=True,
         text=True,
         timeout=HANG_GUARD_S,
-        env=script_environment(),
+        env=program_environment(),
     )
     assert result.returncode == returncode, result.stderr
     return result.stdout.split()[-1] if result.stdout else ""
