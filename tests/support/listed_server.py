@@ -33,7 +33,7 @@ class KeptPages(Pages):
         """Return the highest step."""
         return max((int(str(line["_step"])) for line in self.kept), default=-1)
 
-    def read(self, first: int, end: int) -> list[dict[str, object]] | None:
+    def read(self, first: int, end: int, *, at_least: int = 0) -> list[dict[str, object]] | None:
         """Return the lines between two steps."""
         self.asked.append((first, end))
         return [dict(one) for one in self.kept if first <= int(str(one["_step"])) < end]
@@ -59,7 +59,7 @@ class Lines(ServerHistory):
     def extent(self) -> Extent:
         """Return how much there is."""
         last = max((int(str(line["_step"])) for line in self.kept), default=-1)
-        return Extent(len(self.kept), max(last, self.highest))
+        return Extent(len(self.kept), last)
 
     def rows(
         self, first: int, end: int | None = None, *, closely: bool = False
@@ -97,7 +97,7 @@ class Scene:
             place,
             self.notes,
             history=self.server,
-            starting_step=self.server.extent().last_step + 1,
+            starting_step=int(str(kept[-1]["_step"])) + 1 if (kept := self.server.kept) else 0,
             wandb_dir=self.segment.parent,
         )
         standing.settle([self.segment], [self.segment])

@@ -157,7 +157,9 @@ class ServerRun:
     def node(self) -> Json:
         """Return the run as GraphQL shows it: every field that some query asks for."""
         history, events = self.lines(_HISTORY), self.lines(_EVENTS)
-        last_step = max((json.loads(line).get("_step", -1) for line in history[-1:]), default=-1)
+        last_step = max(
+            (step for line in history if (step := _step_of(line)) is not None), default=-1
+        )
         owner = {"id": self.entity, "name": self.entity}
         telemetry = self.raw_config.get("_wandb", {}).get("value", {}).get("t")
         not_kept = ("commit", "createdAt", "description", "heartbeatAt", "jobType", "sweepName")
@@ -184,6 +186,7 @@ class ServerRun:
             "logLineCount": len(self.lines(_CONSOLE)),
             "historyTail": json.dumps(history[-1:]),
             "eventsTail": json.dumps(events[-1:]),
+            # The highest, wherever it is: the client reads no history above it.
             "historyKeys": {"lastStep": last_step, "sets": [], "keys": {}},
         }
 

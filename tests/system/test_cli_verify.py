@@ -107,6 +107,25 @@ def test_a_row_that_was_altered_is_missing_and_replaced(
     assert (repaired["whole"], repaired["others"]) == (True, 1)
 
 
+def test_what_another_machine_has_overwritten_since_its_proof_is_found_and_repaired(
+    server: WandbServer, delivered: Path
+) -> None:
+    """Nobody could tell then. Both have used the same steps; nothing is sent at a taken one."""
+    lines = _lines(server)
+    for step in range(10):
+        lines[60 + step] = json.dumps({"loss": -1.0, "step": 100 + step, "_step": step + 9})
+
+    told = verify_json(delivered)
+
+    assert (told["exit_code"], told["missing"], told["missing_steps"]) == (1, 10, [[50, 59]])
+
+    repaired = verify_json(delivered, "--repair")
+    assert (repaired["whole"], len(_lines(server))) == (True, 80)
+    steps = [json.loads(_lines(server)[offset])["_step"] for offset in range(70, 80)]
+    assert steps == sorted(set(steps))
+    assert steps[0] >= 60
+
+
 def test_a_row_that_is_there_twice_is_told(server: WandbServer, delivered: Path) -> None:
     """Nothing takes a row back from a server; it is said, and the exit code says so."""
     lines = _lines(server)

@@ -223,7 +223,9 @@ def test_without_pages_there_is_nothing_to_compare(tmp_path: Path) -> None:
     assert count_in_step(scene.standing, NoPages(scene.server.kept)) is None
 
     class Ceasing(KeptPages):
-        def read(self, first: int, end: int) -> list[dict[str, object]] | None:
+        def read(
+            self, first: int, end: int, *, at_least: int = 0
+        ) -> list[dict[str, object]] | None:
             return None
 
     assert count_in_step(scene.standing, Ceasing(scene.server.kept)) is None

@@ -47,7 +47,7 @@ class Extent(NamedTuple):
 
     lines: int
     last_step: int
-    """The highest `_step` that may be there."""
+    """The highest `_step`, wherever its line lies: the client's own API reads no further."""
 
 
 class ServerHistory:
@@ -61,9 +61,6 @@ class ServerHistory:
         """Be ready to ask for `entity/project/id`; no request takes longer than `timeout_s`."""
         self.pages = Pages(path)
         """The same, where it can be read so."""
-        self.highest = -1
-        """A `_step` that may be there, whichever the server calls the last: where two sessions were
-        open at once, lines do not lie in the order of their steps."""
         self._path = path
         self._timeout_s = timeout_s
         self._run: Any = None
@@ -72,8 +69,7 @@ class ServerHistory:
         """Return how much there is now."""
         try:
             self._run = run = public_run(self._path, self._timeout_s)
-            last_step = max(int(run.lastHistoryStep), self.highest)
-            return Extent(int(run.historyLineCount or 0), last_step)
+            return Extent(int(run.historyLineCount or 0), int(run.lastHistoryStep))
         except failures() as error:
             raise _unreadable(error) from error
 
@@ -86,13 +82,21 @@ class ServerHistory:
             first: from where on.
             end: up to where.
             closely: whether to ask for few steps at a time, however few lines they have: what
-                limits a server may have then makes no difference.
+                limits a server may have then makes no difference. And for all lines that they can
+                have, where two sessions were open at once and used the same steps: the public API
+                asks for one a step.
         """
         extent = self.extent()
         end = extent.last_step + 1 if end is None else min(end, extent.last_step + 1)
         page = min(max(_PAGE, _PAGE * (end - first) // max(1, extent.lines)), _MOST_SAMPLES)
         if closely and (end - first) // _PAGE <= _MOST_PAGES:
             page = _PAGE
+        while closely and first < end:
+            lines = self.pages.read(first, min(first + page, end), at_least=extent.lines)
+            if lines is None:
+                break
+            yield from lines
+            first += page
         try:
             if first < end:
                 yield from self._run.scan_history(

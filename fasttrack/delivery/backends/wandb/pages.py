@@ -74,12 +74,15 @@ class Pages:
         except failures():
             return None
 
-    def read(self, first: int, end: int) -> list[dict[str, object]] | None:
+    def read(
+        self, first: int, end: int, *, at_least: int = _LEAST_SAMPLES
+    ) -> list[dict[str, object]] | None:
         """Return the lines from one `_step` up to, not including, another; None: no pages.
 
-        It is asked for as many samples as there are steps, so that no line is left out.
+        It is asked for as many samples as there are steps, or `at_least` so many where steps may
+        have several lines, so that no line is left out.
         """
-        samples = min(max(_LEAST_SAMPLES, end - first), _MOST_SAMPLES)
+        samples = min(max(_LEAST_SAMPLES, at_least, end - first), _MOST_SAMPLES)
         run = self._run(_PAGE, "run", minStep=first, maxStep=end, pageSize=samples)
         try:
             lines = None if run is None else _loads(f"[{','.join(run['history'])}]")

@@ -288,7 +288,6 @@ class WandbSession(RunFiles):
             if self._online:
                 for path in self._standing.pending:
                     self._place.ledger.segment(path.name).recheck = True
-                self._notes.store(self._place.ledger)
                 self._place.save()
             raise
         finally:

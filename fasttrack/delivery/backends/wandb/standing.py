@@ -158,7 +158,11 @@ class Standing:
             self.others_before = found.others.total()
 
     def _last_taken(self) -> int:
-        """Return the highest `_step` that is known to be taken, wherever its line lies."""
+        """Return the highest `_step` that is taken.
+
+        Where two sessions were open at once, it is not that of the last line, by which the client
+        goes on.
+        """
         assert self._history is not None
         return max(self._starting_step - 1, self._history.extent().last_step)
 
@@ -271,7 +275,7 @@ class Standing:
             stretches = self._stretches()
             journal: Callable[[], Iterator[Numbered]] = functools.partial(self._within, stretches)
         else:
-            stretches = self._ranges(history)
+            stretches = self._ranges()
             journal = self.rows
 
         def held() -> Iterator[Held]:
@@ -293,14 +297,11 @@ class Standing:
             state.proof, state.arrived, state.recheck = None, 0, True
         found.missing = [row for row in found.missing if row.segment in ours]
 
-    def _ranges(self, history: ServerHistory) -> list[tuple[int, int | None]]:
+    def _ranges(self) -> list[tuple[int, int | None]]:
         """Return where our rows can be: a server is not asked for the void between them."""
         if self.by_content:
-            steps = [numbered.row.step for numbered in self.rows()]
-            given = [known.last_step for known in self._notes.segments.values()]
-            history.highest = max(history.highest, *steps, *given, self._mapper.last)
-            # No `_step` is below the user's.
-            return [(max(self.base + 1, min(steps, default=0)), None)]
+            lowest = min((numbered.row.step for numbered in self.rows()), default=0)
+            return [(max(self.base + 1, lowest), None)]  # no `_step` is below the user's
         ranges: list[list[int]] = []
         for _, step in self.steps():
             if ranges and step <= ranges[-1][1] + _JUMP:
