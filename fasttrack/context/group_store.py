@@ -20,7 +20,6 @@ questions as long as the process group is there, when none come twice a second.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import uuid
@@ -147,18 +146,30 @@ class _Group:
 
     def _run(self) -> None:
         try:
-            connection = self._connect()
-            # What the store raises has no common base. Its server has gone, most often with the
-            # end of the training.
-            with contextlib.suppress(Exception):
-                if connection is not None and self._leads:
-                    self._answer(connection)
-                elif connection is not None:
-                    self.name = self._ask(connection)
+            while (connection := self._connect()) is not None:
+                try:
+                    if self._leads:
+                        self._answer(connection)
+                    else:
+                        self.name = self._ask(connection)
+                    break
+                except Exception as error:  # the store's own exceptions have no common base
+                    # Another connection might reach the server of another group; one that is
+                    # shared, before torch 2.9, is this group's whatever it says.
+                    if connection is not self._store():
+                        self._say_lost(error)
+                        break
+                    self._wake.wait(_TRY_AGAIN_S)
             if self.name is not None:
                 self._call_back()
         finally:
             self._ended.open()
+
+    def _say_lost(self, error: Exception) -> None:
+        """Say that this rank learns no name; most often the server went with the training's end."""
+        if self.name is None and not self._over:
+            why = str(error).strip().split("\n", 1)[0][:200]
+            Notices().warn("group", f"this rank's store was lost ({why}): it meets no other rank")
 
     def _connect(self) -> Any:
         while not self._over:

@@ -167,7 +167,7 @@ class JobRuns:
     def note(self, run_id: str) -> None:
         """Note that this start makes or goes on with the run. Blocks for one small file.
 
-        A job's first note removes those of jobs that are long over: of at most 200, each time.
+        A job's first note removes some of jobs that are long over, for a tenth of a second.
 
         Raises:
             OSError: it cannot be written.

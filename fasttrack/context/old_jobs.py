@@ -12,28 +12,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_AT_MOST = 200  # files that are looked at each time: a disk that is far away takes its time
+_AT_MOST = 200  # files that are looked at each time
+_PATIENCE_S = 0.1  # a disk that is far away takes its time, and the job's start waits for it
 _LONGEST_BYTES = 2**20
 
 
-def remove_old_notes(directory: Path, oldest_s: float) -> None:
+def remove_old_notes(directory: Path, oldest_s: float, patience_s: float = _PATIENCE_S) -> None:
     """Remove notes that nobody has written since `oldest_s`, unix time, by the files and the disk.
 
-    Looks at 200 files at most, each time at others. Others may do the same at the same time, and
-    what cannot be removed stays. Raises nothing.
+    Looks at 200 files at most, each time at others, and at none any more after `patience_s`. Others
+    may do the same at the same time, and what cannot be removed stays. Raises nothing.
     """
+    deadline_s = time.monotonic() + patience_s
     with contextlib.suppress(OSError):  # it cannot be listed
         with os.scandir(directory) as entries:
             found = [entry for entry in entries if entry.name.endswith((".jsonl", ".json"))]
         first = int(oldest_s) % max(1, len(found))
         for entry in (found[first:] + found[:first])[:_AT_MOST]:
+            if time.monotonic() >= deadline_s:
+                return
             with contextlib.suppress(OSError):  # another was quicker, or it is not ours
-                if _is_old(entry, oldest_s) and _is_nobodys(entry, oldest_s):
+                if (
+                    _is_old(entry, oldest_s)
+                    and _is_nobodys(entry, oldest_s)
+                    and os.lstat(entry.path).st_mtime < oldest_s  # nor written since it was listed
+                ):
                     os.unlink(entry.path)
 
 

@@ -124,7 +124,7 @@ class Layers:
 
         Whether it has all that still is for `listed.is_unchanged` to tell.
         """
-        if self.may_move and {*map(_index_of, self.listed.parameters)} != self.indices:
+        if self.may_move and {*map(_index_of, self.parameters)} != self.indices:
             return False
         return self.listed.lists(model)
 

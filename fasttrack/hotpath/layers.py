@@ -78,7 +78,7 @@ class LayerSample(NamedTuple):
 class LayerSource:
     """Take samples of a model's layers.
 
-    Threads: caller; `was_stale` and `samples` are the worker's, too.
+    Threads: caller; `was_stale`, `has_changed` and `samples` are the worker's, too.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class LayerSource:
         self._period = None  # the next logged step has one instead
         self._warn(
             "layers_changed",
-            "layers/: the model's modules changed before the worker had compared them; the sample "
+            "layers/: the model's modules were others when the worker compared them; the sample "
             "is left out, and the next logged step has one instead",
         )
 
@@ -236,7 +236,7 @@ class LayerSource:
             model: the model.
             optimizer: of which DeepSpeed may be known.
             is_proven: compare now whether they are those listed. None of that is in the cache, so
-                that it takes a fifth of a large model's sample; and the worker can do it, too.
+                that it takes much of a large model's sample; and the worker can do it, too.
         """
         key = id(model)
         known = self._known.get(key)
@@ -265,7 +265,7 @@ class LayerSource:
         why = why_local_norm_is_wrong(model, parameters)
         if why is not None:  # what that advises is another norm
             return f"{why.split(';', 1)[0]}; leave Options.layer_norms_every out"
-        return None if with_norms(parameters) else "the model has no parameters"
+        return None if with_norms(parameters) else "the model has no parameters that can be normed"
 
 
 def _are_made_anew(layers: Layers, gradient: torch.Tensor | None) -> bool:

@@ -16,7 +16,7 @@ from fasttrack.errors import ValueRefusedError
 from fasttrack.handler_errors import is_handlers
 from fasttrack.hotpath.advice import describe
 from fasttrack.hotpath.capture import mark_streams
-from fasttrack.hotpath.records import MediaJob
+from fasttrack.hotpath.records import LARGEST_STEP, MediaJob
 from fasttrack.notices import gb
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _MIB = 2**20
 _FEW = 8  # times what waits fits the budget, while nobody is woken for it
 _LONGEST_NAME = 200  # bytes; W&B's client makes a file name of it
 _RESERVED = frozenset(("step", "_step", "_runtime", "_timestamp", "_wandb"))
-_LARGEST_STEP = 2**53
 
 
 class MediaBudget:
@@ -120,7 +119,7 @@ class MediaIntake:
             raise ValueRefusedError("a name of media has no NUL: no file can be called so")
         if len(name if name.isascii() else name.encode()) > _LONGEST_NAME:
             raise ValueRefusedError(f"a name of media has at most {_LONGEST_NAME} bytes")
-        if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
+        if not -LARGEST_STEP <= step <= LARGEST_STEP:
             raise ValueRefusedError(f"step {step} is too large for W&B")
 
     def _copy(self, name: str, value: Any) -> MediaJob | None:

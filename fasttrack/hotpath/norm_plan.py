@@ -1,8 +1,8 @@
 """The L2 norms of many tensors, most of them small, by few operations on the CPU.
 
-There `torch._foreach_norm` goes from tensor to tensor, and takes more than a microsecond for each,
-however small. To copy small ones of a shape side by side, and to take the norms of all together,
-costs a tenth of that; of large ones the copy would cost more than it saves.
+There `torch._foreach_norm` goes from tensor to tensor, with an operation for each, however small.
+To copy small ones of a shape side by side, and to take the norms of all together, is two operations
+in all; of large ones the copy would cost more than it saves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NormPlan:
     Threads: any; nothing changes after construction.
     """
 
-    __slots__ = ("_alike", "_alone", "_alone_are_alike", "_in_order")
+    __slots__ = ("_alike", "_alone", "_in_order")
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         """Plan for tensors on the CPU that are as `tensors` in shape and, as a rule, in dtype."""
@@ -40,7 +40,7 @@ class NormPlan:
             key = (tensor.dtype, tensor.shape) if small else None
             shapes.setdefault(key, []).append(number)
         self._alone = shapes.pop(None, [])
-        self._alike: list[tuple[_Pick, torch.dtype | None]] = []
+        self._alike: list[_Pick] = []
         order: list[int] = []
         for numbers in shapes.values():
             if len(numbers) < _FEWEST:
@@ -48,11 +48,9 @@ class NormPlan:
                 continue
             first = tensors[numbers[0]]
             most = _MOST_COPIED_BYTES // first.nbytes
-            dtype = torch.float32 if first.dtype in HALVES else None
             for start in range(0, len(numbers), most):
-                self._alike.append((_picker(numbers[start : start + most]), dtype))
+                self._alike.append(_picker(numbers[start : start + most]))
             order += numbers
-        self._alone_are_alike = len({tensors[number].dtype for number in self._alone}) == 1
         order += self._alone
         back = sorted(range(len(order)), key=order.__getitem__)
         self._in_order = None if back == [*range(len(back))] else itemgetter(*back)
@@ -66,13 +64,16 @@ class NormPlan:
             RuntimeError: something is not as planned: sparse, or elsewhere.
         """
         found = []
-        for pick, dtype in self._alike:
+        for pick in self._alike:
             some = torch.stack(pick(tensors))
+            # As they are now: `model.bfloat16()` leaves a model its parameters.
+            dtype = torch.float32 if some.dtype in HALVES else None
             rows = some.view(some.shape[0], -1)
             found.append(torch.linalg.vector_norm(rows, dim=1, dtype=dtype))
         if self._alone:
             alone = [tensors[number] for number in self._alone]
-            found.append(torch.stack(each_norm(alone, alike=self._alone_are_alike)))
+            alike = len({tensor.dtype for tensor in alone}) == 1
+            found.append(torch.stack(each_norm(alone, alike=alike)))
         return found
 
     def in_order(self, numbers: list[float]) -> Sequence[float]:

@@ -17,6 +17,9 @@ LOSS: Final = "loss/total"
 LEARNING_RATE: Final = "train/lr"
 GRAD_NORM: Final = "train/grad_norm"
 FIRST_NONFINITE_STEP: Final = "train/first_nonfinite_step"
+LARGEST_STEP: Final = 2**53
+"""Of a row, and of anything else that has one, up or down: W&B's page is JavaScript, and its
+courier needs room above for steps of its own. A call may come with any number."""
 MOST_TICKS: Final = 40_000
 """Steps that are kept until the worker has put them to a logged one; the newest, if more came."""
 

@@ -32,6 +32,7 @@ from fasttrack.hotpath.pause import Pause
 from fasttrack.hotpath.phases import NO_PHASE, Phases
 from fasttrack.hotpath.records import (
     GRAD_NORM,
+    LARGEST_STEP,
     LEARNING_RATE,
     LOSS,
     Gradients,
@@ -309,8 +310,9 @@ class StepLogger:
 
     @property
     def training_step_number(self) -> int | None:
-        """That of the last training step; None before the first."""
-        return self._hot._step
+        """That of the last training step; None before the first, and where no row can have it."""
+        step = self._hot._step
+        return step if step is not None and abs(step) <= LARGEST_STEP else None
 
     @property
     def gradients(self) -> GradientSource:
@@ -381,7 +383,7 @@ class StepLogger:
 
     def say_if_nothing_was_logged(self, logged: int, interval: int) -> None:
         """Say so at the end of a run where there were calls, but none that was logged."""
-        last = self.training_step_number
+        last = self._hot._step
         if last is not None and not logged:
             self._meeting.say(interval, f", the last time at {last}")
 

@@ -233,7 +233,8 @@ class Finish:
     deadline_s: float = 0.0
     """"deadline": until when the trainer waits for delivery."""
     last_step: int | None = None
-    """The number of the last training step, whether or not it was logged; None: there was none."""
+    """The number of the last training step, whether or not it was logged; None: there was none, or
+    none that a row can have."""
 
 
 @dataclass(frozen=True, slots=True)

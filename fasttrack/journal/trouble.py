@@ -55,7 +55,7 @@ class AskedAlert:
     level: str = "INFO"
     """"INFO", "WARN" or "ERROR"."""
     step: int | None = None
-    """The last training step; None: there was none yet."""
+    """The last training step; None: there was none yet, or none that a row can have."""
     time_s: float = 0.0
     """"time"."""
 

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.hotpath.records import GRAD_NORM, LOSS, TICKS, VALUES
+from fasttrack.hotpath.records import GRAD_NORM, LARGEST_STEP, LOSS, TICKS, VALUES
 from fasttrack.ranks.messages import Window
 from fasttrack.worker.meters import StepMeter
 from fasttrack.worker.resolve import METRICS_FIELDS, STEP_FIELDS
@@ -99,6 +99,8 @@ class WindowStatistics:
         """Take in records whose tensors have become numbers, and whose ticks were measured."""
         for raw in records:
             record: Any = raw
+            if abs(record[0]) > LARGEST_STEP:  # it is in no row, either
+                continue
             if len(record) == STEP_FIELDS:
                 self._move_to(record[0])
                 self._add_loss(record[VALUES])

@@ -6,6 +6,7 @@ here; both are of fixed size. Nothing is put together before it is asked for.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from fasttrack.handler_errors import is_handlers
+from fasttrack.hotpath.records import LARGEST_STEP
 from fasttrack.hotpath.trail import SLACK
 from fasttrack.journal.rows import spell_non_finite
 from fasttrack.journal.run_directory import attempt, flight_path
@@ -143,11 +145,13 @@ class FlightRecorder:
         lines = self._lines(asked.step)
         now_s = time.time()
         error = None if asked.error is None else redact_text(asked.error)[:_LONGEST_ERROR]
-        last_step = lines[-1]["step"] if lines else None
+        step = asked.step
+        if step is None and lines:
+            step = lines[-1]["step"]
         encoded: list[bytes] = []
         size_bytes = 0
         for line in reversed(lines):  # the newest matter most
-            encoded.append(orjson.dumps(spell_non_finite(line), option=orjson.OPT_APPEND_NEWLINE))
+            encoded.append(_encode(spell_non_finite(line)))
             size_bytes += len(encoded[-1])
             if size_bytes > _LARGEST_BYTES:
                 break
@@ -156,7 +160,7 @@ class FlightRecorder:
             reason=asked.reason,
             file=path.name,
             error=error,
-            step=last_step if asked.step is None else asked.step,
+            step=step if step is not None and abs(step) <= LARGEST_STEP else None,
             steps=len(encoded),
             time_s=now_s,
         )
@@ -224,6 +228,13 @@ def _line(
             for name, value in list(values.items())
         },
     }
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a name or a number of the user's that no row can have
+        return json.dumps(line, skipkeys=True).encode() + b"\n"
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

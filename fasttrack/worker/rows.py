@@ -7,7 +7,7 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from fasttrack.context.distributed import get_world_size
-from fasttrack.hotpath.records import EVENTS, LEARNING_RATE, LOSS, MEDIA, STEP
+from fasttrack.hotpath.records import EVENTS, LARGEST_STEP, LEARNING_RATE, LOSS, MEDIA, STEP
 from fasttrack.journal.entries import encode
 from fasttrack.journal.media import MediaRow, encode_media
 from fasttrack.journal.rows import encode_row, encode_rows
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _SAME_SAMPLE_S = 0.05  # for which a sample is used again: a round may hold many intervals
 _MOST_NUMBERS = 160  # that are encoded in one go, for which the GIL is kept
 _FEW_NAMES = 16
-_LARGEST_STEP = 2**53  # W&B's page is JavaScript, and the courier needs room above for its steps
 _KEPT = "W&B keeps this name for itself; choose another"
 _RESERVED = {
     "": "a metric without a name, which W&B drops; give it one",
@@ -98,7 +97,7 @@ class RowEncoder:
                 options, lambda: find_device_name(resolver.cuda_index), notices.warn
             ),
         )
-        self._last_step = self._row_step = -_LARGEST_STEP  # of the last record; of the last row
+        self._last_step = self._row_step = -LARGEST_STEP  # of the last record; of the last row
         self._some_behind = False  # whether a step lay behind the one before, since the last row
         self._said: list[bytes] = []  # of steps in front of the first row
         self._gpu_period: int | None = None
@@ -135,7 +134,7 @@ class RowEncoder:
                     training_steps += 1
                     self._add_training_metrics(step, values, ticks)
                 if values and (
-                    (self._last_step <= step <= _LARGEST_STEP and values.keys().isdisjoint(_NAMES))
+                    (self._last_step <= step <= LARGEST_STEP and values.keys().isdisjoint(_NAMES))
                     or self._check(step, values)
                 ):
                     self._last_step = step
@@ -180,7 +179,7 @@ class RowEncoder:
                         bursts.rest_if_due()  # there may be thousands of ticks
                     elif step // self._gpu_stats_interval != self._gpu_period:
                         self._add_samples(step, values)
-                if (fit and self._last_step <= step <= _LARGEST_STEP and values) or (
+                if (fit and self._last_step <= step <= LARGEST_STEP and values) or (
                     values and self._check(step, values)
                 ):
                     self._last_step = step
@@ -335,7 +334,7 @@ class RowEncoder:
 
     def _check(self, step: int, values: dict[str, Scalar]) -> bool:
         """Return whether there may be a row to write, and say what of it is refused."""
-        if not -_LARGEST_STEP <= step <= _LARGEST_STEP:
+        if not -LARGEST_STEP <= step <= LARGEST_STEP:
             self._notices.refuse("step", f"{step} is too large for W&B; the row is dropped")
             return False
         for name in _NAMES & values.keys():

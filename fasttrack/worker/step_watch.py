@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LOSS, TICKS
+from fasttrack.hotpath.records import FIRST_NONFINITE_STEP, LARGEST_STEP, LOSS, TICKS
 from fasttrack.hotpath.trail import TrailStep
 from fasttrack.journal.trouble import BadLayers
 from fasttrack.notices import spell
@@ -137,7 +137,7 @@ class StepWatch:
 
     def _note_bad_layers(self, bad: SeenBad) -> None:
         self._bad_layers = bad
-        if not self._entries and not self._told_layers:
+        if not self._entries and not self._told_layers and abs(bad.step) <= LARGEST_STEP:
             self._told_layers = True
             time_s = clock_offset_s() + bad.at_s
             self._entries.append(BadLayers(step=bad.step, text=bad.text, time_s=time_s))
@@ -157,7 +157,11 @@ class StepWatch:
             waiting = [(each.values, each.pending) for each in steps if each.pending]
             if waiting:
                 self._resolver.read_values(waiting, events)
-            return [each for each in steps if _is_bad(each.values.get(LOSS))]
+            return [
+                each
+                for each in steps
+                if _is_bad(each.values.get(LOSS)) and abs(each.step) <= LARGEST_STEP
+            ]
         except Exception as error:  # the rows must not go with it
             self._met("watch", "unlogged steps could not be looked at", error)
             return []

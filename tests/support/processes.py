@@ -7,6 +7,7 @@ finishing: a kind of process is no mark of a test's own.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from fasttrack.delivery.children import children_of
 
@@ -18,3 +19,9 @@ def children(of: int | None = None) -> set[int]:
     started compares with an earlier look: some may have ended since, none may have come.
     """
     return {child.pid for child in children_of(os.getpid() if of is None else of) if child.alive}
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether all threads of a process lie still: a signal takes its time to get there."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in threads)

@@ -16,10 +16,13 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+_Test = TypeVar("_Test", bound=Callable[..., Any])
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue")
 _STARTS = 3  # a port may be taken between finding and using it
 _PORTS = range(20_000, 32_000)
@@ -85,7 +88,14 @@ NEEDS_SLURM = [
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
     pytest.mark.timeout(900),  # a job waits for Slurm, for its start and for a busy machine
 ]
-"""Marks of a test that starts a cluster."""
+"""Marks of a module whose tests start clusters."""
+
+
+def needs_slurm(test: _Test) -> _Test:
+    """Mark one such test of another module."""
+    for mark in NEEDS_SLURM:
+        test = mark(test)
+    return test
 
 
 class SlurmCluster:

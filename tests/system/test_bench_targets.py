@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.runs import run_script
-from support.slurm_cluster import SlurmCluster, missing
+from support.slurm_cluster import SlurmCluster, needs_slurm
 
 from bench.gpu.devices import TINY_LENGTHS, Cuda, Host
 from bench.gpu.steps import block_s, per_logged_step
@@ -348,8 +348,7 @@ def test_synchronisations_of_training_itself_are_taken_off() -> None:
 # --- on a cluster --------------------------------------------------------------------------------
 
 
-@pytest.mark.slurm
-@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@needs_slurm
 @pytest.mark.usefixtures("quick_end")
 def test_the_benchmark_job_collects_its_results(tmp_path: Path) -> None:
     """On a node without a GPU: that is said, the rest is measured, all lies in one directory."""

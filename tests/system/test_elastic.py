@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from support.journals import read_entries, read_headers
 from support.runs import HANG_GUARD_S, offline_dirs, program_environment, wait_until, wandb_rows
-from support.slurm_cluster import SlurmCluster, free_ports, missing
+from support.slurm_cluster import SlurmCluster, free_ports, needs_slurm
 from support.slurm_site import OVER
 
 from fasttrack.goodput import read_goodput
@@ -185,8 +184,7 @@ def test_a_run_goes_on_where_its_recording_rank_comes_to_another_node(tmp_path: 
     assert list((tmp_path / "wandb" / "fasttrack" / ".jobs").glob("torchelastic-job_7.jsonl"))
 
 
-@pytest.mark.slurm
-@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+@needs_slurm
 def test_a_slurm_jobs_run_outlives_a_rank_and_a_node(tmp_path: Path) -> None:
     """An agent on each of two nodes: one's rank is killed, and they start both again.
 

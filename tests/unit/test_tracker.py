@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import sys
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journals import read_entries
+from support.journals import read_entries, read_rows
 from support.processes import children
 from support.runs import make_tracker, offline_dirs, run_script, wait_until, wandb_rows
-from support.trackers import HANG_GUARD_S, Trackers
+from support.trackers import HANG_GUARD_S, Trackers, journal_only
 
 from fasttrack import ExperimentTracker, Options
 from fasttrack.journal.entries import Artifact, Config, Finish
+from fasttrack.journal.trouble import AskedAlert
 from fasttrack.life import describe_delivered
+from fasttrack.runs.flights import read_flights
 from fasttrack.stats import Stats
 from fasttrack.worker.delivery_report import BackendReport
 
@@ -374,3 +377,35 @@ def test_run_full_of_bad_calls_is_delivered_with_all_its_good_rows(
     assert (stats.rows_written, stats.rows_delivered) == (5, 5)
     assert (stats.refused, stats.failed_calls, stats.late_calls) == (15, 10, 1)
     assert f"rows kept: 5, in {directory}" in said
+
+
+@pytest.mark.parametrize("step", [2**53 + 1, 10**30 + 1, 1 - 10**30])
+def test_step_that_no_row_can_have_costs_its_row_and_nothing_else(
+    step: int, make: Trackers
+) -> None:
+    """Not the run's end, its configuration, an alert or the last steps, which tell the step."""
+    odd: dict[Any, float] = {Path("no name"): 1.0, "n": 10**30}
+    options = journal_only(watch_nonfinite=True, flight_recorder=5)
+    tracker = make(log_interval=10, options=options)
+    tracker.log_training_step(1.0, 0)
+    for number in (10 * step, step, step):  # the first is logged
+        tracker.log_training_step(float("nan"), number, extra=odd)
+    tracker.log_config({"lr": 0.1})
+    tracker.alert("it is odd")
+    tracker.finish(3)
+
+    run_dir = tracker.get_run_dir()
+    assert run_dir is not None
+    assert [row.step for row in read_rows(run_dir)] == [0]
+    (finish,) = read_entries(run_dir, Finish)
+    assert (finish.exit_code, finish.last_step) == (3, None)
+    assert [entry.values for entry in read_entries(run_dir, Config)] == [{"lr": 0.1}]
+    (alert,) = read_entries(run_dir, AskedAlert)
+    assert (alert.title, alert.step) == ("it is odd", None)
+    stats = tracker.stats()
+    assert (stats.failed_calls, stats.worker_errors, stats.journal_errors) == (0, 0, 0)
+    (dump,) = read_flights(run_dir)
+    assert (dump.reason, dump.step) == ("exit_code", None)
+    _, *lines = map(json.loads, dump.path.read_text().splitlines())
+    assert [line["step"] for line in lines] == [0, step]
+    assert lines[-1]["values"] == {"loss/total": "NaN", "n": 10**30}

@@ -29,7 +29,7 @@ from pathlib import Path
 from fasttrack.context.old_jobs import remove_old_notes
 print("ready", flush=True)
 sys.stdin.readline()
-remove_old_notes(Path(sys.argv[1]), float(sys.argv[2]))
+remove_old_notes(Path(sys.argv[1]), float(sys.argv[2]), patience_s=60.0)
 """
 
 
@@ -196,6 +196,15 @@ def test_two_processes_may_remove_at_once_and_each_time_some(jobs: Jobs) -> None
 
     assert [remover.returncode for remover in removers] == [0, 0]
     assert 50 <= len(jobs.names()) <= 250
-    jobs.note("d-1")
-    jobs.note("d-2")
-    assert jobs.names() == {"d-1.jsonl", "d-2.jsonl"}
+    for _ in range(2):
+        remove_old_notes(jobs.notes, time.time(), patience_s=60.0)
+    assert jobs.names() == set()
+
+
+def test_job_does_not_wait_for_a_disk_that_is_slow(jobs: Jobs) -> None:
+    """What there was no time for is for the next one."""
+    jobs.write("c-1.jsonl", '{"time_s": 1}')
+
+    remove_old_notes(jobs.notes, time.time(), patience_s=0.0)
+
+    assert jobs.names() == {"c-1.jsonl"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from support.unprivileged import run_unprivileged
 
 from fasttrack.delivery.backends.wandb import proof
 from fasttrack.delivery.backends.wandb.history import Extent, FileHistory
-from fasttrack.delivery.backends.wandb.neighbours import Presence
+from fasttrack.delivery.backends.wandb.neighbours import Presence, prove_beside_others
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced, online_directories
 from fasttrack.delivery.backends.wandb.proof import MOST_READ, prove_online
 from fasttrack.delivery.backends.wandb.standing import Placed
@@ -204,14 +206,59 @@ def test_sessions_of_one_run_see_each_other_while_they_are_open() -> None:
 def test_a_session_that_has_come_and_gone_was_met() -> None:
     """Whatever it has overwritten, the number of lines is the same: all rows are looked at."""
     with contextlib.closing(Presence("http://a", "p", "met")) as first:
-        alone = first.has_met()
+        alone = first.visits()
         with contextlib.closing(Presence("http://a", "p", "met")) as second:
-            seen = second.has_met()
+            seen = second.visits()
         Presence("http://a", "p", "another").close()
 
-        assert (alone, seen, first.has_met(), first.others()) == (False, True, True, [])
+        assert (alone, seen, first.visits(), first.others()) == (0, 1, 1, [])
+        Presence("http://a", "p", "met").close()
+        assert first.visits() == 2
     with contextlib.closing(Presence("http://a", "p", "met")) as third:
-        assert not third.has_met()
+        assert not third.visits()
+
+
+def test_names_of_other_sockets_are_no_trouble() -> None:
+    """Anybody on the machine may give one any bytes."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as odd:
+        odd.bind(b"\0fasttrack-odd-\xff\xfe\n")
+        first, second = (Presence("http://a", "p", "odd") for _ in range(2))
+        with contextlib.closing(first), contextlib.closing(second):
+            assert first.others() == [os.getpid()]
+
+
+def test_where_there_can_be_no_socket_nobody_is_seen_and_nothing_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Out of descriptors, for one: rows are delivered all the same."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", fail)
+    with contextlib.closing(Presence("http://a", "p", "none")) as alone:
+        assert (alone.visits(), alone.others()) == (0, [])
+
+
+def test_rows_are_looked_at_once_more_where_another_came_and_went_meanwhile() -> None:
+    """As a whole then: it may have overwritten some of them, and their number is the same."""
+    looks: list[bool] = []
+
+    def prove(*, whole: bool) -> str:
+        looks.append(whole)
+        if len(looks) < 3:
+            Presence("http://a", "p", "passing").close()
+        return f"look {len(looks)}"
+
+    with contextlib.closing(Presence("http://a", "p", "passing")) as first:
+        assert prove_beside_others(prove, first) == "look 3"
+        assert looks == [False, True, True]
+        with (
+            contextlib.closing(Presence("http://a", "p", "passing")),
+            pytest.raises(UnprovenError, match="delivers to this run, too"),
+        ):
+            prove_beside_others(prove, first)
+    assert prove_beside_others(prove, None) == "look 5"
 
 
 def test_more_visitors_than_a_socket_holds_keep_nobody_waiting() -> None:
@@ -220,7 +267,7 @@ def test_more_visitors_than_a_socket_holds_keep_nobody_waiting() -> None:
         for _ in range(2000):
             Presence("http://a", "p", "busy").close()
 
-        assert first.has_met()
+        assert first.visits()
 
 
 def test_a_forked_child_does_not_hold_its_parents_session_open() -> None:

@@ -54,6 +54,17 @@ def test_dtypes_may_be_mixed_and_memory_need_not_be_dense() -> None:
     assert read(NormPlan(some), some) == pytest.approx(expected, rel=1e-6)
 
 
+def test_half_precision_that_came_after_the_plan_is_accumulated_in_float32() -> None:
+    """As with `model.half()`, which leaves a model its parameters; of some the norm overflows."""
+    some = [torch.full(shape, 250.0) for shape in [(40, 40)] * 20 + [(300, 300), (3,)]]
+    plan = NormPlan(some)
+    for tensor in some[:15] + some[20:]:
+        tensor.data = tensor.half()
+    expected = [250.0 * math.sqrt(t.numel()) for t in some]
+
+    assert read(plan, some) == pytest.approx(expected, rel=1e-4)
+
+
 def test_what_is_no_finite_number_stays_where_it_is() -> None:
     """Beside others of its shape."""
     some = [torch.ones(2, 2) for _ in range(40)]

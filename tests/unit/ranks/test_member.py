@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from support.processes import is_stopped
 from support.runs import HANG_GUARD_S, start_script, wait_until
 from torch._C._distributed_c10d import TCPStore
 
@@ -82,6 +83,7 @@ def test_store_that_does_not_answer_holds_up_neither_worker_nor_finish() -> None
             lambda: rank.member._outbox is not None and rank.member._outbox._sent == MOST_UNREAD
         )
         os.kill(server.pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(server.pid))
 
         ended = rank.member.close(timeout_s=0.5)
 

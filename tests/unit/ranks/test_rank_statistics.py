@@ -105,3 +105,16 @@ def test_window_is_a_whole_number_of_logged_steps(
 ) -> None:
     """As often as GPU metrics, or seldomer."""
     assert window_width(log_interval, gpu_stats_interval) == width
+
+
+def test_step_that_no_row_can_have_is_in_no_window() -> None:
+    """Its number would not fit into a message, nor the row that comes of it into the journal."""
+    setup = Setup()
+    setup.log(10, 0.0, 1.0)
+    setup.log(10**30, 0.5, 2.0)
+    setup.log(11, 1.0, 3.0)
+
+    setup.statistics.close()
+
+    (window,) = setup.windows()
+    assert (window.turn, window.index, window.last, window.values["loss"]) == (0, 1, 11, 2.0)

@@ -425,7 +425,7 @@ class Engine(torch.nn.Linear):
     ("model", "why"),
     [
         (Engine(2, 2), "DeepSpeed keeps the gradients to itself"),
-        (torch.nn.ReLU(), "the model has no parameters"),
+        (torch.nn.ReLU(), "the model has no parameters that can be normed"),
         ("a model", "model must be a torch.nn.Module, not str"),
     ],
 )

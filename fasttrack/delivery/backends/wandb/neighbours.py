@@ -20,6 +20,12 @@ import os
 import socket
 import weakref
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fasttrack.errors import UnprovenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SOCKETS = Path("/proc/net/unix")
 _numbers = itertools.count()
@@ -46,49 +52,79 @@ class Presence:
         Args:
             server: its address.
             project: the run's.
-            run_id: the run's. Its entity is known only when it is open.
+            run_id: the run's. Its entity is known only when it is open: of two that have a project
+                and a run of the same names, each takes the other for one of its own.
+
+        Raises nothing: where there can be no socket, nobody is seen.
         """
         digest = hashlib.sha256(f"{server}\n{project}/{run_id}".encode()).hexdigest()[:32]
         self._prefix = f"fasttrack-run-{digest}-"
         self._name = f"{self._prefix}{os.getpid()}-{next(_numbers)}"
         self._socket: socket.socket | None = None
-        self._met = False
+        self._visits = 0
         if _SOCKETS.exists():
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
             with contextlib.suppress(OSError):
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                _open.add(self)
+                self._socket.setblocking(False)
                 self._socket.bind(f"\0{self._name}")
-            _open.add(self)
-            self._greet()
+                self._greet(self._socket)
 
-    def _greet(self) -> None:
-        assert self._socket is not None
+    def _greet(self, ours: socket.socket) -> None:
         for name in self._others():
-            self._met = True
+            self._visits += 1
             with contextlib.suppress(OSError):  # it has gone; or has been told often enough
-                self._socket.sendto(b"", f"\0{name}")
+                ours.sendto(b"", f"\0{name}")
 
     def _others(self) -> set[str]:
         try:
-            names = [line.rpartition("@")[2] for line in _SOCKETS.read_text().splitlines()]
+            text = _SOCKETS.read_bytes().decode(errors="replace")  # names are anybody's
         except OSError:
             return set()
+        names = [line.rpartition("@")[2] for line in text.splitlines()]
         return {name for name in names if name.startswith(self._prefix)} - {self._name}
 
     def others(self) -> list[int]:
         """Return the ids of the processes that are there, too."""
         return sorted({int(n.removeprefix(self._prefix).split("-")[0]) for n in self._others()})
 
-    def has_met(self) -> bool:
-        """Return whether any other was there at some time since this one came."""
-        if self._socket is not None and not self._met:
-            with contextlib.suppress(OSError):  # BlockingIOError: nobody has come
-                self._socket.recv(1)
-                self._met = True
-        return self._met
+    def visits(self) -> int:
+        """Return how often another was met since this one came, some of many at once aside."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # BlockingIOError: nobody else has come
+                while True:
+                    self._socket.recv(1)
+                    self._visits += 1
+        return self._visits
 
     def close(self) -> None:
         """Be gone."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def prove_beside_others(prove: Callable[..., str], presence: Presence | None) -> str:
+    """Return the proof of rows that no other overwrites, as far as others can be seen.
+
+    Args:
+        prove: called with `whole`, whether all rows are to be looked at: for others that were open
+            meanwhile, who may have overwritten some without a change of their number.
+        presence: the session's; None: nobody can come.
+
+    Raises:
+        UnprovenError: another delivers to this run; or what `prove` raises.
+    """
+    if presence is None:
+        return prove(whole=False)
+    visits = presence.visits()
+    while True:
+        proof = prove(whole=visits > 0)
+        before, visits = visits, presence.visits()
+        if others := presence.others():  # asked last
+            raise UnprovenError(
+                f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
+                "deliver again when it has ended"
+            )
+        if visits == before:  # nobody has come and gone meanwhile
+            return proof

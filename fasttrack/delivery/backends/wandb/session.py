@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from fasttrack.delivery.backends.wandb.history import (
 )
 from fasttrack.delivery.backends.wandb.inert import inert, inert_config
 from fasttrack.delivery.backends.wandb.media import Exhibits
+from fasttrack.delivery.backends.wandb.neighbours import prove_beside_others
 from fasttrack.delivery.backends.wandb.offline_directory import mark_synced
 from fasttrack.delivery.backends.wandb.page import show
 from fasttrack.delivery.backends.wandb.proof import prove_file, prove_online
 from fasttrack.delivery.backends.wandb.run_files import RunFiles
 from fasttrack.delivery.backends.wandb.standing import Standing
 from fasttrack.delivery.backends.wandb.witness import Witness
-from fasttrack.errors import BackendLostError, UnprovenError
+from fasttrack.errors import BackendLostError
 from fasttrack.journal.media import MediaRow
 
 if TYPE_CHECKING:
@@ -298,19 +300,14 @@ class WandbSession(RunFiles):
     def _find_proof(self, artifacts: int, timeout_s: float) -> str:
         standing = self._standing
         if self._history is not None:
-            presence = self._presence
-            proof = prove_online(
+            prove = partial(
+                prove_online,
                 self._history,
                 standing,
                 alone=not self._place.in_trainer,  # there the user may log, too
-                whole=presence is not None and presence.has_met(),
                 timeout_s=timeout_s,
             )
-            if presence is not None and (others := presence.others()):  # asked last
-                raise UnprovenError(
-                    f"process {others[0]} delivers to this run, too, and may overwrite its rows; "
-                    "deliver again when it has ended"
-                )
+            proof = prove_beside_others(prove, self._presence)
             return "; ".join((proof, *self._files_told(self._history.pages, timeout_s)))
         if standing.last_step < 0 and not artifacts:
             return "no rows"
