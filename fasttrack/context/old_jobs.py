@@ -60,8 +60,9 @@ def _is_nobodys(entry: os.DirEntry[str], oldest_s: float) -> bool:
     lines = [line for line in map(_parse, text.splitlines()) if line is not None]
     if not lines or max(line["time_s"] for line in lines) >= oldest_s:
         return False
-    # Slurm's jobs, and notes for nodes, do not say whether a person has chosen the name: none has.
-    return not any(line.get("named_by_user", False) for line in lines)
+    # Slurm's jobs, and notes for nodes, have no process, and no name that a person has chosen.
+    # torchrun's may have one; before they said so, none of them tells.
+    return not any(line.get("named_by_user", "process" in line) for line in lines)
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

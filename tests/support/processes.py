@@ -24,4 +24,4 @@ def children(of: int | None = None) -> set[int]:
 def is_stopped(pid: int) -> bool:
     """Return whether all threads of a process lie still: a signal takes its time to get there."""
     threads = Path(f"/proc/{pid}/task").glob("*/stat")
-    return all(path.read_text().rpartition(")")[2].split()[0] == "T" for path in threads)
+    return {path.read_text().rpartition(")")[2].split()[0] for path in threads} == {"T"}

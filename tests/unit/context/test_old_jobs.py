@@ -100,8 +100,9 @@ def test_a_job_that_begins_removes_the_notes_of_jobs_that_are_long_over(jobs: Jo
 
 
 def test_what_may_still_be_asked_for_stays(jobs: Jobs) -> None:
-    """By its lines or by the disk it is not old enough; or the job's name is a person's."""
+    """By its lines or by the disk it is not old enough; or its name is a person's, or may be."""
     kept = {
+        jobs.write("torchelastic-perhaps.jsonl", '{"time_s": 1, "process": "host-1-2"}'),
         jobs.note("c-1", ago_s=59 * _DAY_S),
         jobs.note("torchelastic-mine", ago_s=_LONG_AGO_S, process="host-1-2", by_user=True),
     }
